@@ -1,0 +1,293 @@
+/*
+ * VHDX: the block allocation table
+ *
+ * The BAT has one entry for each payload block and, after every chunk of them,
+ * one for the chunk's sector bitmap block.  Only a differencing image uses the
+ * latter, but all images have them, except behind the last payload block.
+ *
+ * Arithmetic comes first and is pure.  Below it, entries are looked up in and
+ * changed through the page cache; they are judged whenever they are used, not
+ * at open, so that opening takes the same time however large the table is.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/host-utils.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "qemu/range.h"
+#include "block/vhdx.h"
+
+/* What vhdx_bat_walk() reads at a time */
+#define WALK_BYTES  MiB
+
+void vhdx_geometry_init(VHDXGeometry *geo, const VHDXParams *params)
+{
+    /* A bitmap block has a bit for each of 2^23 sectors. */
+    uint64_t chunk_bytes = (uint64_t)params->logical_sector << 23;
+
+    *geo = (VHDXGeometry) {
+        .disk_size = params->disk_size,
+        .block_size = params->block_size,
+        .block_bits = ctz32(params->block_size),
+        .chunk_bits = ctz64(chunk_bytes / params->block_size),
+        .blocks = DIV_ROUND_UP(params->disk_size, params->block_size),
+    };
+    geo->chunks = DIV_ROUND_UP(geo->blocks, 1ULL << geo->chunk_bits);
+    if (params->has_parent) {
+        geo->bat_entries = geo->chunks << geo->chunk_bits;
+        geo->bat_entries += geo->chunks;
+    } else if (geo->blocks) {
+        geo->bat_entries = vhdx_bat_index(geo, geo->blocks - 1) + 1;
+    }
+}
+
+bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
+                              uint64_t *block)
+{
+    uint64_t stride = (1ULL << geo->chunk_bits) + 1;
+    uint64_t chunk = index / stride;
+
+    if (index % stride == stride - 1) {
+        return true;
+    }
+    *block = index - chunk;
+    return false;
+}
+
+void vhdx_bat_fill(const VHDXGeometry *geo, uint64_t index, uint64_t count,
+                   VHDXBlockState state, uint64_t first_block, uint8_t *buf)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = 0, block;
+
+        if (!vhdx_bat_index_is_bitmap(geo, index + i, &block) &&
+            block < geo->blocks) {
+            entry = vhdx_bat_entry(state, first_block ? first_block +
+                                   (block << geo->block_bits) : 0);
+        }
+        stq_le_p(buf + i * VHDX_BAT_ENTRY_SIZE, entry);
+    }
+}
+
+/* -- Entries of an open image -- */
+
+/* The region that @bytes bytes at @offset overlap, by name, or NULL. */
+static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    if (offset < VHDX_HEADER_SECTION_SIZE) {
+        return "the header section";
+    }
+    if (ranges_overlap(offset, bytes, s->header.log_offset,
+                       s->header.log_length)) {
+        return "the log";
+    }
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        if (ranges_overlap(offset, bytes, s->regions[i].offset,
+                           s->regions[i].length)) {
+            return "a region";
+        }
+    }
+    return NULL;
+}
+
+int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                         Error **errp)
+{
+    VHDXBlockState state = vhdx_bat_state(entry);
+    uint64_t offset = vhdx_bat_offset(entry);
+    uint64_t block, bytes;
+    const char *other;
+
+    if (entry & VHDX_BAT_RESERVED_MASK) {
+        error_setg(errp, "BAT entry %" PRIu64 " has reserved bits set: 0x%016"
+                   PRIx64, index, entry);
+        return -EINVAL;
+    }
+    if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
+        if (entry) {
+            error_setg(errp, "BAT entry %" PRIu64 " names a sector bitmap "
+                       "block in an image without parent: 0x%016" PRIx64,
+                       index, entry);
+            return -EINVAL;
+        }
+        return 0;
+    }
+
+    switch (state) {
+    case VHDX_BLOCK_NOT_PRESENT:
+    case VHDX_BLOCK_UNDEFINED:
+    case VHDX_BLOCK_ZERO:
+    case VHDX_BLOCK_UNMAPPED:
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+        return 0;
+    case VHDX_BLOCK_FULLY_PRESENT:
+        break;
+    default:
+        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") has "
+                   "invalid state %d", index, block, state);
+        return -EINVAL;
+    }
+
+    /* A last block may end where the disk does. */
+    bytes = MIN(s->geo.block_size,
+                s->geo.disk_size - (block << s->geo.block_bits));
+    if (offset > s->space.size || bytes > s->space.size - offset) {
+        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
+                   PRIx64, index, block, offset, s->space.size);
+        return -EINVAL;
+    }
+    other = region_at(s, offset, s->geo.block_size);
+    if (other) {
+        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", inside %s", index, block, offset,
+                   other);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* Judge a raw entry that is about to be used; says what is wrong just once. */
+static int bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
+                         uint64_t *entry)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Error *err = NULL;
+
+    if (vhdx_bat_entry_check(s, index, raw, &err) < 0) {
+        if (!s->reported) {
+            s->reported = true;
+            error_prepend(&err, "VHDX image '%s': ", bs->filename);
+            error_report_err(err);
+        } else {
+            error_free(err);
+        }
+        return -EIO;
+    }
+    switch (vhdx_bat_state(raw)) {
+    case VHDX_BLOCK_FULLY_PRESENT:
+        *entry = raw;
+        break;
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+        *entry = VHDX_BLOCK_UNMAPPED;
+        break;
+    default:
+        *entry = vhdx_bat_state(raw);
+        break;
+    }
+    return 0;
+}
+
+/* Where BAT entry @index stands in the file. */
+static uint64_t entry_offset(BDRVVHDXState *s, uint64_t index)
+{
+    return s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
+}
+
+int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
+                              uint64_t *entry)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_index(&s->geo, block);
+    uint64_t offset = entry_offset(s, index);
+    VHDXPage *page;
+    int ret;
+
+    ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE), &page);
+    if (ret < 0) {
+        return ret;
+    }
+    return bat_entry_use(bs, index,
+                         ldq_le_p(page->data + offset % VHDX_PAGE_SIZE),
+                         entry);
+}
+
+void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
+{
+    uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
+    VHDXPage *page = vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset,
+                                                        VHDX_PAGE_SIZE));
+
+    stq_le_p(page->data + offset % VHDX_PAGE_SIZE, entry);
+    vhdx_cache_dirty(s, page);
+}
+
+/*
+ * Whether @bytes bytes of the BAT at file offset @offset are a hole in the
+ * file that no replay and no page in memory fills.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+walk_is_hole(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t pnum;
+    int ret;
+
+    ret = bdrv_co_block_status(bs->file->bs, offset, bytes, &pnum, NULL, NULL);
+    if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || pnum < bytes ||
+        vhdx_replay_covers(s, offset, bytes)) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
+        if (vhdx_cache_peek(s, offset + at)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int coroutine_fn
+vhdx_bat_walk(BlockDriverState *bs,
+              int (*func)(BlockDriverState *bs, uint64_t index,
+                          const uint64_t *entries, uint64_t count,
+                          void *opaque),
+              void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = s->bat.offset + ROUND_UP(s->geo.bat_entries *
+                                            VHDX_BAT_ENTRY_SIZE,
+                                            VHDX_PAGE_SIZE);
+    uint64_t *entries = qemu_try_blockalign(bs->file->bs, WALK_BYTES);
+    int ret = 0;
+
+    if (!entries) {
+        return -ENOMEM;
+    }
+    for (uint64_t offset = s->bat.offset; offset < end && ret == 0;
+         offset += WALK_BYTES) {
+        uint64_t bytes = MIN(WALK_BYTES, end - offset);
+        uint64_t index = (offset - s->bat.offset) / VHDX_BAT_ENTRY_SIZE;
+        uint64_t count = MIN(bytes / VHDX_BAT_ENTRY_SIZE,
+                             s->geo.bat_entries - index);
+
+        if (walk_is_hole(bs, offset, bytes)) {
+            continue;
+        }
+        ret = vhdx_replay_read(bs, offset, bytes, entries);
+        if (ret < 0) {
+            break;
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
+                VHDXPage *page = vhdx_cache_peek(s, offset + at);
+
+                if (page) {
+                    memcpy((uint8_t *)entries + at, page->data,
+                           VHDX_PAGE_SIZE);
+                }
+            }
+        }
+        for (uint64_t i = 0; i < count; i++) {
+            le64_to_cpus(&entries[i]);
+        }
+        ret = func(bs, index, entries, count, opaque);
+    }
+    qemu_vfree(entries);
+    return ret;
+}

@@ -1,0 +1,505 @@
+/*
+ * VHDX: requests
+ *
+ * A request is cut into pieces, each of which lies in one run of the file, and
+ * each piece goes straight to its place there with no lock held.
+ *
+ * Writing to a block that has no place yet:
+ *
+ *   1. A place is found and a VHDXAlloc entered for the block.  Whoever else
+ *      writes to the block meanwhile finds it and uses the same place.
+ *   2. If the place is not known to read as zeros, one of them zeroes it and
+ *      the others wait for that.
+ *   3. The data is written.
+ *   4. The first whose write completes publishes the block: sets its BAT
+ *      entry, in memory.  Others may fail without undoing that.  If all fail,
+ *      the last gives the place back.
+ *
+ * So the BAT never names a block before there is something in it, and a reader
+ * sees zeros until a write has completed.
+ *
+ * Freeing a block takes its BAT entry away, in memory, at once.  Requests that
+ * looked it up before may still be using the place.  Each request therefore
+ * has a ticket, and freed space waits until all older tickets are back; see
+ * vhdx-space.c.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "block/vhdx.h"
+
+/* New blocks that one piece can span */
+#define MAX_ALLOCS      16
+
+/* A piece of a request. */
+typedef struct Piece {
+    bool present;
+    uint64_t bytes;
+    uint64_t file_offset;           /* bytes, if present */
+    unsigned allocs;
+    VHDXAlloc *alloc[MAX_ALLOCS];   /* blocks of it that are new */
+} Piece;
+
+void vhdx_io_init(BDRVVHDXState *s)
+{
+    s->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
+    QTAILQ_INIT(&s->requests);
+    qemu_co_queue_init(&s->alloc_queue);
+}
+
+void vhdx_io_free(BDRVVHDXState *s)
+{
+    g_clear_pointer(&s->allocs, g_hash_table_destroy);
+}
+
+static void request_begin(BDRVVHDXState *s, VHDXRequest *req)
+{
+    req->ticket = s->next_ticket++;
+    QTAILQ_INSERT_TAIL(&s->requests, req, next);
+}
+
+static void request_end(BDRVVHDXState *s, VHDXRequest *req)
+{
+    QTAILQ_REMOVE(&s->requests, req, next);
+}
+
+uint64_t vhdx_oldest_ticket(BDRVVHDXState *s)
+{
+    VHDXRequest *req = QTAILQ_FIRST(&s->requests);
+
+    return req ? req->ticket : s->next_ticket;
+}
+
+/* Where in its block @offset is. */
+static uint64_t in_block(BDRVVHDXState *s, uint64_t offset)
+{
+    return offset & (s->geo.block_size - 1);
+}
+
+/* Bytes from @offset to the end of its block, but no more than @bytes. */
+static uint64_t to_block_end(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    return MIN(bytes, s->geo.block_size - in_block(s, offset));
+}
+
+/*
+ * Find how much of [@offset, @offset + @bytes) is in one run of the file, or
+ * not present at all.  Fewer bytes come back where the BAT can't be read later
+ * on; that is for the next call to report.  lock is held.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    *p = (Piece) { .present = false };
+    while (p->bytes < bytes) {
+        uint64_t at = offset + p->bytes;
+        uint64_t entry, place;
+        bool present;
+        int ret;
+
+        ret = vhdx_bat_get(bs, at >> s->geo.block_bits, &entry);
+        if (ret < 0) {
+            return p->bytes ? 0 : ret;
+        }
+        present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        place = vhdx_bat_offset(entry) + in_block(s, at);
+        if (!p->bytes) {
+            p->present = present;
+            p->file_offset = place;
+        } else if (present != p->present ||
+                   (present && place != p->file_offset + p->bytes)) {
+            break;
+        }
+        p->bytes += to_block_end(s, at, bytes - p->bytes);
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
+                                     int64_t bytes, QEMUIOVector *qiov,
+                                     size_t qiov_offset,
+                                     BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    int ret = 0;
+
+    qemu_mutex_lock(&s->lock);
+    request_begin(s, &req);
+    while (bytes && ret == 0) {
+        Piece p;
+
+        ret = piece_lookup(bs, offset, bytes, &p);
+        if (ret < 0) {
+            break;
+        }
+        qemu_mutex_unlock(&s->lock);
+        if (!p.present) {
+            qemu_iovec_memset(qiov, qiov_offset, 0, p.bytes);
+        } else if (vhdx_replay_covers(s, p.file_offset, p.bytes)) {
+            ret = vhdx_replay_readv(bs, p.file_offset, p.bytes, qiov,
+                                    qiov_offset);
+        } else {
+            ret = bdrv_co_preadv_part(bs->file, p.file_offset, p.bytes, qiov,
+                                      qiov_offset, 0);
+        }
+        qemu_mutex_lock(&s->lock);
+        offset += p.bytes;
+        qiov_offset += p.bytes;
+        bytes -= p.bytes;
+    }
+    request_end(s, &req);
+    qemu_mutex_unlock(&s->lock);
+    return ret;
+}
+
+/* -- Allocation; lock is held throughout -- */
+
+static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
+{
+    if (--alloc->refs) {
+        return;
+    }
+    if (!alloc->detached) {
+        g_hash_table_remove(s->allocs, &alloc->block);
+    }
+    if (!alloc->published) {
+        vhdx_space_abandon(s, alloc->offset);
+    }
+    g_free(alloc);
+}
+
+/* Make the place of @alloc read as zeros, or wait until someone has. */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    while (!alloc->ready && ret == 0) {
+        if (alloc->preparing) {
+            qemu_co_queue_wait(&s->alloc_queue, &s->lock);
+            continue;
+        }
+        alloc->preparing = true;
+        qemu_mutex_unlock(&s->lock);
+        ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset,
+                                    s->geo.block_size, BDRV_REQ_MAY_UNMAP);
+        qemu_mutex_lock(&s->lock);
+        alloc->preparing = false;
+        alloc->ready = ret == 0;
+        qemu_co_queue_restart_all(&s->alloc_queue);
+    }
+    return ret;
+}
+
+/*
+ * Get the place of @block: that of its BAT entry, with @alloc NULL, or a new
+ * one with a reference to its @alloc.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+block_place(BlockDriverState *bs, uint64_t block, uint64_t *place,
+            VHDXAlloc **alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXAlloc *a = NULL;
+    int64_t offset = 0;
+    uint64_t entry = 0;
+    bool present, zero = false;
+    int ret;
+
+    for (;;) {
+        ret = vhdx_bat_get(bs, block, &entry);
+        present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        if (ret < 0 || present ||
+            (a = g_hash_table_lookup(s->allocs, &block)) || offset) {
+            break;
+        }
+        /* Lock is dropped here: look again. */
+        offset = vhdx_space_alloc(bs, &zero);
+        if (offset < 0) {
+            return offset;
+        }
+    }
+
+    if (ret == 0 && !present && !a) {
+        a = g_new(VHDXAlloc, 1);
+        *a = (VHDXAlloc) {
+            .block = block,
+            .offset = offset,
+            .ready = zero,
+            .barrier = !zero,
+        };
+        g_hash_table_insert(s->allocs, &a->block, a);
+    } else if (offset) {
+        vhdx_space_abandon(s, offset);
+    }
+    if (a) {
+        a->refs++;
+        ret = alloc_prepare(bs, a);
+        if (ret < 0) {
+            alloc_unref(s, a);
+            return ret;
+        }
+    }
+    *place = a ? a->offset : vhdx_bat_offset(entry);
+    *alloc = a;
+    return ret;
+}
+
+/* Find, or make, the places for the beginning of a write. */
+static int coroutine_fn GRAPH_RDLOCK
+piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    *p = (Piece) { .present = true };
+    while (p->bytes < bytes && p->allocs < MAX_ALLOCS) {
+        uint64_t at = offset + p->bytes;
+        uint64_t place = 0;
+        VHDXAlloc *alloc = NULL;
+        int ret;
+
+        ret = block_place(bs, at >> s->geo.block_bits, &place, &alloc);
+        if (ret < 0) {
+            return p->bytes ? 0 : ret;
+        }
+        place += in_block(s, at);
+        if (!p->bytes) {
+            p->file_offset = place;
+        } else if (place != p->file_offset + p->bytes) {
+            if (alloc) {
+                alloc_unref(s, alloc);
+            }
+            break;
+        }
+        if (alloc) {
+            p->alloc[p->allocs++] = alloc;
+        }
+        p->bytes += to_block_end(s, at, bytes - p->bytes);
+    }
+    return 0;
+}
+
+/* Set the BAT entry of a block that now holds data, if nobody has yet. */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    int ret;
+
+    if (alloc->published) {
+        return 0;
+    }
+    ret = vhdx_bat_get(bs, alloc->block, &entry);
+    if (ret == 0 && !alloc->published) {
+        vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                     alloc->offset));
+        alloc->published = true;
+        s->barrier |= alloc->barrier;
+    }
+    return ret;
+}
+
+/* The data of @p has been written, or not: @ret. */
+static int coroutine_fn GRAPH_RDLOCK
+piece_complete(BlockDriverState *bs, Piece *p, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (unsigned i = 0; i < p->allocs; i++) {
+        if (ret == 0) {
+            ret = alloc_publish(bs, p->alloc[i]);
+        }
+        alloc_unref(s, p->alloc[i]);
+    }
+    s->write_gen++;
+    return ret;
+}
+
+int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
+                                      int64_t bytes, QEMUIOVector *qiov,
+                                      size_t qiov_offset,
+                                      BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    bool full;
+    int ret;
+
+    ret = vhdx_log_begin(bs, true);
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_mutex_lock(&s->lock);
+    request_begin(s, &req);
+    while (bytes && ret == 0) {
+        Piece p;
+
+        ret = piece_allocate(bs, offset, bytes, &p);
+        if (ret < 0) {
+            break;
+        }
+        qemu_mutex_unlock(&s->lock);
+        ret = bdrv_co_pwritev_part(bs->file, p.file_offset, p.bytes, qiov,
+                                   qiov_offset, 0);
+        qemu_mutex_lock(&s->lock);
+        ret = piece_complete(bs, &p, ret);
+        offset += p.bytes;
+        qiov_offset += p.bytes;
+        bytes -= p.bytes;
+    }
+    request_end(s, &req);
+    full = vhdx_cache_full(s);
+    qemu_mutex_unlock(&s->lock);
+    if (ret == 0 && full) {
+        ret = vhdx_log_commit(bs);
+    }
+    return ret;
+}
+
+/* -- Zeroes and discard -- */
+
+/* Take the place of a present block away, which then reads as zeros. */
+static void block_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
+{
+    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+
+    if (alloc) {
+        /* Published, but still being written to: later writes go elsewhere. */
+        g_hash_table_remove(s->allocs, &block);
+        alloc->detached = true;
+    }
+    vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+    vhdx_space_release(s, place);
+    s->write_gen++;
+}
+
+/*
+ * Make a range read as zeros.  Blocks that are not present do already.  With
+ * BDRV_REQ_MAY_UNMAP in @flags, blocks that are covered whole lose their
+ * place; everything else is zeroed in the file with @flags.  With @discard, it
+ * may also stay as it is where that can't be had cheaply.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+           BdrvRequestFlags flags, bool discard)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    bool full;
+    int ret = 0;
+
+    qemu_mutex_lock(&s->lock);
+    request_begin(s, &req);
+    while (bytes && ret == 0) {
+        uint64_t block = offset >> s->geo.block_bits;
+        uint64_t n = to_block_end(s, offset, bytes);
+        uint64_t entry;
+        bool whole = !in_block(s, offset) &&
+                     (n == s->geo.block_size ||
+                      offset + n == s->geo.disk_size);
+
+        ret = vhdx_bat_get(bs, block, &entry);
+        if (ret == 0 &&
+            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+            if (!qatomic_read(&s->writable)) {
+                qemu_mutex_unlock(&s->lock);
+                ret = vhdx_log_begin(bs, true);
+                qemu_mutex_lock(&s->lock);
+                continue;
+            }
+            if (whole && (flags & BDRV_REQ_MAY_UNMAP)) {
+                block_free(s, block, vhdx_bat_offset(entry));
+            } else {
+                qemu_mutex_unlock(&s->lock);
+                ret = bdrv_co_pwrite_zeroes(bs->file, vhdx_bat_offset(entry) +
+                                            in_block(s, offset), n, flags);
+                qemu_mutex_lock(&s->lock);
+                s->write_gen++;
+                if (ret == -ENOTSUP && discard) {
+                    ret = 0;
+                }
+            }
+        }
+        offset += n;
+        bytes -= n;
+    }
+    request_end(s, &req);
+    full = vhdx_cache_full(s);
+    qemu_mutex_unlock(&s->lock);
+    if (ret == 0 && full) {
+        ret = vhdx_log_commit(bs);
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
+                                       int64_t bytes, BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (qatomic_read(&s->broken)) {
+        return -EIO;
+    }
+    flags &= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    if (s->params.leave_allocated) {
+        flags &= ~BDRV_REQ_MAY_UNMAP;
+    }
+    return zero_range(bs, offset, bytes, flags, false);
+}
+
+int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
+                                  int64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (qatomic_read(&s->broken)) {
+        return -EIO;
+    }
+    /* A fixed image keeps its space. */
+    if (s->params.leave_allocated) {
+        return 0;
+    }
+    return zero_range(bs, offset, bytes,
+                      BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK, true);
+}
+
+/* -- Status and flush -- */
+
+int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
+                                      VHDXStatusMode mode, int64_t offset,
+                                      int64_t bytes, int64_t *pnum,
+                                      int64_t *map, BlockDriverState **file)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Piece p;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        ret = piece_lookup(bs, offset, bytes, &p);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    *pnum = p.bytes;
+    if (!p.present) {
+        return BDRV_BLOCK_ZERO;
+    }
+    if (vhdx_replay_covers(s, p.file_offset, p.bytes)) {
+        return BDRV_BLOCK_DATA;
+    }
+    *map = p.file_offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | BDRV_BLOCK_RECURSE;
+}
+
+int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
+{
+    return vhdx_log_commit(bs);
+}

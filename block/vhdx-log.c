@@ -1,0 +1,594 @@
+/*
+ * VHDX: the log
+ *
+ * All metadata but the headers is changed through the log: first an entry with
+ * the new content of the pages is written there and made stable, then, at
+ * leisure, the pages are written in place.  A power cut at any instant leaves
+ * either the entry, which the next open replays, or the state before it.
+ *
+ * A commit takes the pages that are dirty when it begins, and makes them and
+ * all data written until then stable with one flush.  So a guest flush costs
+ * one write and one flush of the file, and one flush only when no metadata has
+ * changed.  The exception are new blocks in space that is not known to read as
+ * zeros: their data must be stable before the entry that names them can be, so
+ * then there is a flush before the entry as well ("barrier").
+ *
+ * The ring.  An entry's sectors may be overwritten once its pages are in place
+ * (applied), that is stable (safe), and an entry whose Tail has gone past it
+ * is stable too; until then a replay would begin at it.  Each commit's flush
+ * makes stable what was applied before it, so the tail moves with commits and
+ * at no cost of its own.  Only when the ring is too full for the next entry is
+ * there a checkpoint: apply, flush, and an empty entry, flushed, that is its
+ * own tail.  One sector is held back for it.
+ *
+ *        safe       applied               sequence
+ *          v           v                     v
+ *   [ may be reused ][ in place ][ in the log ]  head ->
+ *   ^ tail of the last stable entry: spans begin here
+ *
+ * The first modification opens the log; see begin_locked().  An error that
+ * leaves unknown what is stable (a failed flush, a failed write of metadata)
+ * latches: no more is written and the log on disk stays as it is.  Lack of
+ * space is different: what could not be written stays dirty and the request
+ * fails alone.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/vhdx.h"
+
+/* What a commit has taken from the cache, in order of the pages' offsets. */
+typedef struct Batch {
+    GPtrArray *pages;               /* VHDXPage */
+    uint8_t **data;                 /* their content when taken */
+    uint64_t *offsets;
+    uint32_t written;               /* pages [0, written) are in the log */
+    uint32_t stable;                /* pages [0, stable) are stable there */
+} Batch;
+
+/* Stop all writing after an error that can't be undone. */
+static int log_latch(BlockDriverState *bs, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (!qatomic_read(&s->broken)) {
+        qatomic_set(&s->broken, true);
+        error_report("VHDX image '%s': could not write metadata: %s; no more "
+                     "is written until it is opened again", bs->filename,
+                     strerror(-ret));
+    }
+    return ret;
+}
+
+/* As log_latch(), for errors of writes: those for lack of space pass. */
+static int log_write_error(BlockDriverState *bs, int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT ? ret : log_latch(bs, ret);
+}
+
+/* Flush the file, and note what is stable thereby. */
+static int coroutine_fn GRAPH_RDLOCK log_flush(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t applied = s->log.applied;
+    uint64_t size;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        size = s->space.size;
+    }
+    ret = bdrv_co_flush(bs->file->bs);
+    if (ret < 0) {
+        return log_latch(bs, ret);
+    }
+    s->log.safe = applied;
+    s->log.stable_size = size;
+    return 0;
+}
+
+static uint32_t log_room(BDRVVHDXState *s)
+{
+    return s->header.log_length - VHDX_LOG_SECTOR - s->log.used;
+}
+
+/*
+ * Write one entry with @count pages at the head of the ring, where there is
+ * room for it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+log_write_entry(BlockDriverState *bs, uint32_t count, const uint64_t *offsets,
+                uint8_t *const *data)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLog *log = &s->log;
+    uint64_t bytes = vhdx_log_entry_size(count);
+    uint32_t first = MIN(bytes, s->header.log_length - log->head);
+    uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
+    VHDXLogSpan *span;
+    VHDXLogEntry entry = {
+        .tail = log->head,
+        .sequence = log->sequence + 1,
+        .log_guid = log->guid,
+        .flushed_file_offset = QEMU_ALIGN_DOWN(log->stable_size, VHDX_MIB),
+    };
+    int ret;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        entry.last_file_offset = s->space.end;
+    }
+    for (GList *l = log->spans->head; l; l = l->next) {
+        span = l->data;
+        if (span->sequence > log->safe) {
+            entry.tail = span->offset;
+            break;
+        }
+    }
+    vhdx_log_entry_encode(&entry, count, offsets, data, buf);
+
+    ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
+                         buf, 0);
+    if (ret == 0 && first < bytes) {
+        ret = bdrv_co_pwrite(bs->file, s->header.log_offset, bytes - first,
+                             buf + first, 0);
+    }
+    qemu_vfree(buf);
+    if (ret < 0) {
+        return log_write_error(bs, ret);
+    }
+
+    span = g_new(VHDXLogSpan, 1);
+    *span = (VHDXLogSpan) {
+        .sequence = entry.sequence,
+        .offset = log->head,
+        .length = bytes,
+        .tail = entry.tail,
+    };
+    g_queue_push_tail(log->spans, span);
+    log->sequence = entry.sequence;
+    log->head = (log->head + bytes) % s->header.log_length;
+    log->used += bytes;
+    return 0;
+}
+
+/* The newest entry is stable: what lies before its tail may be reused. */
+static void log_release(BDRVVHDXState *s)
+{
+    VHDXLog *log = &s->log;
+    VHDXLogSpan *last = g_queue_peek_tail(log->spans);
+    VHDXLogSpan *first;
+
+    while ((first = g_queue_peek_head(log->spans))->offset != last->tail) {
+        log->used -= first->length;
+        g_free(g_queue_pop_head(log->spans));
+    }
+}
+
+/* Write all pages in place whose new content is stable in the log. */
+static int coroutine_fn GRAPH_RDLOCK log_apply(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (;;) {
+        VHDXPage *page;
+        int ret;
+
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            page = QTAILQ_FIRST(&s->cache.logged_list);
+        }
+        if (!page) {
+            break;
+        }
+        ret = bdrv_co_pwrite(bs->file, page->offset, VHDX_PAGE_SIZE,
+                             page->logged, 0);
+        if (ret < 0) {
+            return log_write_error(bs, ret);
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            vhdx_cache_set_logged(s, page, NULL);
+        }
+    }
+    s->log.applied = s->log.sequence;
+    return 0;
+}
+
+/* Empty the ring, all entries of which are stable. */
+static int coroutine_fn GRAPH_RDLOCK log_checkpoint(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = log_apply(bs);
+    if (ret == 0) {
+        ret = log_flush(bs);
+    }
+    if (ret == 0) {
+        ret = log_write_entry(bs, 0, NULL, NULL);
+    }
+    if (ret == 0) {
+        ret = log_flush(bs);
+    }
+    if (ret == 0) {
+        log_release(s);
+    }
+    return ret;
+}
+
+/* -- Commit -- */
+
+static int page_compare(const void *a, const void *b)
+{
+    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
+
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Take all dirty pages.  lock is held. */
+static void batch_take(BlockDriverState *bs, Batch *b)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXPage *page;
+
+    *b = (Batch) { .pages = g_ptr_array_new() };
+    while ((page = vhdx_cache_take_dirty(s))) {
+        page->committing = true;
+        g_ptr_array_add(b->pages, page);
+    }
+    g_ptr_array_sort(b->pages, page_compare);
+    b->data = g_new(uint8_t *, b->pages->len);
+    b->offsets = g_new(uint64_t, b->pages->len);
+    for (guint i = 0; i < b->pages->len; i++) {
+        page = g_ptr_array_index(b->pages, i);
+        b->offsets[i] = page->offset;
+        b->data[i] = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
+        memcpy(b->data[i], page->data, VHDX_PAGE_SIZE);
+    }
+}
+
+/* What is written of the batch is stable: keep it for apply. */
+static void batch_stable(BDRVVHDXState *s, Batch *b)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    for (; b->stable < b->written; b->stable++) {
+        VHDXPage *page = g_ptr_array_index(b->pages, b->stable);
+
+        vhdx_cache_set_logged(s, page, b->data[b->stable]);
+        page->committing = false;
+    }
+}
+
+/* Give back what has not become stable, and free the batch. */
+static void batch_end(BDRVVHDXState *s, Batch *b)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    for (guint i = b->stable; i < b->pages->len; i++) {
+        VHDXPage *page = g_ptr_array_index(b->pages, i);
+
+        page->committing = false;
+        vhdx_cache_dirty(s, page);
+        qemu_vfree(b->data[i]);
+    }
+    g_ptr_array_unref(b->pages);
+    g_free(b->data);
+    g_free(b->offsets);
+}
+
+/* Flush what was written to the log, and with it all data. */
+static int coroutine_fn GRAPH_RDLOCK
+batch_flush(BlockDriverState *bs, Batch *b)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool entries = b->written > b->stable;
+    int ret = log_flush(bs);
+
+    if (ret == 0 && entries) {
+        batch_stable(s, b);
+        log_release(s);
+    }
+    return ret;
+}
+
+/* Write the batch to the log, in as many entries as it takes, and flush. */
+static int coroutine_fn GRAPH_RDLOCK
+batch_write(BlockDriverState *bs, Batch *b)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t quarter = s->header.log_length / VHDX_LOG_SECTOR / 4;
+    uint32_t most = quarter - vhdx_log_desc_sectors(quarter);
+    int ret = 0, flushed;
+
+    while (b->written < b->pages->len) {
+        uint32_t count = MIN(most, b->pages->len - b->written);
+
+        if (vhdx_log_entry_size(count) > log_room(s)) {
+            ret = b->written > b->stable ? batch_flush(bs, b) : 0;
+            if (ret == 0) {
+                ret = log_checkpoint(bs);
+            }
+        }
+        if (ret == 0) {
+            ret = log_write_entry(bs, count, b->offsets + b->written,
+                                  b->data + b->written);
+        }
+        if (ret < 0) {
+            break;
+        }
+        b->written += count;
+    }
+    if (qatomic_read(&s->broken) || (ret < 0 && b->written == b->stable)) {
+        return ret;
+    }
+    /* Even if no more fits, what has been written is part of the log now. */
+    flushed = batch_flush(bs, b);
+    return ret < 0 ? ret : flushed;
+}
+
+/* Make all complete changes stable.  commit_lock is held. */
+static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autoptr(GArray) freed = g_array_new(false, false, sizeof(VHDXFreed));
+    uint32_t log_sectors = s->header.log_length / VHDX_LOG_SECTOR;
+    uint64_t gen;
+    bool barrier;
+    Batch batch;
+    int ret = 0;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        gen = s->write_gen;
+        barrier = s->barrier;
+        s->barrier = false;
+        vhdx_space_commit_begin(s, freed);
+        batch_take(bs, &batch);
+    }
+    if (barrier) {
+        ret = log_flush(bs);
+    }
+    if (ret == 0) {
+        ret = batch_write(bs, &batch);
+    }
+    batch_end(s, &batch);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        vhdx_space_commit_end(s, freed, ret == 0);
+        if (ret == 0) {
+            s->flushed_gen = gen;
+        } else {
+            s->barrier |= barrier;
+        }
+    }
+    if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 4 ||
+                     s->cache.logged > s->cache.limit / 4)) {
+        /* In good time; if there is no space now there may be later. */
+        ret = log_apply(bs);
+        if (ret == -ENOSPC || ret == -EDQUOT) {
+            ret = 0;
+        }
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t gen;
+    bool done;
+    int ret = 0;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        gen = s->write_gen;
+        done = s->flushed_gen >= gen;
+    }
+    if (!done) {
+        qemu_co_mutex_lock(&s->commit_lock);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            done = s->flushed_gen >= gen;
+        }
+        if (!done) {
+            ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
+        }
+        qemu_co_mutex_unlock(&s->commit_lock);
+        vhdx_space_reclaim(bs);
+    }
+    return ret;
+}
+
+/* -- Opening and closing the log -- */
+
+/* Put the replay in place, so that neither header names the old log. */
+static int coroutine_fn GRAPH_RDLOCK
+replay_finish(BlockDriverState *bs, VHDXHeader *header)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t size;
+    int ret;
+
+    /* The file is about to be modified: that shows first. */
+    ret = vhdx_header_update(bs, header, 1);
+    if (ret == 0) {
+        ret = vhdx_replay_apply(bs);
+    }
+    if (ret == 0) {
+        ret = bdrv_co_flush(bs->file->bs);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    header->log_guid = vhdx_guid_nil;
+    ret = vhdx_header_update(bs, header, 2);
+    if (ret < 0) {
+        return ret;
+    }
+    qatomic_set(&s->replay_done, true);
+
+    /*
+     * The file may have grown before the power cut, and lost writes may lie
+     * in what it gained.
+     */
+    size = bdrv_co_getlength(bs->file->bs);
+    if (size < 0) {
+        return size;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->space.size = size;
+        s->space.end = ROUND_UP(size, VHDX_MIB);
+    }
+    ret = vhdx_space_scan(bs);
+    if (ret == 0) {
+        ret = vhdx_space_trim(bs);
+    }
+    return ret == -EFBIG ? 0 : ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
+                                              VHDXHeader *header)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    s->log = (VHDXLog) {
+        .guid = vhdx_guid_new(),
+        .spans = g_queue_new(),
+        .stable_size = s->space.size,
+    };
+    ret = log_write_entry(bs, 0, NULL, NULL);
+    if (ret == 0) {
+        ret = log_flush(bs);
+    }
+    if (ret == 0) {
+        header->log_guid = s->log.guid;
+        ret = vhdx_header_update(bs, header, 2);
+    }
+    if (ret < 0) {
+        vhdx_log_free(s);
+        return ret;
+    }
+    s->log.open = true;
+    return 0;
+}
+
+/*
+ * The first modification.  A header with the new GUIDs comes before anything
+ * else, and with LogGuid zero in both copies, as the other one has had it or
+ * has been overwritten, the log's space may be used again.  The log is named
+ * by a header only when it has a valid entry, and used only when both name it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+begin_locked(BlockDriverState *bs, bool data)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXHeader header = s->header;
+    int ret;
+
+    if (!s->file_guid_new) {
+        header.file_write_guid = vhdx_guid_new();
+    }
+    if (data && !s->data_guid_new) {
+        header.data_write_guid = vhdx_guid_new();
+    }
+    if (s->log.open) {
+        ret = vhdx_header_update(bs, &header, 2);
+    } else {
+        if (s->replay && !s->replay_done) {
+            ret = replay_finish(bs, &header);
+        } else {
+            bool clean = vhdx_guid_is_nil(&s->header.log_guid);
+
+            header.log_guid = vhdx_guid_nil;
+            ret = vhdx_header_update(bs, &header, clean ? 1 : 2);
+        }
+        if (ret == 0) {
+            ret = vhdx_region_table_mend(bs);
+        }
+        if (ret == 0) {
+            ret = log_open(bs, &header);
+        }
+    }
+    if (ret < 0) {
+        return log_write_error(bs, ret);
+    }
+    s->file_guid_new = true;
+    s->data_guid_new |= data;
+    qatomic_set(&s->writable, s->data_guid_new);
+    return 0;
+}
+
+int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    if (qatomic_read(&s->broken)) {
+        return -EIO;
+    }
+    if (qatomic_read(&s->writable)) {
+        return 0;
+    }
+    qemu_co_mutex_lock(&s->commit_lock);
+    if (qatomic_read(&s->broken)) {
+        ret = -EIO;
+    } else if (!s->log.open || (data && !s->data_guid_new)) {
+        ret = begin_locked(bs, data);
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
+/* Put everything in place, and take the log's name out of the headers. */
+static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXHeader header;
+    int ret;
+
+    ret = commit_locked(bs);
+    if (ret == 0) {
+        ret = log_apply(bs);
+    }
+    if (ret == 0) {
+        ret = log_flush(bs);
+    }
+    if (ret == 0) {
+        header = s->header;
+        header.log_guid = vhdx_guid_nil;
+        ret = vhdx_header_update(bs, &header, 2);
+        if (ret < 0) {
+            return log_write_error(bs, ret);
+        }
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_log_close(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    if (s->log.open) {
+        ret = qatomic_read(&s->broken) ? -EIO : close_locked(bs);
+        if (ret == 0) {
+            vhdx_log_free(s);
+            s->file_guid_new = s->data_guid_new = false;
+            qatomic_set(&s->writable, false);
+            vhdx_space_reclaim(bs);
+            ret = vhdx_space_trim(bs);
+        }
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
+void vhdx_log_free(BDRVVHDXState *s)
+{
+    if (s->log.spans) {
+        g_queue_free_full(s->log.spans, g_free);
+        s->log.spans = NULL;
+    }
+    s->log.open = false;
+}

@@ -1,0 +1,377 @@
+/*
+ * VHDX: which parts of the file are free
+ *
+ * New blocks are appended.  The file is made longer in steps of several blocks
+ * at a time, and what a step gains reads as zeros, which is why a block put
+ * there needs no zeroing of its own and no flush before the BAT entry that
+ * names it.  Closing the image cuts off what was not needed.
+ *
+ * Space below the end becomes free when a block is discarded.  Until the BAT
+ * change is stable the block must stay as it is, as a power cut would bring it
+ * back, and even then a request that began before may still read or write it.
+ * So space goes from the list of the freed, through the list of the committed,
+ * to the map of used MiBs, from which it is given out again before the file
+ * grows.  The map is first made when there is something to put into it; what
+ * is not known to be free counts as used.
+ *
+ * Only where that is not enough is the map made from the BAT: after a crash,
+ * which may have left space behind the last block, and on a node that cannot
+ * grow, where all blocks must be found room for inside.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/lockable.h"
+#include "block/vhdx.h"
+
+/* The file grows by this or two blocks, whichever is more. */
+#define GROW_BYTES      (16 * MiB)
+
+/* No map is kept of files longer than this: it would take over 128 MiB. */
+#define MAX_MAP_BYTES   (1024 * (uint64_t)TiB)
+
+void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
+{
+    s->space = (VHDXSpace) {
+        .end = ROUND_UP(size, VHDX_MIB),
+        .size = size,
+        .zero_from = UINT64_MAX,
+        .freed = g_array_new(false, false, sizeof(VHDXFreed)),
+        .committed = g_array_new(false, false, sizeof(VHDXFreed)),
+    };
+}
+
+void vhdx_space_free(BDRVVHDXState *s)
+{
+    g_clear_pointer(&s->space.freed, g_array_unref);
+    g_clear_pointer(&s->space.committed, g_array_unref);
+    g_clear_pointer(&s->space.used, g_free);
+}
+
+/* Make sure that the map, if there is one, reaches to @end bytes. */
+static void map_reach(VHDXSpace *sp, uint64_t end)
+{
+    uint64_t bits = end / VHDX_MIB;
+
+    if (sp->used && bits > sp->used_bits) {
+        bits = MAX(bits, 2 * sp->used_bits);
+        sp->used = bitmap_zero_extend(sp->used, sp->used_bits, bits);
+        sp->used_bits = bits;
+    }
+}
+
+/* Mark @bytes bytes at @offset as free, in a new map if there is none yet. */
+static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
+{
+    uint64_t bits = sp->end / VHDX_MIB;
+
+    if (!sp->used) {
+        if (sp->end > MAX_MAP_BYTES || !(sp->used = bitmap_try_new(bits))) {
+            return;
+        }
+        bitmap_set(sp->used, 0, bits);
+        sp->used_bits = bits;
+    }
+    bitmap_clear(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
+    sp->hint = MIN(sp->hint, offset / VHDX_MIB);
+}
+
+/* A free place of @bytes bytes below the end by the map, or 0. */
+static uint64_t map_take(VHDXSpace *sp, uint64_t bytes)
+{
+    uint64_t limit = sp->end / VHDX_MIB;
+    uint64_t n = bytes / VHDX_MIB;
+    uint64_t at;
+
+    if (!sp->used) {
+        return 0;
+    }
+    at = bitmap_find_next_zero_area(sp->used, limit, sp->hint, n, 0);
+    if (at + n > limit) {
+        sp->hint = limit;
+        return 0;
+    }
+    bitmap_set(sp->used, at, n);
+    sp->hint = at + n;
+    return at * VHDX_MIB;
+}
+
+/* -- Making the map from the BAT -- */
+
+typedef struct Scan {
+    unsigned long *used;
+    uint64_t bits;
+} Scan;
+
+static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
+{
+    uint64_t from = offset / VHDX_MIB;
+    uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
+
+    if (from < to) {
+        bitmap_set(scan->used, from, to - from);
+    }
+}
+
+/* Whatever an entry names may be in use, right or wrong. */
+static int scan_entries(BlockDriverState *bs, uint64_t index,
+                        const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t offset = vhdx_bat_offset(entries[i]);
+
+        if (offset && offset <= INT64_MAX - s->geo.block_size) {
+            scan_mark(opaque, offset, s->geo.block_size);
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    Scan scan = { .bits = DIV_ROUND_UP(sp->size, VHDX_MIB) };
+    uint64_t last;
+    int ret;
+
+    if (sp->size > MAX_MAP_BYTES) {
+        return -EFBIG;
+    }
+    scan.used = bitmap_try_new(scan.bits);
+    if (!scan.used) {
+        return -ENOMEM;
+    }
+    scan_mark(&scan, 0, VHDX_HEADER_SECTION_SIZE);
+    scan_mark(&scan, s->header.log_offset, s->header.log_length);
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        scan_mark(&scan, s->regions[i].offset, s->regions[i].length);
+    }
+    ret = vhdx_bat_walk(bs, scan_entries, &scan);
+    if (ret < 0) {
+        g_free(scan.used);
+        return ret;
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+    for (guint i = 0; i < sp->freed->len; i++) {
+        VHDXFreed *f = &g_array_index(sp->freed, VHDXFreed, i);
+        scan_mark(&scan, f->offset, f->length);
+    }
+    for (guint i = 0; i < sp->committed->len; i++) {
+        VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, i);
+        scan_mark(&scan, f->offset, f->length);
+    }
+    g_free(sp->used);
+    sp->used = scan.used;
+    sp->used_bits = scan.bits;
+    sp->hint = 0;
+    if (sp->fixed_size) {
+        sp->end = QEMU_ALIGN_DOWN(sp->size, VHDX_MIB);
+    } else {
+        last = find_last_bit(sp->used, sp->used_bits);
+        sp->end = (last + 1) * VHDX_MIB;
+    }
+    return 0;
+}
+
+/* -- Giving space out and taking it back -- */
+
+/* Set the length of the file to at least @end; by a step if that works. */
+static int coroutine_fn GRAPH_RDLOCK
+space_grow(BlockDriverState *bs, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t old = s->space.size;
+    uint64_t step = MAX(GROW_BYTES, s->geo.block_size);
+    uint64_t size = end + step;
+    bool zero = true;
+    int ret;
+
+    ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF,
+                           BDRV_REQ_ZERO_WRITE, NULL);
+    if (ret < 0) {
+        size = end;
+        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF,
+                               BDRV_REQ_ZERO_WRITE, NULL);
+    }
+    if (ret == -ENOTSUP) {
+        zero = false;
+        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->space.size = size;
+    if (!zero) {
+        s->space.zero_from = UINT64_MAX;
+    } else if (s->space.zero_from == UINT64_MAX) {
+        s->space.zero_from = old;
+    }
+    return 0;
+}
+
+/* Make room for one block at the end, or inside where that can't be. */
+static int coroutine_fn GRAPH_RDLOCK
+space_extend(BlockDriverState *bs, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (s->space.fixed_size) {
+        return -ENOSPC;
+    }
+    ret = space_grow(bs, end);
+    if (ret == -EINVAL || ret == -ENOTSUP) {
+        s->space.fixed_size = true;
+        ret = vhdx_space_scan(bs);
+        if (ret < 0) {
+            s->space.fixed_size = false;
+        }
+    }
+    return ret;
+}
+
+int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t bytes = s->geo.block_size;
+    uint64_t offset;
+    int ret;
+
+    for (;;) {
+        offset = map_take(sp, bytes);
+        if (offset) {
+            *zero = false;
+            return offset;
+        }
+        offset = sp->end;
+        if (!sp->fixed_size && offset + bytes <= sp->size) {
+            sp->end += bytes;
+            map_reach(sp, sp->end);
+            if (sp->used) {
+                bitmap_set(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
+            }
+            *zero = offset >= sp->zero_from;
+            return offset;
+        }
+
+        qemu_mutex_unlock(&s->lock);
+        qemu_co_mutex_lock(&s->grow_lock);
+        /* Another request may have made room while this one waited. */
+        ret = 0;
+        if (sp->fixed_size || sp->end + bytes > sp->size) {
+            ret = space_extend(bs, sp->end + bytes);
+        }
+        qemu_co_mutex_unlock(&s->grow_lock);
+        qemu_mutex_lock(&s->lock);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+}
+
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t bytes = s->geo.block_size;
+
+    if (offset + bytes == sp->end && !sp->used) {
+        sp->end = offset;
+    } else {
+        map_free(sp, offset, bytes);
+    }
+    /* What was tried to be written may be there. */
+    sp->zero_from = MAX(sp->zero_from, offset + bytes);
+}
+
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXFreed freed = {
+        .offset = offset,
+        .length = s->geo.block_size,
+        .ticket = s->next_ticket,
+    };
+
+    g_array_append_val(s->space.freed, freed);
+}
+
+void vhdx_space_commit_begin(BDRVVHDXState *s, GArray *freed)
+{
+    g_array_append_vals(freed, s->space.freed->data, s->space.freed->len);
+    g_array_set_size(s->space.freed, 0);
+}
+
+void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable)
+{
+    g_array_append_vals(stable ? s->space.committed : s->space.freed,
+                        freed->data, freed->len);
+}
+
+void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autoptr(GArray) ready = g_array_new(false, false, sizeof(VHDXFreed));
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        uint64_t oldest = vhdx_oldest_ticket(s);
+
+        for (guint i = 0; i < s->space.committed->len;) {
+            VHDXFreed *f = &g_array_index(s->space.committed, VHDXFreed, i);
+
+            if (f->ticket <= oldest) {
+                g_array_append_vals(ready, f, 1);
+                g_array_remove_index_fast(s->space.committed, i);
+            } else {
+                i++;
+            }
+        }
+    }
+    for (guint i = 0; i < ready->len; i++) {
+        VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
+
+        /* The host may keep the space if it likes; it is zeroed on reuse. */
+        (void)bdrv_co_pdiscard(bs->file, f->offset, f->length);
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        for (guint i = 0; i < ready->len; i++) {
+            VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
+
+            map_free(&s->space, f->offset, f->length);
+        }
+    }
+}
+
+int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret;
+
+    if (sp->fixed_size) {
+        return 0;
+    }
+    if (sp->used) {
+        uint64_t last = find_last_bit(sp->used, sp->end / VHDX_MIB);
+
+        sp->end = (last + 1) * VHDX_MIB;
+    }
+    if (sp->end >= sp->size) {
+        return 0;
+    }
+    ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
+                           NULL);
+    if (ret == 0) {
+        sp->size = sp->end;
+        sp->zero_from = UINT64_MAX;
+    }
+    return ret;
+}

@@ -1,0 +1,362 @@
+/*
+ * VHDX: the block driver
+ *
+ * The disk image format of Hyper-V, as MS-VHDX revision 8.0 has it.  This file
+ * ties the others together: probing, open and close, changes of an open image
+ * from outside, and what is told about it.
+ *
+ * Opening an image never writes to it.  It reads headers, log, region table
+ * and metadata items, in this order, since the log may hold newer versions of
+ * what comes after it.  See include/block/vhdx.h for the layers and locks.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/module.h"
+#include "qemu/option.h"
+#include "block/vhdx.h"
+
+/*
+ * An image that another process writes to may change while it is being read:
+ * so often is it tried, with so much time between.
+ */
+#define SHARED_TRIES        5
+#define SHARED_WAIT_US      20000
+
+static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
+{
+    return vhdx_file_id_valid(buf, buf_size) ? 100 : 0;
+}
+
+/* -- Open and close -- */
+
+/* Forget everything that was read from the image or is to be written to it. */
+static void vhdx_state_free(BDRVVHDXState *s)
+{
+    vhdx_log_free(s);
+    vhdx_io_free(s);
+    vhdx_space_free(s);
+    vhdx_cache_free(s);
+    vhdx_replay_free(s->replay);
+    g_free(s->regions);
+    g_free(s->creator);
+    qemu_mutex_destroy(&s->lock);
+    memset(s, 0, sizeof(*s));
+}
+
+/* Start with an image of which nothing is known. */
+static void vhdx_state_init(BDRVVHDXState *s)
+{
+    memset(s, 0, sizeof(*s));
+    qemu_mutex_init(&s->lock);
+    qemu_co_mutex_init(&s->commit_lock);
+    qemu_co_mutex_init(&s->grow_lock);
+    vhdx_cache_init(s);
+    vhdx_io_init(s);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+file_id_load(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint8_t buf[8 + VHDX_CREATOR_CHARS * 2];
+    int ret;
+
+    ret = bdrv_co_pread(bs->file, 0, sizeof(buf), buf, 0);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the file identifier");
+        return ret;
+    }
+    if (!vhdx_file_id_valid(buf, sizeof(buf))) {
+        error_setg(errp, "Image is not in VHDX format: the signature is "
+                   "0x%016" PRIx64, ldq_be_p(buf));
+        return -EINVAL;
+    }
+    s->creator = vhdx_creator_decode(buf);
+    return 0;
+}
+
+/*
+ * Read the image.  The log of one that is inactive belongs to the process that
+ * is still writing to it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t size;
+    int ret;
+
+    vhdx_state_init(s);
+    ret = file_id_load(bs, errp);
+    if (ret == 0) {
+        ret = vhdx_header_load(bs, errp);
+    }
+    if (ret == 0 && !inactive && !vhdx_guid_is_nil(&s->header.log_guid)) {
+        ret = vhdx_replay_load(bs, errp);
+    }
+    if (ret == 0) {
+        ret = vhdx_metadata_load(bs, errp);
+    }
+    if (ret < 0) {
+        goto fail;
+    }
+
+    size = bdrv_co_getlength(bs->file->bs);
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the file's length");
+        ret = size;
+        goto fail;
+    }
+    if (s->replay) {
+        size = MAX(size, s->replay->last_file_offset);
+    }
+    vhdx_space_init(s, size);
+    bs->total_sectors = s->params.disk_size / BDRV_SECTOR_SIZE;
+    return 0;
+
+fail:
+    vhdx_state_free(s);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
+{
+    int tries = bs->force_share ? SHARED_TRIES : 1;
+    int ret;
+
+    while ((ret = vhdx_load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
+           --tries) {
+        g_usleep(SHARED_WAIT_US);
+    }
+    return ret;
+}
+
+/* A function that must run in a coroutine, and what it is called with. */
+typedef struct VHDXCall {
+    int coroutine_fn (*func)(BlockDriverState *bs, bool flag, Error **errp);
+    BlockDriverState *bs;
+    bool flag;
+    Error **errp;
+    int ret;
+} VHDXCall;
+
+static void coroutine_fn vhdx_call_entry(void *opaque)
+{
+    VHDXCall *call = opaque;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    ret = call->func(call->bs, call->flag, call->errp);
+    qatomic_set(&call->ret, ret);
+    aio_wait_kick();
+}
+
+/* Run @call->func in a coroutine and wait for it, if not already in one. */
+static int coroutine_mixed_fn vhdx_call(VHDXCall call)
+{
+    call.ret = -EINPROGRESS;
+    if (qemu_in_coroutine()) {
+        vhdx_call_entry(&call);
+    } else {
+        bdrv_coroutine_enter(call.bs, qemu_coroutine_create(vhdx_call_entry,
+                                                            &call));
+        BDRV_POLL_WHILE(call.bs, qatomic_read(&call.ret) == -EINPROGRESS);
+    }
+    return call.ret;
+}
+
+static int coroutine_mixed_fn
+vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    return vhdx_call((VHDXCall) {
+        .func = vhdx_load,
+        .bs = bs,
+        .flag = flags & BDRV_O_INACTIVE,
+        .errp = errp,
+    });
+}
+
+/* Put everything in place; after this the file is whole without a log. */
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_settle(BlockDriverState *bs, bool unused, Error **errp)
+{
+    int ret = vhdx_log_close(bs);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not close the log of VHDX image "
+                         "'%s'; it will be replayed", bs->filename);
+    }
+    return ret;
+}
+
+static void vhdx_close(BlockDriverState *bs)
+{
+    Error *err = NULL;
+
+    if (vhdx_call((VHDXCall) { vhdx_settle, bs, false, &err }) < 0) {
+        error_report_err(err);
+    }
+    vhdx_state_free(bs->opaque);
+}
+
+static int vhdx_reopen_prepare(BDRVReopenState *state,
+                               BlockReopenQueue *queue, Error **errp)
+{
+    if (state->flags & BDRV_O_RDWR) {
+        return 0;
+    }
+    return vhdx_call((VHDXCall) { vhdx_settle, state->bs, false, errp });
+}
+
+static int vhdx_inactivate(BlockDriverState *bs)
+{
+    Error *err = NULL;
+    int ret = vhdx_call((VHDXCall) { vhdx_settle, bs, false, &err });
+
+    if (ret < 0) {
+        error_report_err(err);
+    }
+    return ret;
+}
+
+/* The image is this process's now: what was read of it may be out of date. */
+static void coroutine_fn GRAPH_RDLOCK
+vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
+{
+    vhdx_state_free(bs->opaque);
+    if (vhdx_load(bs, false, errp) < 0) {
+        error_prepend(errp, "Could not open VHDX image again: ");
+        bs->drv = NULL;
+    }
+}
+
+/* -- What is told about the image -- */
+
+static void vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    bs->bl.request_alignment = s->params.logical_sector;
+}
+
+static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    bsz->log = s->params.logical_sector;
+    bsz->phys = MAX(s->params.physical_sector, s->params.logical_sector);
+    return 0;
+}
+
+static int coroutine_mixed_fn
+vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    bdi->cluster_size = s->params.block_size;
+    return 0;
+}
+
+static char *guid_string(const VHDXGuid *guid)
+{
+    char *str = g_malloc(UUID_STR_LEN);
+
+    uuid_unparse_lower(guid->id, str);
+    return str;
+}
+
+static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
+                                                 Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
+    ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
+
+    *vhdx = (ImageInfoSpecificVhdx) {
+        .subformat = s->params.leave_allocated ?
+                     BLOCKDEV_VHDX_SUBFORMAT_FIXED :
+                     BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC,
+        .block_size = s->params.block_size,
+        .logical_sector_size = s->params.logical_sector,
+        .physical_sector_size = s->params.physical_sector,
+        .log_size = s->header.log_length,
+        .log_dirty = s->replay && !s->replay_done,
+        .disk_uuid = guid_string(&s->params.disk_id),
+        .data_write_uuid = guid_string(&s->header.data_write_guid),
+        .file_write_uuid = guid_string(&s->header.file_write_guid),
+        .creator = g_strdup(s->creator),
+    };
+    info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
+    info->u.vhdx.data = vhdx;
+    return info;
+}
+
+/*
+ * A new fixed image is as zero as its file is.  A dynamic one reads as zeros
+ * either way, but only blocks in the state ZERO say so to every reader.
+ */
+static int vhdx_has_zero_init(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint8_t entry[VHDX_BAT_ENTRY_SIZE];
+
+    if (s->params.leave_allocated) {
+        return bdrv_has_zero_init(bs->file->bs);
+    }
+    if (bdrv_pread(bs->file, s->bat.offset, sizeof(entry), entry, 0) < 0) {
+        return 0;
+    }
+    return vhdx_bat_state(ldq_le_p(entry)) != VHDX_BLOCK_NOT_PRESENT;
+}
+
+static BlockDriver bdrv_vhdx = {
+    .format_name                = "vhdx",
+    .instance_size              = sizeof(BDRVVHDXState),
+    .is_format                  = true,
+    .create_opts                = &vhdx_create_opts,
+
+    .bdrv_probe                 = vhdx_probe,
+    .bdrv_open                  = vhdx_open,
+    .bdrv_close                 = vhdx_close,
+    .bdrv_reopen_prepare        = vhdx_reopen_prepare,
+    .bdrv_inactivate            = vhdx_inactivate,
+    .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
+    .bdrv_child_perm            = bdrv_default_perms,
+    .bdrv_refresh_limits        = vhdx_refresh_limits,
+    .bdrv_probe_blocksizes      = vhdx_probe_blocksizes,
+
+    .bdrv_co_preadv_part        = vhdx_co_preadv_part,
+    .bdrv_co_pwritev_part       = vhdx_co_pwritev_part,
+    .bdrv_co_pwrite_zeroes      = vhdx_co_pwrite_zeroes,
+    .bdrv_co_pdiscard           = vhdx_co_pdiscard,
+    .bdrv_co_block_status       = vhdx_co_block_status,
+    .bdrv_co_flush              = vhdx_co_flush,
+    .bdrv_co_check              = vhdx_co_check,
+
+    .bdrv_co_create             = vhdx_co_create,
+    .bdrv_co_create_opts        = vhdx_co_create_opts,
+    .bdrv_measure               = vhdx_measure,
+
+    .bdrv_co_get_info           = vhdx_get_info,
+    .bdrv_get_specific_info     = vhdx_get_specific_info,
+    .bdrv_has_zero_init         = vhdx_has_zero_init,
+};
+
+static void bdrv_vhdx_init(void)
+{
+    bdrv_register(&bdrv_vhdx);
+}
+
+block_init(bdrv_vhdx_init);

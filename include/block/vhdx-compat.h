@@ -1,0 +1,65 @@
+/*
+ * VHDX: one source for several QEMU versions
+ *
+ * The driver is written to the block layer's newest names.  Here, and nowhere
+ * else, older versions get them.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_COMPAT_H
+#define BLOCK_VHDX_COMPAT_H
+
+#include "block/block_int.h"
+
+/* 10.0 gave include/sysemu/ and include/qapi/qmp/ new names. */
+#if __has_include("system/block-backend.h")
+#include "system/block-backend.h"
+#include "qobject/qdict.h"
+#else
+#include "sysemu/block-backend.h"
+#include "qapi/qmp/qdict.h"
+#endif
+
+#define VHDX_QEMU_BEFORE(major, minor) \
+    (QEMU_VERSION_MAJOR < (major) || \
+     (QEMU_VERSION_MAJOR == (major) && QEMU_VERSION_MINOR < (minor)))
+
+/* 10.1 made what block_status is asked for a set of flags. */
+#if VHDX_QEMU_BEFORE(10, 1)
+typedef bool VHDXStatusMode;
+#else
+typedef unsigned int VHDXStatusMode;
+#endif
+
+#if VHDX_QEMU_BEFORE(8, 0)
+
+/* 8.0 locks the graph ... */
+#define GRAPH_RDLOCK
+#define GRAPH_UNLOCKED
+#define GRAPH_RDLOCK_GUARD()
+#define GRAPH_RDLOCK_GUARD_MAINLOOP()
+
+/* ... marks what runs both in and outside of coroutines ... */
+#define coroutine_mixed_fn
+
+/* ... has coroutine forms of what could only be mixed before ... */
+#define bdrv_co_get_info            bdrv_get_info
+#define bdrv_co_getlength           bdrv_getlength
+#define bdrv_co_block_status(...)   bdrv_block_status(__VA_ARGS__)
+#define bdrv_co_create_file         bdrv_create_file
+#define bdrv_co_open                bdrv_open
+#define bdrv_co_open_blockdev_ref   bdrv_open_blockdev_ref
+#define bdrv_co_unref               bdrv_unref
+#define blk_co_new_with_bs          blk_new_with_bs
+#define blk_co_unref                blk_unref
+#define blk_co_getlength            blk_getlength
+
+/* ... and lets an optional string be NULL. */
+#define vhdx_qapi_str(obj, member)  ((obj)->has_##member ? (obj)->member : NULL)
+
+#else
+#define vhdx_qapi_str(obj, member)  ((obj)->member)
+#endif
+
+#endif

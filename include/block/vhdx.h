@@ -1,0 +1,495 @@
+/*
+ * VHDX: the open image
+ *
+ * Layers, each of which calls only those before it:
+ *
+ *   format                       bytes and structs (vhdx-format.h)
+ *   header, metadata, replay     what open reads
+ *   cache, bat, space, log       state of an image that is being changed
+ *   io, check                    requests
+ *   create                       new images
+ *   vhdx.c                       the BlockDriver
+ *
+ * Locks.  Requests may come from several threads.
+ *
+ * @lock, a QemuMutex, guards everything in memory that a request looks at:
+ * pages, allocations, free space, tickets.  It is held for a few instructions
+ * and never across I/O.  A plain read or write of a present block takes
+ * nothing else.
+ *
+ * @commit_lock, a CoMutex, is held across I/O by whoever changes headers or
+ * the log: the first modification, a commit, closing the log.  @grow_lock, a
+ * CoMutex too, is held across I/O by the one who makes the file longer or
+ * looks for free space inside it.  The order is commit_lock, grow_lock, lock.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_H
+#define BLOCK_VHDX_H
+
+#include "qemu/coroutine.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "block/vhdx-compat.h"
+#include "block/vhdx-format.h"
+
+/* Upper bound of memory in metadata pages, unless all of them are changed. */
+#define VHDX_CACHE_BYTES        (32 * MiB)
+
+/* -- Metadata pages: vhdx-cache.c -- */
+
+/*
+ * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
+ * what a request sees.  A change makes the page dirty; a commit puts it in the
+ * log and keeps what it wrote there as @logged until that has been written in
+ * place too.  Only pages that are neither dirty nor logged may be dropped.
+ */
+typedef struct VHDXPage {
+    uint64_t offset;                /* bytes from the start of the file */
+    uint8_t *data;
+    uint8_t *logged;                /* not yet in place; NULL if nothing is */
+    bool loading;                   /* @data is not there yet */
+    bool dirty;                     /* @data has changes not yet logged */
+    bool committing;                /* a commit writes the page now */
+    QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
+    QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
+    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, logged_list */
+} VHDXPage;
+
+typedef struct VHDXCache {
+    GHashTable *pages;              /* by offset */
+    QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
+    QTAILQ_HEAD(, VHDXPage) dirty_list;
+    QTAILQ_HEAD(, VHDXPage) logged_list;
+    CoQueue loaded;                 /* waits for loading to end */
+    unsigned dirty;                 /* number of dirty pages */
+    unsigned logged;                /* number of pages with @logged */
+    unsigned limit;                 /* number of pages to keep at the most */
+} VHDXCache;
+
+/* -- Replay: vhdx-replay.c -- */
+
+/*
+ * What the active log sequence says that the file should hold: disjoint ranges
+ * of it, each either one page whose data lies in the log or a run of zeros.
+ * Fixed once built, so it is read under no lock.
+ */
+typedef struct VHDXReplay {
+    GTree *ranges;                  /* of VHDXReplayRange, by file offset */
+    uint64_t sequence;              /* of the newest entry */
+    uint64_t last_file_offset;      /* of the newest entry, bytes */
+} VHDXReplay;
+
+/* -- Space: vhdx-space.c -- */
+
+typedef struct VHDXFreed {
+    uint64_t offset;                /* bytes */
+    uint64_t length;                /* bytes */
+    uint64_t ticket;                /* requests before it may still use it */
+} VHDXFreed;
+
+typedef struct VHDXSpace {
+    uint64_t end;                   /* end of the last object, bytes */
+    uint64_t size;                  /* length of the file, bytes */
+    uint64_t zero_from;             /* from here on the file reads as zeros */
+    bool fixed_size;                /* the node can't grow or shrink */
+    unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
+    uint64_t used_bits;
+    uint64_t hint;                  /* MiB where the next search begins */
+    GArray *freed;                  /* VHDXFreed: not yet committed */
+    GArray *committed;              /* VHDXFreed: committed, maybe still read */
+} VHDXSpace;
+
+/* -- Log: vhdx-log.c -- */
+
+typedef struct VHDXLogSpan {
+    uint64_t sequence;
+    uint32_t offset;                /* bytes from the start of the log */
+    uint32_t length;                /* bytes */
+    uint32_t tail;                  /* as the entry has it */
+} VHDXLogSpan;
+
+typedef struct VHDXLog {
+    bool open;                      /* both headers name this log */
+    VHDXGuid guid;
+    uint64_t sequence;              /* of the newest entry */
+    uint32_t head;                  /* where the next entry goes, bytes */
+    uint32_t used;                  /* bytes that may not be overwritten */
+    GQueue *spans;                  /* entries in those bytes, oldest first */
+    uint64_t applied;               /* pages up to this entry are in place */
+    uint64_t safe;                  /* ... and stable there */
+    uint64_t stable_size;           /* length of the file known stable, bytes */
+} VHDXLog;
+
+/* -- Requests: vhdx-io.c -- */
+
+/*
+ * A payload block that is being given its place.  Whoever writes to the block
+ * while this lasts shares it.  The first write that completes publishes it,
+ * that is, sets the BAT entry.
+ */
+typedef struct VHDXAlloc {
+    uint64_t block;
+    uint64_t offset;                /* bytes from the start of the file */
+    unsigned refs;
+    bool ready;                     /* what is not written reads as zeros */
+    bool preparing;                 /* someone is making it so */
+    bool barrier;                   /* data must be stable before the entry */
+    bool published;
+    bool detached;                  /* freed again: no longer in the table */
+} VHDXAlloc;
+
+/* A request that uses file offsets it has got from the BAT. */
+typedef struct VHDXRequest {
+    uint64_t ticket;
+    QTAILQ_ENTRY(VHDXRequest) next;
+} VHDXRequest;
+
+typedef struct BDRVVHDXState {
+    /* Fixed once the image is open */
+    VHDXParams params;
+    VHDXGeometry geo;
+    VHDXRegion bat;
+    VHDXRegion metadata;
+    VHDXRegion *regions;            /* all of them, @region_count */
+    uint32_t region_count;
+    char *creator;
+    VHDXReplay *replay;             /* NULL: the log was clean at open */
+
+    /* Changed under commit_lock */
+    CoMutex commit_lock;
+    VHDXHeader header;              /* the current one */
+    int header_copy;                /* where it is: 0 or 1 */
+    bool file_guid_new;             /* FileWriteGuid is this open's */
+    bool data_guid_new;             /* DataWriteGuid is this open's */
+    bool replay_done;               /* the log found at open is in place */
+    bool mend_header[2];            /* this copy is damaged */
+    bool mend_region_table[2];      /* this copy is damaged */
+    VHDXLog log;
+
+    CoMutex grow_lock;              /* space.size, and making space.used */
+
+    /* Changed under lock */
+    QemuMutex lock;
+    bool writable;                  /* begin_write has nothing left to do */
+    bool broken;                    /* metadata can't be written any more */
+    bool reported;                  /* a bad BAT entry was reported */
+    VHDXCache cache;
+    VHDXSpace space;
+    GHashTable *allocs;             /* VHDXAlloc by block */
+    CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
+    bool barrier;                   /* flush data before the next commit */
+    uint64_t next_ticket;
+    QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
+    uint64_t write_gen;             /* counts completed changes */
+    uint64_t flushed_gen;           /* those before it are stable */
+} BDRVVHDXState;
+
+/* -- vhdx-header.c, section 2.2.2 -- */
+
+/*
+ * Read both headers into @s->header.  Called by open.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_header_load(BlockDriverState *bs, Error **errp);
+
+/*
+ * Write @header as the new current header, to one copy after the other with a
+ * flush after each; @copies is 1 where a single copy is wanted for now.  The
+ * sequence number is set here.  commit_lock is held.  Returns 0 or -errno of
+ * the write or flush that failed.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);
+
+/* -- vhdx-metadata.c, sections 2.2.3 and 2.6 -- */
+
+/*
+ * Read region tables and metadata items: fills @s->bat, @s->metadata,
+ * @s->params, @s->geo.  The log has been replayed to memory.  Called by open.
+ * Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_metadata_load(BlockDriverState *bs, Error **errp);
+
+/*
+ * Put the good copy of the region table over the damaged one, by way of
+ * dirty pages for the next commit.  commit_lock is held.  Returns 0 or -errno
+ * of reading the good copy.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_region_table_mend(BlockDriverState *bs);
+
+/* -- vhdx-replay.c, section 2.3 -- */
+
+/*
+ * Find the active sequence of the log that @s->header names and make
+ * @s->replay from it; nothing is written.  Called by open.  Returns 0,
+ * -EINVAL where no sequence counts or the file was cut, or -errno of reading.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_load(BlockDriverState *bs, Error **errp);
+
+/*
+ * Write what @s->replay holds to the file and make the file as long as the log
+ * says; no flush.  commit_lock is held.  Can be cut off and done again.
+ * Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_replay_apply(BlockDriverState *bs);
+
+/*
+ * Read @bytes bytes at file offset @offset as they are after the replay.
+ * Without one this is a plain read.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                 void *buf);
+
+/* The same for a request's payload: into @qiov from @qiov_offset on. */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_readv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                  QEMUIOVector *qiov, size_t qiov_offset);
+
+/*
+ * Whether the not yet applied replay changes any of @bytes bytes at file
+ * offset @offset; lock is not needed.
+ */
+bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
+void vhdx_replay_free(VHDXReplay *replay);
+
+/* -- vhdx-cache.c -- */
+
+void vhdx_cache_init(BDRVVHDXState *s);
+void vhdx_cache_free(BDRVVHDXState *s);
+
+/*
+ * Get the page at file offset @offset.  lock is held; it is dropped while the
+ * page is read in, so what was known before may have changed.  @page is good
+ * until lock is dropped the next time.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_cache_get(BlockDriverState *bs, uint64_t offset, VHDXPage **page);
+
+/* The page at @offset if it is in memory, else NULL.  lock is held. */
+VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
+
+/* Note that the caller has changed @page->data.  lock is held. */
+void vhdx_cache_dirty(BDRVVHDXState *s, VHDXPage *page);
+
+/* Take the first dirty page off the list of them, or NULL.  lock is held. */
+VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s);
+
+/*
+ * Set what of @page is stable in the log and not yet in place: @data, which
+ * the page now owns, or NULL once it is in place.  lock is held.
+ */
+void vhdx_cache_set_logged(BDRVVHDXState *s, VHDXPage *page, uint8_t *data);
+
+/*
+ * Whether so many pages are dirty or logged that a commit is due before more
+ * are.  lock is held.
+ */
+bool vhdx_cache_full(BDRVVHDXState *s);
+
+/* -- vhdx-bat.c, section 2.5 -- */
+
+/*
+ * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
+ * as UNMAPPED, offsets that mean nothing as 0.  lock is held; see
+ * vhdx_cache_get().  Returns 0, -EIO with a message for an entry that can't be
+ * right, or -errno of reading.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get(BlockDriverState *bs, uint64_t block, uint64_t *entry);
+
+/*
+ * Set the BAT entry of payload block @block.  lock is held, and has been since
+ * vhdx_bat_get() was called for the block, so that its page is in memory.
+ */
+void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
+
+/*
+ * Judge BAT entry @index of raw value @entry.  Returns 0, or -EINVAL with
+ * @errp set.  lock is held.
+ */
+int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                         Error **errp);
+
+/*
+ * Call @func for every run of the BAT that is not a hole in the file, as it is
+ * now with all changes: @entries has @count raw entries from @index on.  Ends
+ * early where @func returns non-zero, and returns that; otherwise 0 or -errno
+ * of reading.  No lock is held, or commit_lock.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_walk(BlockDriverState *bs,
+              int (*func)(BlockDriverState *bs, uint64_t index,
+                          const uint64_t *entries, uint64_t count,
+                          void *opaque),
+              void *opaque);
+
+/* -- vhdx-space.c -- */
+
+/* Start with a file of @size bytes.  Called by open. */
+void vhdx_space_init(BDRVVHDXState *s, uint64_t size);
+void vhdx_space_free(BDRVVHDXState *s);
+
+/*
+ * Find a place of one payload block.  @zero tells whether it reads as zeros
+ * and will still do after a power cut.  lock is held; it is dropped while the
+ * file is made longer.  Returns the offset in bytes, or -errno: -ENOSPC where
+ * file and node are full.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK
+vhdx_space_alloc(BlockDriverState *bs, bool *zero);
+
+/*
+ * Give back a place of vhdx_space_alloc() that no BAT entry has ever named,
+ * but that may have been written to.  lock is held.
+ */
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset);
+
+/*
+ * Note that the BAT no longer names the payload block at @offset: it is free
+ * once that is committed and all requests of now have ended.  lock is held.
+ */
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset);
+
+/*
+ * Take the list of what was released until now, for a commit, in @freed
+ * (appended); and give it over once that is stable.  lock is held by both.
+ */
+void vhdx_space_commit_begin(BDRVVHDXState *s, GArray *freed);
+void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable);
+
+/*
+ * Give the host back, and open for reuse, what is committed and no longer in
+ * use by a request.  No lock is held.
+ */
+void coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
+
+/*
+ * Make the used map from the BAT, so that space that nothing refers to is
+ * found.  grow_lock or commit_lock is held, the latter before any allocation.
+ * Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_scan(BlockDriverState *bs);
+
+/*
+ * Cut off what lies behind the last object.  commit_lock is held, no log is
+ * open and no request under way.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
+
+/* -- vhdx-log.c, section 2.3 -- */
+
+/*
+ * Make sure that the image may be changed: apply the replay, give the file its
+ * new FileWriteGuid, and with @data a new DataWriteGuid, and open the log.
+ * Cheap after the first time.  No lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_log_begin(BlockDriverState *bs, bool data);
+
+/*
+ * Make stable all changes that were complete when the call began.  No lock is
+ * held.  Returns 0 or -errno; -ENOSPC may be tried again.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
+
+/*
+ * Put everything in place and close the log: LogGuid zero in both headers, the
+ * file cut to its last object.  Requests have ended.  No lock is held.
+ * Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_close(BlockDriverState *bs);
+
+/* Forget the log without touching the file. */
+void vhdx_log_free(BDRVVHDXState *s);
+
+/* -- vhdx-io.c -- */
+
+void vhdx_io_init(BDRVVHDXState *s);
+void vhdx_io_free(BDRVVHDXState *s);
+
+/* The oldest request's ticket, or the next one's.  lock is held. */
+uint64_t vhdx_oldest_ticket(BDRVVHDXState *s);
+
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                    QEMUIOVector *qiov, size_t qiov_offset,
+                    BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                     QEMUIOVector *qiov, size_t qiov_offset,
+                     BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                     int64_t bytes, int64_t *pnum, int64_t *map,
+                     BlockDriverState **file);
+int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
+
+/* -- vhdx-check.c -- */
+
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
+              BdrvCheckMode fix);
+
+/* -- vhdx-create.c -- */
+
+/*
+ * What create is asked for, sizes in bytes.  Zero in @block_size lets the
+ * driver choose.
+ */
+typedef struct VHDXCreateOptions {
+    uint64_t size;
+    uint64_t log_size;
+    uint64_t block_size;
+    uint64_t logical_sector;
+    uint64_t physical_sector;
+    bool fixed;
+    bool block_state_zero;
+    PreallocMode prealloc;
+    VHDXGuid disk_id;
+} VHDXCreateOptions;
+
+/* Where everything of a new image goes, bytes from the start of the file. */
+typedef struct VHDXLayout {
+    VHDXParams params;
+    VHDXGeometry geo;
+    uint64_t log_offset;
+    uint32_t log_length;
+    uint64_t bat_offset;
+    uint32_t bat_length;
+    uint64_t metadata_offset;
+    uint32_t metadata_length;
+    uint64_t first_block;           /* where payload blocks begin */
+    uint64_t file_size;             /* when just created */
+    uint64_t full_size;             /* with every payload block present */
+    VHDXBlockState state;           /* of every payload block */
+} VHDXLayout;
+
+/*
+ * Work out the layout of a new image.  A pure function.  Returns 0, or -EINVAL
+ * with the option and its value in @errp.
+ */
+int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
+                     Error **errp);
+
+extern QemuOptsList vhdx_create_opts;
+
+int coroutine_fn GRAPH_UNLOCKED
+vhdx_co_create(BlockdevCreateOptions *opts, Error **errp);
+int coroutine_fn GRAPH_UNLOCKED
+vhdx_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
+                    Error **errp);
+BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
+                               Error **errp);
+
+#endif
