@@ -67,7 +67,7 @@ QemuOptsList vhdx_create_opts = {
             .type = QEMU_OPT_SIZE,
             .def_value_str = stringify(DEFAULT_LOG_SIZE),
             .help = "Log size, from 1 MiB to under 4 GiB; rounded up to a "
-                    "multiple of 1 MiB"
+                    "multiple of 1 MiB; default: 1 MiB"
         },
         {
             .name = OPT_BLOCK_STATE_ZERO,
@@ -222,8 +222,8 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
 
 /* Make the node as long as @end.  @zero: what it gains reads as zeros. */
 static int coroutine_fn
-node_grow(BlockBackend *blk, uint64_t end, PreallocMode prealloc, bool *zero,
-          Error **errp)
+node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
+          PreallocMode prealloc, bool *zero, Error **errp)
 {
     ERRP_GUARD();
     int64_t length;
@@ -240,7 +240,8 @@ node_grow(BlockBackend *blk, uint64_t end, PreallocMode prealloc, bool *zero,
     if (ret < 0) {
         length = blk_co_getlength(blk);
         error_prepend(errp, "The image needs %" PRIu64 " bytes, but the "
-                      "protocol node has only %" PRId64 ": ", end, length);
+                      "protocol node has only %" PRId64 ": ",
+                      layout->file_size, length);
     }
     return ret;
 }
@@ -267,15 +268,19 @@ node_resize(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     if (length >= layout->file_size) {
         return 0;
     }
-    ret = node_grow(blk, layout->first_block, PREALLOC_MODE_OFF, zero, errp);
-    if (ret == 0 && layout->file_size > layout->first_block) {
-        if (prealloc == PREALLOC_MODE_METADATA) {
-            prealloc = PREALLOC_MODE_OFF;
+    if (*zero && prealloc != PREALLOC_MODE_OFF &&
+        prealloc != PREALLOC_MODE_METADATA) {
+        /* Only payload is preallocated. */
+        *full = true;
+        ret = node_grow(blk, layout, layout->first_block, PREALLOC_MODE_OFF,
+                        zero, errp);
+        if (ret < 0) {
+            return ret;
         }
-        ret = node_grow(blk, layout->file_size, prealloc, zero, errp);
-        *full = ret == 0;
+    } else {
+        prealloc = PREALLOC_MODE_OFF;
     }
-    return ret;
+    return node_grow(blk, layout, layout->file_size, prealloc, zero, errp);
 }
 
 static void encode_header_section(const VHDXLayout *layout, uint8_t *buf)
@@ -504,7 +509,7 @@ static BlockdevCreateOptions *options_from_opts(QemuOpts *opts, Error **errp)
     if (o->size < VHDX_MAX_DISK_SIZE) {
         o->size = ROUND_UP(o->size, sector);
     }
-    if (o->has_log_size && o->log_size < VHDX_MAX_LOG_SIZE) {
+    if (o->has_log_size && o->log_size < INT64_MAX) {
         o->log_size = ROUND_UP(MAX(o->log_size, 1), VHDX_MIB);
     }
     o->has_block_size &= o->block_size != 0;
@@ -541,7 +546,7 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
     if (bs) {
         bdrv_co_unref(bs);
     }
-    ret = bdrv_co_create_file(filename, opts, errp);
+    ret = vhdx_create_file(filename, opts, errp);
     if (ret < 0) {
         goto out;
     }

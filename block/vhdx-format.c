@@ -97,7 +97,11 @@ void vhdx_file_id_encode(const char *creator, uint8_t *buf)
     memcpy(buf, FILE_ID_SIGNATURE, 8);
 
     utf16 = g_utf8_to_utf16(creator, -1, NULL, &chars, NULL);
-    chars = MIN(chars, VHDX_CREATOR_CHARS);
+    if (chars > VHDX_CREATOR_CHARS) {
+        /* Do not cut a surrogate pair in two. */
+        chars = VHDX_CREATOR_CHARS;
+        chars -= (utf16[chars - 1] & 0xfc00) == 0xd800;
+    }
     for (glong i = 0; utf16 && i < chars; i++) {
         stw_le_p(buf + 8 + i * 2, utf16[i]);
     }

@@ -47,6 +47,7 @@ void vhdx_io_init(BDRVVHDXState *s)
     s->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
     QTAILQ_INIT(&s->requests);
     qemu_co_queue_init(&s->alloc_queue);
+    qemu_co_queue_init(&s->request_queue);
 }
 
 void vhdx_io_free(BDRVVHDXState *s)
@@ -60,9 +61,10 @@ static void request_begin(BDRVVHDXState *s, VHDXRequest *req)
     QTAILQ_INSERT_TAIL(&s->requests, req, next);
 }
 
-static void request_end(BDRVVHDXState *s, VHDXRequest *req)
+static void coroutine_fn request_end(BDRVVHDXState *s, VHDXRequest *req)
 {
     QTAILQ_REMOVE(&s->requests, req, next);
+    qemu_co_queue_restart_all(&s->request_queue);
 }
 
 uint64_t vhdx_oldest_ticket(BDRVVHDXState *s)
@@ -322,6 +324,35 @@ piece_complete(BlockDriverState *bs, Piece *p, int ret)
     return ret;
 }
 
+/*
+ * There is no space for @req, which holds no place yet.  If blocks have been
+ * freed, make their space available: commit that, and wait for the requests
+ * that may still use it.  lock is held, and dropped meanwhile.  Returns 0 if
+ * it is worth trying again.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+request_wait_space(BlockDriverState *bs, VHDXRequest *req)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (!s->space.freed->len && !s->space.committed->len) {
+        return -ENOSPC;
+    }
+    request_end(s, req);
+    qemu_mutex_unlock(&s->lock);
+    ret = vhdx_log_commit(bs);
+    qemu_mutex_lock(&s->lock);
+    while (ret == 0 && s->space.committed->len && !vhdx_space_reclaimable(s)) {
+        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    }
+    qemu_mutex_unlock(&s->lock);
+    vhdx_space_reclaim(bs);
+    qemu_mutex_lock(&s->lock);
+    request_begin(s, req);
+    return ret;
+}
+
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, QEMUIOVector *qiov,
                                       size_t qiov_offset,
@@ -342,6 +373,10 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         Piece p;
 
         ret = piece_allocate(bs, offset, bytes, &p);
+        if (ret == -ENOSPC) {
+            ret = request_wait_space(bs, &req);
+            continue;
+        }
         if (ret < 0) {
             break;
         }
@@ -501,5 +536,6 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
 
 int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
 {
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_FLUSH_TO_DISK);
     return vhdx_log_commit(bs);
 }

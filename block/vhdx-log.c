@@ -27,8 +27,9 @@
  *   ^ tail of the last stable entry: spans begin here
  *
  * The first modification opens the log; see begin_locked().  An error that
- * leaves unknown what is stable (a failed flush, a failed write of metadata)
- * latches: no more is written and the log on disk stays as it is.  Lack of
+ * leaves unknown what metadata is stable (a failed write of it, or a failed
+ * flush after one) latches: no more is written and the log on disk stays as it
+ * is.  Lack of
  * space is different: what could not be written stays dirty and the request
  * fails alone.
  *
@@ -70,8 +71,8 @@ static int log_write_error(BlockDriverState *bs, int ret)
     return ret == -ENOSPC || ret == -EDQUOT ? ret : log_latch(bs, ret);
 }
 
-/* Flush the file, and note what is stable thereby. */
-static int coroutine_fn GRAPH_RDLOCK log_flush(BlockDriverState *bs)
+/* Flush the file, and note what is stable thereby; see log_flush(). */
+static int coroutine_fn GRAPH_RDLOCK flush_data(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t applied = s->log.applied;
@@ -83,11 +84,19 @@ static int coroutine_fn GRAPH_RDLOCK log_flush(BlockDriverState *bs)
     }
     ret = bdrv_co_flush(bs->file->bs);
     if (ret < 0) {
-        return log_latch(bs, ret);
+        return ret;
     }
     s->log.safe = applied;
     s->log.stable_size = size;
     return 0;
+}
+
+/* As flush_data(), where metadata is at stake: afterwards it is not known. */
+static int coroutine_fn GRAPH_RDLOCK log_flush(BlockDriverState *bs)
+{
+    int ret = flush_data(bs);
+
+    return ret < 0 ? log_latch(bs, ret) : 0;
 }
 
 static uint32_t log_room(BDRVVHDXState *s)
@@ -279,13 +288,17 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
     g_free(b->offsets);
 }
 
-/* Flush what was written to the log, and with it all data. */
+/*
+ * Flush what was written to the log, and with it all data.  If there is only
+ * data, an error is the guest's to deal with, as it is with a raw file.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 batch_flush(BlockDriverState *bs, Batch *b)
 {
     BDRVVHDXState *s = bs->opaque;
     bool entries = b->written > b->stable;
-    int ret = log_flush(bs);
+    bool data_only = !entries && s->log.safe == s->log.applied;
+    int ret = data_only ? flush_data(bs) : log_flush(bs);
 
     if (ret == 0 && entries) {
         batch_stable(s, b);

@@ -399,6 +399,20 @@ int vhdx_params_check(const VHDXParams *params, Error **errp)
 
 /* -- Open -- */
 
+/* Whether a region, by @name, lies within the file as it is after a replay. */
+static int region_in_file(BDRVVHDXState *s, const VHDXRegion *region,
+                          const char *name, Error **errp)
+{
+    if (region->offset + region->length > s->space.size) {
+        error_setg(errp, "The %s region at FileOffset %" PRIu64 " with Length "
+                   "%" PRIu32 " does not end within the file of %" PRIu64
+                   " bytes", name, region->offset, region->length,
+                   s->space.size);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 region_table_load(BlockDriverState *bs, Error **errp)
 {
@@ -479,6 +493,12 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     int ret;
 
     ret = region_table_load(bs, errp);
+    if (ret == 0) {
+        ret = region_in_file(s, &s->bat, "BAT", errp);
+    }
+    if (ret == 0) {
+        ret = region_in_file(s, &s->metadata, "metadata", errp);
+    }
     if (ret < 0) {
         return ret;
     }

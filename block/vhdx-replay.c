@@ -321,7 +321,10 @@ static GArray *sequence_find(GArray *entries, uint32_t log_length)
     return active;
 }
 
-/* Put what one descriptor says into the index. */
+/*
+ * Put what one descriptor says into the index, of a file that is @limit bytes
+ * long after the replay.
+ */
 static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
                       const VHDXLogDesc *desc, uint32_t log_offset,
                       uint64_t limit, Error **errp)
@@ -342,7 +345,14 @@ static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
         memcpy(range.leading, desc->leading, sizeof(range.leading));
         memcpy(range.trailing, desc->trailing, sizeof(range.trailing));
     }
-    if (range.start < VHDX_REGION_TABLE_OFFSET(0) || range.end > limit ||
+    /* An object that once was here has gone since, and the file got shorter. */
+    if (range.start >= limit) {
+        return 0;
+    }
+    if (range.zero) {
+        range.end = MIN(range.end, ROUND_UP(limit, VHDX_PAGE_SIZE));
+    }
+    if (range.start < VHDX_REGION_TABLE_OFFSET(0) ||
         ranges_overlap(range.start, range.end - range.start,
                        s->header.log_offset, s->header.log_length)) {
         error_setg(errp, "A log entry with SequenceNumber %" PRIu64 " updates "

@@ -316,6 +316,19 @@ void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable)
                         freed->data, freed->len);
 }
 
+bool vhdx_space_reclaimable(BDRVVHDXState *s)
+{
+    uint64_t oldest = vhdx_oldest_ticket(s);
+
+    for (guint i = 0; i < s->space.committed->len; i++) {
+        if (g_array_index(s->space.committed, VHDXFreed, i).ticket <=
+            oldest) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -359,10 +372,12 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     if (sp->fixed_size) {
         return 0;
     }
-    if (sp->used) {
-        uint64_t last = find_last_bit(sp->used, sp->end / VHDX_MIB);
-
-        sp->end = (last + 1) * VHDX_MIB;
+    if (sp->used && !test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+        /* There may be more below it that was freed in the past. */
+        ret = vhdx_space_scan(bs);
+        if (ret < 0) {
+            return ret;
+        }
     }
     if (sp->end >= sp->size) {
         return 0;

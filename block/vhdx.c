@@ -27,6 +27,9 @@
 #define SHARED_TRIES        5
 #define SHARED_WAIT_US      20000
 
+/* Disks up to this size may be in a floppy drive. */
+#define FLOPPY_SIZE         (2880 * KiB)
+
 static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
 {
     return vhdx_file_id_valid(buf, buf_size) ? 100 : 0;
@@ -99,13 +102,9 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (ret == 0 && !inactive && !vhdx_guid_is_nil(&s->header.log_guid)) {
         ret = vhdx_replay_load(bs, errp);
     }
-    if (ret == 0) {
-        ret = vhdx_metadata_load(bs, errp);
-    }
     if (ret < 0) {
         goto fail;
     }
-
     size = bdrv_co_getlength(bs->file->bs);
     if (size < 0) {
         error_setg_errno(errp, -size, "Could not get the file's length");
@@ -116,6 +115,10 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
         size = MAX(size, s->replay->last_file_offset);
     }
     vhdx_space_init(s, size);
+    ret = vhdx_metadata_load(bs, errp);
+    if (ret < 0) {
+        goto fail;
+    }
     bs->total_sectors = s->params.disk_size / BDRV_SECTOR_SIZE;
     return 0;
 
@@ -133,6 +136,8 @@ vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
     while ((ret = vhdx_load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
            --tries) {
         g_usleep(SHARED_WAIT_US);
+        /* The file may have grown; if this fails, so will the next try. */
+        (void)bdrv_co_refresh_total_sectors(bs->file->bs, 0);
     }
     return ret;
 }
@@ -255,6 +260,11 @@ static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)
 {
     BDRVVHDXState *s = bs->opaque;
 
+    /* A floppy drive takes nothing but 512 bytes, and needs no advice. */
+    if (s->params.disk_size <= FLOPPY_SIZE &&
+        s->params.logical_sector == 512) {
+        return -ENOTSUP;
+    }
     bsz->log = s->params.logical_sector;
     bsz->phys = MAX(s->params.physical_sector, s->params.logical_sector);
     return 0;

@@ -32,6 +32,18 @@ typedef bool VHDXStatusMode;
 typedef unsigned int VHDXStatusMode;
 #endif
 
+/* 10.2 asks whether a file name may begin with a protocol. */
+#if VHDX_QEMU_BEFORE(8, 0)
+#define vhdx_create_file(filename, opts, errp) \
+    bdrv_create_file(filename, opts, errp)
+#elif VHDX_QEMU_BEFORE(10, 2)
+#define vhdx_create_file(filename, opts, errp) \
+    bdrv_co_create_file(filename, opts, errp)
+#else
+#define vhdx_create_file(filename, opts, errp) \
+    bdrv_co_create_file(filename, opts, true, errp)
+#endif
+
 #if VHDX_QEMU_BEFORE(8, 0)
 
 /* 8.0 locks the graph ... */
@@ -44,13 +56,14 @@ typedef unsigned int VHDXStatusMode;
 #define coroutine_mixed_fn
 
 /* ... has coroutine forms of what could only be mixed before ... */
+#define BLKDBG_CO_EVENT             BLKDBG_EVENT
 #define bdrv_co_get_info            bdrv_get_info
 #define bdrv_co_getlength           bdrv_getlength
 #define bdrv_co_block_status(...)   bdrv_block_status(__VA_ARGS__)
-#define bdrv_co_create_file         bdrv_create_file
 #define bdrv_co_open                bdrv_open
 #define bdrv_co_open_blockdev_ref   bdrv_open_blockdev_ref
 #define bdrv_co_unref               bdrv_unref
+#define bdrv_co_refresh_total_sectors refresh_total_sectors
 #define blk_co_new_with_bs          blk_new_with_bs
 #define blk_co_unref                blk_unref
 #define blk_co_getlength            blk_getlength

@@ -179,6 +179,7 @@ typedef struct BDRVVHDXState {
     VHDXSpace space;
     GHashTable *allocs;             /* VHDXAlloc by block */
     CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
+    CoQueue request_queue;          /* waits for requests to end */
     bool barrier;                   /* flush data before the next commit */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
@@ -207,7 +208,8 @@ vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);
 
 /*
  * Read region tables and metadata items: fills @s->bat, @s->metadata,
- * @s->params, @s->geo.  The log has been replayed to memory.  Called by open.
+ * @s->params, @s->geo.  The log has been replayed to memory, and @s->space
+ * knows the file's length.  Called by open.
  * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
@@ -362,6 +364,9 @@ void vhdx_space_release(BDRVVHDXState *s, uint64_t offset);
  */
 void vhdx_space_commit_begin(BDRVVHDXState *s, GArray *freed);
 void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable);
+
+/* Whether vhdx_space_reclaim() would find something.  lock is held. */
+bool vhdx_space_reclaimable(BDRVVHDXState *s);
 
 /*
  * Give the host back, and open for reuse, what is committed and no longer in
