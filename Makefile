@@ -1,0 +1,45 @@
+# The main jobs; each is a script of its own. README.md explains them.
+#
+# BUILD is the build folder, PREFIX where the programs are installed.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+export BUILD PREFIX DESTDIR
+
+all:
+	@scripts/build tools
+
+demo: all
+	@scripts/demo
+
+check:
+	@scripts/run-checks unit iotests interop series
+
+check-unit check-iotests check-interop check-series check-compat:
+	@scripts/run-checks $(@:check-%=%)
+
+check-iotests-10.0: export BUILD := $(BUILD)/10.0
+check-iotests-10.0:
+	@./configure --qemu-suite=trixie
+	@scripts/run-checks iotests
+
+check-asan: export BUILD := $(BUILD)/asan
+check-asan:
+	@./configure --enable-sanitizers
+	@scripts/run-checks unit interop own-iotests
+
+series:
+	@scripts/make-series
+
+check-series-build:
+	@scripts/build-series
+
+install: all
+	@scripts/install
+
+clean:
+	rm -rf "$(BUILD)"
+
+.PHONY: all demo check check-unit check-iotests check-interop check-series \
+        check-compat check-iotests-10.0 check-asan series check-series-build \
+        install clean
