@@ -1,0 +1,231 @@
+"""What every interoperation test stands on: tools, a folder, a runner.
+
+A group is a module with tests(): a list of (name, function).  The function
+gets a Context, whose folder is its own, and fails by an exception; Skip says
+why it could not be tried.  Tests run in two processes side by side (JOBS=),
+are printed in their order, and every program they start has a time limit.
+"""
+import contextlib
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+from strict.report import MIB
+from strict.view import View
+from vhdx_strict import Image
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
+# a line of the content that qemu-io's read -v prints
+DUMP = re.compile(r'^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} ){1,16}).*\n', re.M)
+LIMIT = int(os.environ.get('TEST_TIMEOUT', '300'))
+
+
+class Skip(Exception):
+    pass
+
+
+class Failure(Exception):
+    pass
+
+
+class OutOfTime(Exception):
+    pass
+
+
+def ours(tool):
+    """One of the tools that hold the driver under test."""
+    path = os.path.join(os.environ.get('QEMU_BIN_DIR')
+                        or os.path.join(ROOT, 'build', 'bin'), tool)
+    if not os.access(path, os.X_OK):
+        raise Failure('%s is not there: run make, or set QEMU_BIN_DIR' % path)
+    return path
+
+
+def foreign(tool):
+    """A tool of the distribution."""
+    path = shutil.which(tool, path='/usr/bin:/usr/sbin:/bin')
+    if not path:
+        raise Skip('%s is not installed' % tool)
+    return path
+
+
+def expect(condition, text, *values):
+    if not condition:
+        raise Failure(text % values if values else text)
+
+
+def run(*command, status=0, timeout=120, **more):
+    """Run a program to its end; its output, both streams in one."""
+    command = [str(c) for c in command]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=timeout, **more)
+    text = done.stdout.decode(errors='replace')
+    if status is not None and done.returncode != status:
+        shown = ' '.join(command)
+        if len(shown) > 300:
+            shown = shown[:300] + ' ...'
+        raise Failure('exit %d of %s\n%s'
+                      % (done.returncode, shown, DUMP.sub('', text)[:1000]))
+    return text
+
+
+class Context:
+    """The folder of one test, and what most tests do in it."""
+    def __init__(self, folder):
+        self.folder = folder
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def create(self, name, size, **options):
+        """An image by our driver; options as -o has them."""
+        path = self.path(name)
+        args = ['-o', ','.join('%s=%s' % o for o in options.items())] \
+            if options else []
+        run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', *args, path, size)
+        return path
+
+    def io(self, path, commands, *options, tool=None, status=0):
+        """qemu-io with these commands; any that failed fails the test."""
+        args = []
+        for command in commands:
+            args += ['-c', command]
+        text = run(tool or ours('qemu-io'), '-f', 'vhdx', *options, *args,
+                   path, status=status, timeout=LIMIT)
+        for line in text.splitlines():
+            expect('failed' not in line and 'not found' not in line,
+                   'qemu-io: %s', line)
+        return text
+
+    def raw(self, path, name='content.raw', tool=None, form='vhdx'):
+        """The content of an image as a raw file, by qemu-img."""
+        target = self.path(name)
+        run(tool or ours('qemu-img'), 'convert', '-f', form, '-O', 'raw',
+            path, target)
+        return target
+
+
+@contextlib.contextmanager
+def checked(path, unclean=False):
+    """The strict reader on an image in which it finds nothing wrong."""
+    with Image(path, unclean) as image:
+        bad = image.report.bad()
+        expect(not bad, 'strict reader:\n%s',
+               '\n'.join(image.report.lines(bad)))
+        yield image
+
+
+def same_as_raw(image, raw):
+    """The strict reader's content against a raw file's, holes skipped."""
+    view = View(raw)
+    try:
+        expect(view.size == image.params.disk_size, 'raw file has %d bytes, '
+               'the disk %d', view.size, image.params.disk_size)
+        extents = list(image.data_extents())
+        extents += [(start, end - start)
+                    for start, end in view.data_in(0, view.size)]
+        for start, length in extents:
+            for at in range(start, start + length, MIB):
+                n = min(MIB, start + length - at)
+                expect(image.read(at, n) == view.read(at, n),
+                       'content differs between %#x and %#x', at, at + n)
+    finally:
+        view.close()
+
+
+@contextlib.contextmanager
+def server(*command, ready, timeout=20):
+    """A program in the background, until the block ends.
+
+    'ready' is a path that appears once it serves."""
+    process = subprocess.Popen([str(c) for c in command],
+                               stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + timeout
+        while not os.path.exists(ready):
+            if process.poll() is not None or time.monotonic() > end:
+                process.kill()
+                raise Failure('%s did not start: %s' % (
+                    command[0], process.communicate()[0].decode()))
+            time.sleep(0.01)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _out_of_time(*_):
+    raise OutOfTime('no end after %d seconds' % LIMIT)
+
+
+def _run_one(job):
+    name, function, top = job
+    folder = tempfile.mkdtemp(dir=top)
+    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.alarm(LIMIT)
+    started = time.monotonic()
+    try:
+        function(Context(folder))
+        result = 'ok', ''
+    except Skip as why:
+        result = 'skip', str(why)
+    except (Failure, OutOfTime, subprocess.TimeoutExpired) as why:
+        result = 'not ok', str(why)
+    except Exception:
+        result = 'not ok', traceback.format_exc()
+    finally:
+        signal.alarm(0)
+        if not os.environ.get('KEEP'):
+            shutil.rmtree(folder, ignore_errors=True)
+    return (name, time.monotonic() - started) + result
+
+
+_JOBS = []
+
+
+def _run_number(number):
+    return _run_one(_JOBS[number])
+
+
+def run_all(chosen):
+    """Run (name, function) pairs; the status to exit with."""
+    counts = {'ok': 0, 'not ok': 0, 'skip': 0}
+    top = tempfile.mkdtemp(prefix='vhdx-interop-')
+    _JOBS.extend((name, function, top) for name, function in chosen)
+    try:
+        # forked, so that the functions need not be sent
+        with multiprocessing.get_context('fork').Pool(
+                int(os.environ.get('JOBS', '2'))) as pool:
+            for name, seconds, status, text in pool.imap(
+                    _run_number, range(len(_JOBS))):
+                counts[status] += 1
+                print('%s %s%s (%.1f s)' % (
+                    status, name,
+                    ': ' + text if status == 'skip' else '', seconds))
+                if status == 'not ok':
+                    print('\n'.join('# ' + l for l in text.splitlines()))
+                sys.stdout.flush()
+    finally:
+        if os.environ.get('KEEP'):
+            print('# files are in ' + top)
+        else:
+            shutil.rmtree(top, ignore_errors=True)
+    print('interop: %d passed, %d failed, %d skipped'
+          % (counts['ok'], counts['not ok'], counts['skip']))
+    return 1 if counts['not ok'] or not counts['ok'] else 0

@@ -1,0 +1,1 @@
+"""The parts of the strict VHDX reader; vhdx_strict.py puts them together."""

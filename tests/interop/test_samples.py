@@ -1,0 +1,131 @@
+"""Images that others made: QEMU's samples and the two from Windows.
+
+Driver and strict reader agree on the content, which for the Windows images is
+also known as a checksum; reading changes no byte of the file.  A differencing
+image is refused with a reason, as backing files are not supported yet.
+"""
+import bz2
+import hashlib
+import lzma
+import os
+
+from harness import ROOT, Skip, expect, ours, run, same_as_raw
+from script import fingerprint
+from vhdx_strict import Image
+
+QEMU_SAMPLES = ('iotest-dynamic-1G', 'iotest-dirtylog-10G-4M',
+                'test-disk2vhd')
+IMAGES = os.path.join(os.path.dirname(ROOT), 'shared', 'images')
+
+
+def unpack(ctx, path, opener):
+    name = ctx.path(os.path.basename(path).rpartition('.')[0])
+    with opener(path) as packed, open(name, 'wb') as file:
+        while True:
+            data = packed.read(1 << 20)
+            if not data:
+                break
+            if any(data):
+                file.write(data)
+            else:
+                file.seek(len(data), os.SEEK_CUR)
+        file.truncate()
+    return name
+
+
+def qemu_sample(ctx, name):
+    source = os.environ.get('QEMU_SOURCE_DIR') or \
+        os.path.join(ROOT, 'build', 'src')
+    path = os.path.join(source, 'tests', 'qemu-iotests', 'sample_images',
+                        name + '.vhdx.bz2')
+    if not os.path.exists(path):
+        raise Skip('no QEMU source with sample images')
+    return unpack(ctx, path, bz2.open)
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for data in iter(lambda: file.read(1 << 20), b''):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def same_content(ctx, path):
+    """Driver and strict reader; nothing written by reading."""
+    before = fingerprint(path), sha256(path)
+    raw = ctx.raw(path)
+    text = run(ours('qemu-img'), 'info', '-f', 'vhdx', path)
+    expect('file format: vhdx' in text, text)
+    expect((fingerprint(path), sha256(path)) == before,
+           'a read-only open changed the file')
+    # foreign images break some strict rules: they are read all the same
+    with Image(path, unclean=True) as image:
+        expect(image.readable, '\n'.join(image.report.lines()))
+        same_as_raw(image, raw)
+    return raw
+
+
+def sample(name):
+    def test(ctx):
+        path = qemu_sample(ctx, name)
+        same_content(ctx, path)
+        ctx.io(path, ['write -q -P 7 65536 8192', 'flush'])
+        ctx.io(path, ['read -q -P 7 65536 8192'], '-r')
+        same_content(ctx, path)
+    return test
+
+
+def windows(ctx, name):
+    path = os.path.join(IMAGES, name)
+    if not os.path.exists(path):
+        raise Skip('no images from Windows here')
+    return unpack(ctx, path, lzma.open)
+
+
+def known_sum(name):
+    with open(os.path.join(IMAGES, 'README.md')) as file:
+        for line in file:
+            if name in line:
+                return line.split('|')[3].strip()
+    raise Skip('no checksum of %s is known' % name)
+
+
+def windows_fixed(ctx):
+    path = windows(ctx, 'fat-parent.vhdx.xz')
+    raw = same_content(ctx, path)
+    expect(sha256(raw) == known_sum('fat-parent.vhdx.xz'),
+           'content has another checksum')
+    ctx.io(path, ['write -q -P 7 65536 8192', 'flush'])
+    ctx.io(path, ['read -q -P 7 65536 8192'], '-r')
+    same_content(ctx, path)
+
+
+def windows_child(ctx):
+    """By the strict reader, which follows the chain."""
+    windows(ctx, 'fat-parent.vhdx.xz')
+    path = windows(ctx, 'fat-differential.vhdx.xz')
+    with Image(path) as image:
+        image.open_parent()
+        expect(image.hash() == known_sum('fat-differential.vhdx.xz'),
+               'content has another checksum')
+
+
+def refused(ctx):
+    """The driver opens no differencing image, and says why."""
+    path = windows(ctx, 'fat-differential.vhdx.xz')
+    before = fingerprint(path), sha256(path)
+    for options in (['-f', 'vhdx'], []):
+        text = run(ours('qemu-img'), 'info', *options, path, status=1)
+        expect('ifferencing' in text or 'parent' in text.lower(), text)
+    text = run(ours('qemu-io'), '-f', 'vhdx', '-c', 'write 0 512', path,
+               status=1)
+    expect('ifferencing' in text or 'parent' in text.lower(), text)
+    expect((fingerprint(path), sha256(path)) == before, 'the file changed')
+
+
+def tests():
+    found = [('qemu-' + name, sample(name)) for name in QEMU_SAMPLES]
+    return found + [('windows-fixed', windows_fixed),
+                    ('windows-differencing', windows_child),
+                    ('windows-differencing-refused', refused)]

@@ -1,0 +1,98 @@
+"""Space in the file: given back at close, used again before it grows."""
+import os
+
+from harness import checked, expect
+from model import Model
+from script import Script
+from strict.report import MIB
+
+SIZE = 20 * MIB
+HEAD = 4 * MIB          # header section, log, BAT and metadata
+
+
+def session(ctx, path, script, *options):
+    """Run the commands, check file and content; the length of the file."""
+    ctx.io(path, script.take(), '-t', 'writeback', *options)
+    with checked(path) as image:
+        script.model.check_image(image)
+    return os.path.getsize(path)
+
+
+def start(ctx):
+    path = ctx.create('disk.vhdx', SIZE, block_size='1M')
+    return path, Script(Model(SIZE), MIB)
+
+
+def all_freed(ctx):
+    path, script = start(ctx)
+    script.write(0, SIZE, 1)
+    expect(session(ctx, path, script) == HEAD + SIZE, 'blocks are not dense')
+    script.discard(0, SIZE)
+    expect(session(ctx, path, script) == HEAD, 'space was not given back')
+
+
+def gap_at_the_end(ctx):
+    """A gap left by one session is the end of the file after another."""
+    path, script = start(ctx)
+    script.write(0, 3 * MIB, 1)
+    session(ctx, path, script)
+    script.discard(MIB, MIB)
+    expect(session(ctx, path, script) == HEAD + 3 * MIB, 'the gap is inside')
+    script.discard(2 * MIB, MIB)
+    expect(session(ctx, path, script) == HEAD + MIB, 'the gap is still there')
+
+
+def used_again(ctx):
+    """Freed blocks are used again before the file grows."""
+    path, script = start(ctx)
+    script.write(0, 10 * MIB, 1)
+    session(ctx, path, script)
+    for turn in range(10):
+        script.discard(turn * MIB, MIB)
+        script.flush()
+        # a part of the block only: old content must not show
+        script.write((turn + 10) * MIB + 4096, 4096, 2)
+        script.flush()
+    length = session(ctx, path, script)
+    expect(length <= HEAD + 11 * MIB, 'the file has %d MiB', length // MIB)
+
+
+def used_again_later(ctx):
+    """Gaps that earlier sessions left do not add up: the file never gets
+    larger than it would be with every block present."""
+    path, script = start(ctx)
+    script.write(0, 10 * MIB, 1)
+    session(ctx, path, script)
+    for turn in range(25):
+        script.discard(turn % 20 * MIB, MIB)
+        session(ctx, path, script)
+        script.write((turn + 10) % 20 * MIB + 4096, 4096, 2)
+        length = session(ctx, path, script)
+        expect(length <= HEAD + SIZE, 'the file has %d MiB after %d turns',
+               length // MIB, turn + 1)
+
+
+def after_a_crash(ctx):
+    """Space that a process left behind is given back by the next one."""
+    path, script = start(ctx)
+    script.write(0, 2 * MIB, 1)
+    script.flush()
+    flushed = script.model.copy()
+    script.write(5 * MIB, 8 * MIB, 2)
+    script.commands.append('sigraise 9')
+    ctx.io(path, script.take(), '-t', 'writeback', status=-9)
+    with checked(path, unclean=True) as image:
+        flushed.settle(image, script.model)
+        present = image.block_states().get('FULLY_PRESENT', 0)
+    script.model.chunks = flushed.chunks
+    script.write(0, 512, 3)
+    length = session(ctx, path, script)
+    expect(length <= HEAD + present * MIB, '%d blocks are present, the file '
+           'has %d MiB', present, length // MIB)
+
+
+def tests():
+    return [('all-freed', all_freed), ('gap-at-the-end', gap_at_the_end),
+            ('used-again', used_again),
+            ('used-again-later', used_again_later),
+            ('after-a-crash', after_a_crash)]

@@ -1,0 +1,328 @@
+# The bytes of a VHDX file, for tests that look at them or break them
+#
+# An Image reads and writes single fields of a file, by name and at the places
+# where the format puts them, and computes the checksums anew unless it is
+# told not to.  It takes the file as it stands: the log is not replayed, the
+# first header and region table with the right signature are believed.
+# Nothing is shared with the driver, so that both may be wrong only
+# independently.
+#
+# SPDX-License-Identifier: LGPL-2.0-or-later
+
+import hashlib
+import re
+import struct
+import subprocess
+import uuid
+
+import iotests
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+HEADERS = (64 * KIB, 128 * KIB)
+REGION_TABLES = (192 * KIB, 256 * KIB)
+TABLE_SIZE = 64 * KIB
+
+NIL = uuid.UUID(int=0)
+BAT = uuid.UUID('2dc27766-f623-4200-9d64-115e9bfd4a08')
+METADATA = uuid.UUID('8b7ca206-4790-4b9a-b8fe-575f050f886e')
+
+ITEMS = {
+    'file parameters': uuid.UUID('caa16737-fa36-4d43-b3b6-33f0aa44e76b'),
+    'disk size': uuid.UUID('2fa54224-cd1b-4876-b211-5dbed83bf4b8'),
+    'disk id': uuid.UUID('beca12ab-b2e6-4523-93ef-c309e000c746'),
+    'logical sector': uuid.UUID('8141bf1d-a96f-4709-ba47-f233a8faab5f'),
+    'physical sector': uuid.UUID('cda348c7-445d-4471-9cc9-e9885251c556'),
+    'parent locator': uuid.UUID('a8d35f2d-b30b-454d-abf7-d3d84834ab0c'),
+    'unfinished': uuid.UUID('71cc85f0-1b69-4e28-9558-c3bf83ae75d3'),
+}
+
+# Field: offset, struct format
+HEADER_FIELDS = {
+    'signature': (0, '4s'),
+    'checksum': (4, 'I'),
+    'sequence': (8, 'Q'),
+    'file_write_guid': (16, '16s'),
+    'data_write_guid': (32, '16s'),
+    'log_guid': (48, '16s'),
+    'log_version': (64, 'H'),
+    'version': (66, 'H'),
+    'log_length': (68, 'I'),
+    'log_offset': (72, 'Q'),
+}
+
+LOG_ENTRY_FIELDS = {
+    'signature': (0, '4s'),
+    'checksum': (4, 'I'),
+    'length': (8, 'I'),
+    'tail': (12, 'I'),
+    'sequence': (16, 'Q'),
+    'descriptors': (24, 'I'),
+    'log_guid': (32, '16s'),
+    'flushed_file_offset': (48, 'Q'),
+    'last_file_offset': (56, 'Q'),
+}
+
+NOT_PRESENT, UNDEFINED, ZERO, UNMAPPED = 0, 1, 2, 3
+FULLY_PRESENT, PARTIALLY_PRESENT = 6, 7
+
+
+def crc32c_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82f63b78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+CRC32C = crc32c_table()
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc = crc >> 8 ^ CRC32C[(crc ^ byte) & 0xff]
+    return crc ^ 0xffffffff
+
+
+def checksum(data):
+    '''The checksum of @data, which has a place for it at 4'''
+    return crc32c(data[:4] + bytes(4) + data[8:])
+
+
+def digest(path):
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def create(path, size, **options):
+    '''qemu-img create; gives its completed process'''
+    args = ['create', '-f', 'vhdx']
+    for name, value in options.items():
+        args += ['-o', f'{name}={value}']
+    return iotests.qemu_img(*args, path, str(size), check=False)
+
+
+def run_io(path, *commands, options=()):
+    '''
+    qemu-io with @commands on @path; gives its exit status, what it printed but
+    for the timings, and its messages
+    '''
+    args = list(options)
+    for command in commands:
+        args += ['-c', command]
+    done = iotests.qemu_io(*args, path, check=False, combine_stdio=False)
+    output = iotests.filter_qemu_io(iotests.filter_testfiles(done.stdout))
+    output = re.sub(r'\n.*X ops; .*', '', output)
+    return done.returncode, output, iotests.filter_testfiles(done.stderr)
+
+
+def qemu_io(path, *commands, options=()):
+    '''Commands that may fail; gives all that was printed'''
+    _, output, messages = run_io(path, *commands, options=options)
+    return messages + output
+
+
+def io(path, *commands, options=()):
+    '''Commands that all have to succeed, without any message'''
+    status, output, messages = run_io(path, *commands, options=options)
+    assert (status, messages) == (0, ''), messages + output
+    return output
+
+
+def crash(path, *commands):
+    '''
+    The same, then qemu-io is killed before it closes @path: what was flushed
+    is in the file, and nothing is tidied up.
+    '''
+    args = []
+    for command in commands:
+        args += ['-c', command]
+    args += ['-c', 'sigraise 9', path]
+    done = subprocess.run(iotests.qemu_io_wrap_args(args), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          universal_newlines=True)
+    assert done.returncode == -9, done.stdout
+    assert 'failed' not in done.stdout, done.stdout
+    return done.stdout
+
+
+class Image:
+    def __init__(self, path):
+        self.path = path
+        # pylint: disable=consider-using-with
+        self.file = open(path, 'r+b', buffering=0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def read(self, offset, length):
+        self.file.seek(offset)
+        data = self.file.read(length)
+        assert len(data) == length
+        return data
+
+    def write(self, offset, data):
+        self.file.seek(offset)
+        self.file.write(data)
+
+    def size(self):
+        return self.file.seek(0, 2)
+
+    def fields(self, offset, layout):
+        values = {}
+        for name, (at, code) in layout.items():
+            data = self.read(offset + at, struct.calcsize(code))
+            values[name] = struct.unpack('<' + code, data)[0]
+            if code == '16s':
+                values[name] = uuid.UUID(bytes_le=values[name])
+        return values
+
+    def seal(self, offset, length):
+        '''Set the checksum of the structure at @offset'''
+        crc = checksum(self.read(offset, length))
+        self.write(offset + 4, struct.pack('<I', crc))
+
+    def creator(self):
+        text = self.read(8, 512).decode('utf-16-le')
+        return text.split('\0')[0]
+
+    # Headers
+
+    def header(self, copy):
+        return self.fields(HEADERS[copy], HEADER_FIELDS)
+
+    def current(self):
+        '''The number of the current header, where both are valid'''
+        return int(self.header(1)['sequence'] > self.header(0)['sequence'])
+
+    def set_header(self, copy, seal=True, **values):
+        for name, value in values.items():
+            at, code = HEADER_FIELDS[name]
+            if isinstance(value, uuid.UUID):
+                value = value.bytes_le
+            self.write(HEADERS[copy] + at, struct.pack('<' + code, value))
+        if seal:
+            self.seal(HEADERS[copy], 4 * KIB)
+
+    def set_headers(self, **values):
+        '''Both of them'''
+        self.set_header(0, **values)
+        self.set_header(1, **values)
+
+    def break_header(self, copy):
+        '''Change a reserved byte, which only the checksum tells'''
+        self.write(HEADERS[copy] + 100, b'\xff')
+
+    def header_is_valid(self, copy):
+        data = self.read(HEADERS[copy], 4 * KIB)
+        return (data[:4] == b'head' and
+                struct.unpack_from('<I', data, 4)[0] == checksum(data))
+
+    # Region tables; a region is [GUID, offset, length, flags]
+
+    def regions(self):
+        table = REGION_TABLES[0]
+        if self.read(table, 4) != b'regi':
+            table = REGION_TABLES[1]
+        count = struct.unpack('<I', self.read(table + 8, 4))[0]
+        regions = []
+        for i in range(count):
+            entry = self.read(table + 16 + i * 32, 32)
+            regions.append([uuid.UUID(bytes_le=entry[:16]),
+                            *struct.unpack_from('<QII', entry, 16)])
+        return regions
+
+    def region(self, guid):
+        return next(r for r in self.regions() if r[0] == guid)
+
+    def set_regions(self, regions, copies=(0, 1), count=None):
+        '''@count is what the table says, where that shall not be true'''
+        count = len(regions) if count is None else count
+        table = struct.pack('<4sIII', b'regi', 0, count, 0)
+        for guid, offset, length, flags in regions:
+            table += guid.bytes_le + struct.pack('<QII', offset, length, flags)
+        table = table.ljust(TABLE_SIZE, b'\0')
+        for copy in copies:
+            self.write(REGION_TABLES[copy], table)
+            self.seal(REGION_TABLES[copy], TABLE_SIZE)
+
+    def break_region_table(self, copy):
+        self.write(REGION_TABLES[copy] + TABLE_SIZE - 1, b'\xff')
+
+    def region_table_is_valid(self, copy):
+        data = self.read(REGION_TABLES[copy], TABLE_SIZE)
+        return (data[:4] == b'regi' and
+                struct.unpack_from('<I', data, 4)[0] == checksum(data))
+
+    # Metadata; an item is [GUID, offset in the region, length, flags]
+
+    def items(self):
+        table = self.region(METADATA)[1]
+        count = struct.unpack('<H', self.read(table + 10, 2))[0]
+        items = []
+        for i in range(count):
+            entry = self.read(table + 32 + i * 32, 32)
+            items.append([uuid.UUID(bytes_le=entry[:16]),
+                          *struct.unpack_from('<III', entry, 16)])
+        return items
+
+    def set_items(self, items, count=None):
+        count = len(items) if count is None else count
+        table = struct.pack('<8sHH20x', b'metadata', 0, count)
+        for guid, offset, length, flags in items:
+            table += guid.bytes_le + struct.pack('<IIII', offset, length,
+                                                 flags, 0)
+        self.write(self.region(METADATA)[1], table.ljust(TABLE_SIZE, b'\0'))
+
+    def find_item(self, name):
+        return next(i for i in self.items() if i[0] == ITEMS[name])
+
+    def item(self, name, code):
+        '''The values of the item @name, by the struct format @code'''
+        at = self.region(METADATA)[1] + self.find_item(name)[1]
+        return struct.unpack('<' + code, self.read(at, struct.calcsize(code)))
+
+    def set_item(self, name, code, *values):
+        at = self.region(METADATA)[1] + self.find_item(name)[1]
+        self.write(at, struct.pack('<' + code, *values))
+
+    # BAT
+
+    def bat(self, first, count=1):
+        data = self.read(self.region(BAT)[1] + first * 8, count * 8)
+        return list(struct.unpack(f'<{count}Q', data))
+
+    def set_bat(self, index, entry):
+        self.write(self.region(BAT)[1] + index * 8, struct.pack('<Q', entry))
+
+    # Log
+
+    def log(self):
+        '''
+        The valid entries of the log that the current header names, each with
+        its place in the file as 'at', by their sequence numbers
+        '''
+        header = self.header(self.current())
+        start, length = header['log_offset'], header['log_length']
+        # Twice, so that an entry that wraps around is in one piece
+        ring = self.read(start, length) * 2
+        entries = []
+        for at in range(0, length, 4 * KIB):
+            if ring[at:at + 4] != b'loge':
+                continue
+            entry = self.fields(start + at, LOG_ENTRY_FIELDS)
+            data = ring[at:at + entry['length']]
+            if (entry['log_guid'] == header['log_guid'] and
+                    entry['length'] <= length and
+                    checksum(data) == entry['checksum']):
+                entry['at'] = start + at
+                entries.append(entry)
+        return sorted(entries, key=lambda entry: entry['sequence'])

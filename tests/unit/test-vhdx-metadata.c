@@ -1,0 +1,598 @@
+/*
+ * VHDX unit tests: the region table, the metadata table and its items
+ *
+ * A table is described by a list of struct Slot, the fields of its entries, and
+ * turned into bytes here.  Each reason to refuse a table has a test that takes
+ * a good list and spoils one thing in it.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/vhdx-format.h"
+#include "vhdx-test-util.h"
+
+#define TABLE_BYTES     (64 * KiB)
+#define UNKNOWN_GUID    "00112233-4455-6677-8899-AABBCCDDEEFF"
+#define OTHER_GUID      "00112233-4455-6677-8899-AABBCCDDEE00"
+
+#define LOG_OFFSET      (4 * (uint64_t)MiB)
+#define LOG_LENGTH      (2 * (uint32_t)MiB)
+
+/* An entry of either table; both have four fields, in another order. */
+typedef struct Slot {
+    const char *guid;
+    uint64_t offset;
+    uint32_t length;
+    uint32_t flags;
+} Slot;
+
+/* -- Region table -- */
+
+static uint8_t *region_bytes(const Slot *slots, uint32_t count)
+{
+    uint8_t *buf = g_malloc0(TABLE_BYTES);
+
+    memcpy(buf, "regi", 4);
+    put_le(buf + 8, count, 4);
+    for (uint32_t i = 0; i < count; i++) {
+        put_guid(buf + 16 + 32 * i, slots[i].guid);
+        put_le(buf + 16 + 32 * i + 16, slots[i].offset, 8);
+        put_le(buf + 16 + 32 * i + 24, slots[i].length, 4);
+        put_le(buf + 16 + 32 * i + 28, slots[i].flags, 4);
+    }
+    seal(buf, TABLE_BYTES);
+    return buf;
+}
+
+static const Slot good_regions[2] = {
+    { GUID_REGION_BAT, 3 * MiB, MiB, 1 },
+    { GUID_REGION_METADATA, 2 * MiB, MiB, 1 },
+};
+
+/* What the decoder makes of a table. */
+typedef struct Decoded {
+    VHDXRegion *regions;
+    uint32_t count;
+    VHDXRegion bat, metadata;
+} Decoded;
+
+static int decode_regions(const uint8_t *buf, Decoded *d, Error **errp)
+{
+    *d = (Decoded) { 0 };
+    return vhdx_region_table_decode(buf, LOG_OFFSET, LOG_LENGTH, &d->regions,
+                                    &d->count, &d->bat, &d->metadata, errp);
+}
+
+static void assert_region(const VHDXRegion *region, const Slot *slot)
+{
+    uint8_t want[16], got[16];
+
+    put_guid(want, slot->guid);
+    vhdx_guid_encode(&region->guid, got);
+    g_assert_cmpmem(got, 16, want, 16);
+    g_assert_cmphex(region->offset, ==, slot->offset);
+    g_assert_cmphex(region->length, ==, slot->length);
+    g_assert_cmphex(region->flags, ==, slot->flags);
+}
+
+static void accept_regions(const Slot *slots, uint32_t count)
+{
+    g_autofree uint8_t *buf = region_bytes(slots, count);
+    Decoded d;
+
+    g_assert_true(vhdx_region_table_valid(buf));
+    g_assert_cmpint(decode_regions(buf, &d, &error_abort), ==, 0);
+    g_assert_cmpint(d.count, ==, count);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_region(&d.regions[i], &slots[i]);
+        if (!strcmp(slots[i].guid, GUID_REGION_BAT)) {
+            assert_region(&d.bat, &slots[i]);
+        }
+        if (!strcmp(slots[i].guid, GUID_REGION_METADATA)) {
+            assert_region(&d.metadata, &slots[i]);
+        }
+    }
+    g_free(d.regions);
+}
+
+static void refuse_regions(const Slot *slots, uint32_t count, int ret,
+                           const char *name, const char *value)
+{
+    g_autofree uint8_t *buf = region_bytes(slots, count);
+    Error *err = NULL;
+    Decoded d;
+
+    g_assert_cmpint(decode_regions(buf, &d, &err), ==, ret);
+    expect_error(err, name, value);
+    g_assert_null(d.regions);
+}
+
+static void test_region_encode(void)
+{
+    g_autofree uint8_t *want = region_bytes(good_regions, 2);
+    g_autofree uint8_t *got = g_malloc(TABLE_BYTES);
+    static const uint8_t start[80] = {
+        'r', 'e', 'g', 'i', 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0,
+        0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42,
+        0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08,
+        0, 0, 0x30, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0,
+        0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b,
+        0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e,
+        0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0,
+    };
+    const VHDXRegion regions[2] = {
+        { vhdx_region_bat, 3 * MiB, MiB, VHDX_REGION_REQUIRED },
+        { vhdx_region_metadata, 2 * MiB, MiB, VHDX_REGION_REQUIRED },
+    };
+
+    memset(got, 0xaa, TABLE_BYTES);
+    vhdx_region_table_encode(regions, 2, got);
+    g_assert_cmpmem(got + 8, 72, start + 8, 72);
+    g_assert_cmpmem(got, TABLE_BYTES, want, TABLE_BYTES);
+}
+
+static void test_region_valid(void)
+{
+    g_autofree uint8_t *buf = region_bytes(good_regions, 2);
+
+    g_assert_true(vhdx_region_table_valid(buf));
+    for (size_t i = 0; i < TABLE_BYTES; i += i < 80 ? 1 : 65) {
+        buf[i] ^= 0x04;
+        g_assert_false(vhdx_region_table_valid(buf));
+        buf[i] ^= 0x04;
+    }
+    memcpy(buf, "REGI", 4);
+    seal(buf, TABLE_BYTES);
+    g_assert_false(vhdx_region_table_valid(buf));
+    memset(buf, 0, TABLE_BYTES);
+    g_assert_false(vhdx_region_table_valid(buf));
+}
+
+static void test_region_good(void)
+{
+    const Slot swapped[] = { good_regions[1], good_regions[0] };
+    /* QEMU's old driver left the Required bits out */
+    const Slot no_bits[] = {
+        { GUID_REGION_BAT, 3 * MiB, MiB, 0 },
+        { GUID_REGION_METADATA, 2 * MiB, MiB, 0 },
+    };
+    /* one MiB before the log, one behind it, and a far one of almost 4 GiB */
+    const Slot others[] = {
+        { GUID_REGION_METADATA, MiB, MiB, 1 },
+        { UNKNOWN_GUID, LOG_OFFSET - MiB, MiB, 0 },
+        { OTHER_GUID, LOG_OFFSET + LOG_LENGTH, MiB, 0 },
+        { GUID_REGION_BAT, 64 * TiB, 0xfff00000, 1 },
+    };
+
+    accept_regions(good_regions, 2);
+    accept_regions(swapped, 2);
+    accept_regions(no_bits, 2);
+    accept_regions(others, 4);
+}
+
+/* A GUID, unknown to the driver, for each @i. */
+static const char *guid_number(uint32_t i)
+{
+    static char texts[2047][37];
+
+    snprintf(texts[i], 37, "%08x-0000-0000-0000-000000000000", i);
+    return texts[i];
+}
+
+static void test_region_count(void)
+{
+    g_autofree Slot *slots = g_new(Slot, 2047);
+    g_autofree uint8_t *buf = NULL;
+    static const uint32_t bad[] = { 2048, 65536, 0x80000000, 0xffffffff };
+
+    memcpy(slots, good_regions, sizeof(good_regions));
+    for (uint32_t i = 2; i < 2047; i++) {
+        slots[i] = (Slot) { guid_number(i), (16ULL + i) * MiB, MiB, 0 };
+    }
+    accept_regions(slots, 2047);
+
+    buf = region_bytes(slots, 2047);
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("%" PRIu32, bad[i]);
+        Error *err = NULL;
+        Decoded d;
+
+        put_le(buf + 8, bad[i], 4);
+        seal(buf, TABLE_BYTES);
+        g_assert_cmpint(decode_regions(buf, &d, &err), ==, -EINVAL);
+        expect_error(err, "EntryCount", value);
+    }
+}
+
+static void test_region_offset(void)
+{
+    static const uint64_t bad[] = {
+        0, 64 * KiB, MiB - 1, 8 * MiB + 1, 8 * MiB + 512 * KiB,
+        0x7ffffffffff00000, 0x8000000000000000, 0xfffffffffff00000
+    };
+
+    for (size_t i = 0; i < 3 * G_N_ELEMENTS(bad); i++) {
+        Slot slots[3] = {
+            good_regions[0], good_regions[1], { UNKNOWN_GUID, 0, MiB, 0 }
+        };
+        uint64_t offset = bad[i / 3];
+        g_autofree char *value = g_strdup_printf("%" PRIu64, offset);
+
+        slots[i % 3].offset = offset;
+        refuse_regions(slots, 3 - (i % 3 != 2), -EINVAL, "FileOffset", value);
+    }
+}
+
+static void test_region_length(void)
+{
+    static const uint32_t bad[] = {
+        0, 1, 65536, MiB - 1, MiB + 1, 3 * MiB / 2, 0xffffffff
+    };
+
+    for (size_t i = 0; i < 3 * G_N_ELEMENTS(bad); i++) {
+        Slot slots[3] = {
+            good_regions[0], good_regions[1], { UNKNOWN_GUID, GiB, 0, 0 }
+        };
+        uint32_t length = bad[i / 3];
+        g_autofree char *value = g_strdup_printf("%" PRIu32, length);
+
+        slots[i % 3].offset = GiB;
+        slots[i % 3].length = length;
+        refuse_regions(slots, 3 - (i % 3 != 2), -EINVAL, "Length", value);
+    }
+}
+
+static void test_region_log_overlap(void)
+{
+    static const struct {
+        uint64_t offset;
+        uint32_t length;
+    } bad[] = {
+        { LOG_OFFSET, LOG_LENGTH }, { LOG_OFFSET, MiB },
+        { LOG_OFFSET + MiB, MiB }, { LOG_OFFSET + MiB, 7 * MiB },
+        { LOG_OFFSET - MiB, 2 * MiB }, { LOG_OFFSET - MiB, 9 * MiB },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("%" PRIu64, bad[i].offset);
+        Slot slots[2] = {
+            { GUID_REGION_METADATA, 2 * MiB, MiB, 1 },
+            { GUID_REGION_BAT, bad[i].offset, bad[i].length, 1 },
+        };
+
+        refuse_regions(slots, 2, -EINVAL, "log", value);
+        slots[0].guid = UNKNOWN_GUID;
+        slots[0].flags = 0;
+        refuse_regions(slots, 2, -EINVAL, "log", value);
+    }
+}
+
+static void test_region_overlap(void)
+{
+    static const struct {
+        uint64_t offset;
+        uint32_t length;
+    } bad[] = {
+        { 32 * MiB, 4 * MiB }, { 32 * MiB, MiB }, { 35 * MiB, MiB },
+        { 33 * MiB, 2 * MiB }, { 31 * MiB, 2 * MiB }, { 31 * MiB, 6 * MiB },
+        { 35 * MiB, 0xff000000 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        Slot slots[4] = {
+            good_regions[1],
+            { UNKNOWN_GUID, 16 * MiB, MiB, 0 },
+            { GUID_REGION_BAT, 32 * MiB, 4 * MiB, 1 },
+            { OTHER_GUID, bad[i].offset, bad[i].length, 0 },
+        };
+        g_autofree char *value = g_strdup_printf("%" PRIu64, bad[i].offset);
+
+        refuse_regions(slots, 4, -EINVAL, "overlap", value);
+        slots[2] = slots[3];
+        slots[3] = (Slot) { GUID_REGION_BAT, 32 * MiB, 4 * MiB, 1 };
+        refuse_regions(slots, 4, -EINVAL, "overlap", "33554432");
+    }
+}
+
+static void test_region_duplicate(void)
+{
+    static const char *const guids[] = {
+        GUID_REGION_BAT, GUID_REGION_METADATA, UNKNOWN_GUID
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(guids); i++) {
+        const Slot slots[4] = {
+            { guids[i], 32 * MiB, MiB, 0 },
+            good_regions[0], good_regions[1],
+            { guids[i], 64 * MiB, MiB, 0 },
+        };
+
+        refuse_regions(slots, 4, -EINVAL, "twice", guids[i]);
+    }
+}
+
+static void test_region_unknown(void)
+{
+    Slot slots[3] = {
+        good_regions[0], good_regions[1], { UNKNOWN_GUID, 32 * MiB, MiB, 1 }
+    };
+
+    refuse_regions(slots, 3, -ENOTSUP, "required", UNKNOWN_GUID);
+    slots[2].flags = 0;
+    accept_regions(slots, 3);
+}
+
+static void test_region_missing(void)
+{
+    const Slot other = { UNKNOWN_GUID, 32 * MiB, MiB, 0 };
+    const Slot only_bat[] = { good_regions[0], other };
+    const Slot only_metadata[] = { other, good_regions[1] };
+
+    refuse_regions(only_bat, 2, -EINVAL, "region", "metadata");
+    refuse_regions(only_metadata, 2, -EINVAL, "region", "BAT");
+    refuse_regions(NULL, 0, -EINVAL, "region", "no");
+}
+
+/* -- Metadata table -- */
+
+static uint8_t *item_bytes(const Slot *slots, uint32_t count)
+{
+    uint8_t *buf = g_malloc0(TABLE_BYTES);
+
+    memcpy(buf, "metadata", 8);
+    put_le(buf + 10, count, 2);
+    for (uint32_t i = 0; i < count; i++) {
+        put_guid(buf + 32 + 32 * i, slots[i].guid);
+        put_le(buf + 32 + 32 * i + 16, slots[i].offset, 4);
+        put_le(buf + 32 + 32 * i + 20, slots[i].length, 4);
+        put_le(buf + 32 + 32 * i + 24, slots[i].flags, 4);
+    }
+    return buf;
+}
+
+static const Slot good_items[6] = {
+    { GUID_FILE_PARAMETERS, 0x10000, 8, 4 },
+    { GUID_DISK_SIZE, 0x10008, 8, 6 },
+    { GUID_DISK_ID, 0x10010, 16, 6 },
+    { GUID_LOGICAL_SECTOR, 0x10020, 4, 6 },
+    { GUID_PHYSICAL_SECTOR, 0x10024, 4, 6 },
+    { UNKNOWN_GUID, 0x10028, 100, 0 },
+};
+
+static void accept_items(const Slot *slots, uint32_t count, uint32_t region)
+{
+    g_autofree uint8_t *buf = item_bytes(slots, count);
+    g_autofree VHDXItem *items = NULL;
+    uint32_t got = 0;
+
+    g_assert_cmpint(vhdx_metadata_table_decode(buf, region, &items, &got,
+                                               &error_abort), ==, 0);
+    g_assert_cmpint(got, ==, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t want[16], guid[16];
+
+        put_guid(want, slots[i].guid);
+        vhdx_guid_encode(&items[i].guid, guid);
+        g_assert_cmpmem(guid, 16, want, 16);
+        g_assert_cmphex(items[i].offset, ==, slots[i].offset);
+        g_assert_cmphex(items[i].length, ==, slots[i].length);
+        g_assert_cmphex(items[i].flags, ==, slots[i].flags);
+    }
+}
+
+static void refuse_items(const Slot *slots, uint32_t count, int ret,
+                         const char *name, const char *value)
+{
+    g_autofree uint8_t *buf = item_bytes(slots, count);
+    VHDXItem *items = NULL;
+    Error *err = NULL;
+    uint32_t got;
+
+    g_assert_cmpint(vhdx_metadata_table_decode(buf, MiB, &items, &got, &err),
+                    ==, ret);
+    expect_error(err, name, value);
+    g_assert_null(items);
+}
+
+/* Refuse the good table with @bad as its last item. */
+static void refuse_item(Slot bad, int ret, const char *name,
+                        const char *value)
+{
+    Slot slots[6];
+
+    memcpy(slots, good_items, sizeof(slots));
+    slots[5] = bad;
+    refuse_items(slots, 6, ret, name, value);
+}
+
+static void test_table_good(void)
+{
+    const Slot ends[] = {
+        { UNKNOWN_GUID, 0, 0, 0 },              /* an item without content */
+        { UNKNOWN_GUID, 0x10000, 1, 1 },        /* the same GUID, a user's */
+        { OTHER_GUID, MiB, MiB, 2 },            /* as long as it may be */
+        { GUID_PARENT_LOCATOR, 3 * MiB - 1, 1, 4 },
+    };
+
+    accept_items(good_items, 6, MiB);
+    accept_items(ends, 4, 3 * MiB);
+    accept_items(NULL, 0, MiB);
+}
+
+static void test_table_signature(void)
+{
+    g_autofree uint8_t *buf = item_bytes(good_items, 6);
+
+    for (int i = 0; i < 8; i++) {
+        VHDXItem *items = NULL;
+        Error *err = NULL;
+        uint32_t count;
+
+        buf[i] ^= 0x20;
+        g_assert_cmpint(vhdx_metadata_table_decode(buf, MiB, &items, &count,
+                                                   &err), ==, -EINVAL);
+        expect_error(err, "metadata table", "signature");
+        buf[i] ^= 0x20;
+    }
+}
+
+static void test_table_count(void)
+{
+    g_autofree Slot *slots = g_new(Slot, 2047);
+    g_autofree uint8_t *buf = NULL;
+    static const uint32_t bad[] = { 2048, 2049, 65535 };
+
+    for (uint32_t i = 0; i < 2047; i++) {
+        slots[i] = (Slot) { guid_number(i), 0x10000 + 4 * i, 4, 0 };
+    }
+    accept_items(slots, 2047, MiB);
+
+    buf = item_bytes(slots, 2047);
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("%" PRIu32, bad[i]);
+        VHDXItem *items = NULL;
+        Error *err = NULL;
+        uint32_t count;
+
+        put_le(buf + 10, bad[i], 2);
+        g_assert_cmpint(vhdx_metadata_table_decode(buf, MiB, &items, &count,
+                                                   &err), ==, -EINVAL);
+        expect_error(err, "EntryCount", value);
+    }
+}
+
+static void test_table_users(void)
+{
+    g_autofree Slot *slots = g_new(Slot, 1030);
+
+    for (uint32_t i = 0; i < 1030; i++) {
+        slots[i] = (Slot) { guid_number(i), 0x10000 + 4 * i, 4, i < 5 ? 0 : 1 };
+    }
+    accept_items(slots, 5 + 1024, MiB);
+    refuse_items(slots, 5 + 1025, -EINVAL, "user", "1024");
+}
+
+static void test_table_offset(void)
+{
+    static const Slot bad[] = {
+        { UNKNOWN_GUID, 0xffff, 8, 0 },         /* inside the table */
+        { UNKNOWN_GUID, 32, 8, 0 },
+        { UNKNOWN_GUID, 0, 8, 0 },
+        { UNKNOWN_GUID, 0x20000, 0, 0 },        /* length 0, offset not */
+        { UNKNOWN_GUID, MiB - 7, 8, 0 },        /* behind the region */
+        { UNKNOWN_GUID, MiB, 1, 0 },
+        { UNKNOWN_GUID, 0x10000, MiB, 0 },
+        { UNKNOWN_GUID, 0xfffffff8, 8, 0 },     /* the sum is 2^32 */
+        { UNKNOWN_GUID, 0xffffffff, 8, 0 },
+        { UNKNOWN_GUID, 0xfff00000, MiB, 0 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("%" PRIu64, bad[i].offset);
+
+        refuse_item(bad[i], -EINVAL, "Offset", value);
+    }
+}
+
+static void test_table_length(void)
+{
+    static const uint32_t bad[] = { MiB + 1, 0x80000000, 0xffffffff };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("%" PRIu32, bad[i]);
+
+        refuse_item((Slot) { UNKNOWN_GUID, 0x20000, bad[i], 0 }, -EINVAL,
+                    "Length", value);
+    }
+}
+
+static void test_table_overlap(void)
+{
+    refuse_item((Slot) { UNKNOWN_GUID, 0x10026, 8, 0 }, -EINVAL, "overlap",
+                "65574");
+    refuse_item((Slot) { UNKNOWN_GUID, 0x10000, 0x1000, 0 }, -EINVAL,
+                "overlap", "65536");
+}
+
+static void test_table_duplicate(void)
+{
+    refuse_item((Slot) { GUID_DISK_SIZE, 0x20000, 8, 6 }, -EINVAL, "twice",
+                GUID_DISK_SIZE);
+    /* IsVirtualDisk and IsRequired do not make another item of it */
+    refuse_item((Slot) { GUID_DISK_SIZE, 0x20000, 8, 0 }, -EINVAL, "twice",
+                GUID_DISK_SIZE);
+}
+
+static void test_table_unknown(void)
+{
+    refuse_item((Slot) { UNKNOWN_GUID, 0x20000, 8, 4 }, -ENOTSUP, "required",
+                UNKNOWN_GUID);
+    refuse_item((Slot) { UNKNOWN_GUID, 0x20000, 8, 5 }, -ENOTSUP, "required",
+                UNKNOWN_GUID);
+    /* a user's item is another one, even with the GUID of a known item */
+    refuse_item((Slot) { GUID_DISK_SIZE, 0x20000, 8, 5 }, -ENOTSUP,
+                "required", GUID_DISK_SIZE);
+}
+
+static void test_table_unfinished(void)
+{
+    for (uint32_t flags = 0; flags <= 4; flags += 2) {
+        refuse_item((Slot) { GUID_UNFINISHED, 0x20000, 8, flags }, -EINVAL,
+                    "not finished", GUID_UNFINISHED);
+    }
+}
+
+static void test_table_find(void)
+{
+    const Slot slots[] = {
+        { UNKNOWN_GUID, 0x10040, 8, 1 },
+        { GUID_DISK_SIZE, 0x10020, 8, 1 },      /* a user's: not the one */
+        { GUID_DISK_SIZE, 0x10000, 8, 6 },
+        { GUID_DISK_ID, 0x10010, 16, 6 },
+    };
+    g_autofree uint8_t *buf = item_bytes(slots, 4);
+    g_autofree VHDXItem *items = NULL;
+    uint32_t count = 0;
+
+    vhdx_metadata_table_decode(buf, MiB, &items, &count, &error_abort);
+    g_assert_true(vhdx_metadata_find(items, count, &vhdx_item_disk_size) ==
+                  &items[2]);
+    g_assert_true(vhdx_metadata_find(items, count, &vhdx_item_disk_id) ==
+                  &items[3]);
+    g_assert_null(vhdx_metadata_find(items, count,
+                                     &vhdx_item_file_parameters));
+    g_assert_null(vhdx_metadata_find(items, 3, &vhdx_item_disk_id));
+    g_assert_null(vhdx_metadata_find(NULL, 0, &vhdx_item_disk_id));
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    g_test_add_func("/vhdx/region/encode", test_region_encode);
+    g_test_add_func("/vhdx/region/signature-and-crc", test_region_valid);
+    g_test_add_func("/vhdx/region/good", test_region_good);
+    g_test_add_func("/vhdx/region/bad-count", test_region_count);
+    g_test_add_func("/vhdx/region/bad-offset", test_region_offset);
+    g_test_add_func("/vhdx/region/bad-length", test_region_length);
+    g_test_add_func("/vhdx/region/overlaps-log", test_region_log_overlap);
+    g_test_add_func("/vhdx/region/overlaps-region", test_region_overlap);
+    g_test_add_func("/vhdx/region/duplicate", test_region_duplicate);
+    g_test_add_func("/vhdx/region/unknown-required", test_region_unknown);
+    g_test_add_func("/vhdx/region/missing", test_region_missing);
+
+    g_test_add_func("/vhdx/metadata/good", test_table_good);
+    g_test_add_func("/vhdx/metadata/bad-signature", test_table_signature);
+    g_test_add_func("/vhdx/metadata/bad-count", test_table_count);
+    g_test_add_func("/vhdx/metadata/too-many-user-items", test_table_users);
+    g_test_add_func("/vhdx/metadata/bad-offset", test_table_offset);
+    g_test_add_func("/vhdx/metadata/bad-length", test_table_length);
+    g_test_add_func("/vhdx/metadata/overlap", test_table_overlap);
+    g_test_add_func("/vhdx/metadata/duplicate", test_table_duplicate);
+    g_test_add_func("/vhdx/metadata/unknown-required", test_table_unknown);
+    g_test_add_func("/vhdx/metadata/unfinished", test_table_unfinished);
+    g_test_add_func("/vhdx/metadata/find", test_table_find);
+
+    return g_test_run();
+}
