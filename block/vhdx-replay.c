@@ -53,7 +53,7 @@ typedef struct FoundEntry {
 /* -- The index -- */
 
 /* Ranges in the tree are disjoint, so those that overlap compare as equal. */
-static int range_compare(const void *a, const void *b, void *opaque)
+static int ranges_order(const void *a, const void *b, void *opaque)
 {
     const VHDXReplayRange *x = a, *y = b;
 
@@ -447,7 +447,7 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
     replay = g_new0(VHDXReplay, 1);
     replay->sequence = head->sequence;
     replay->last_file_offset = head->last_file_offset;
-    replay->ranges = g_tree_new_full(range_compare, NULL, g_free, NULL);
+    replay->ranges = g_tree_new_full(ranges_order, NULL, g_free, NULL);
     for (guint i = 0; i < active->len && ret == 0; i++) {
         ret = entry_index(bs, replay, &g_array_index(active, FoundEntry, i),
                           limit, errp);

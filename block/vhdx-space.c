@@ -14,9 +14,11 @@
  * grows.  The map is first made when there is something to put into it; what
  * is not known to be free counts as used.
  *
- * Only where that is not enough is the map made from the BAT: after a crash,
- * which may have left space behind the last block, and on a node that cannot
- * grow, where all blocks must be found room for inside.
+ * Space that earlier opens have left free is found by going through the BAT.
+ * That is done before the file grows for the first time, unless the BAT is
+ * large; then it waits until the file would become longer than with all blocks
+ * present.  It is also done after a crash, which may have left space behind the
+ * last block, and on a node that cannot grow.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -29,6 +31,9 @@
 
 /* The file grows by this or two blocks, whichever is more. */
 #define GROW_BYTES      (16 * MiB)
+
+/* A BAT with so many entries is gone through without hesitation. */
+#define SCAN_ENTRIES    (MiB / VHDX_BAT_ENTRY_SIZE)
 
 /* No map is kept of files longer than this: it would take over 128 MiB. */
 #define MAX_MAP_BYTES   (1024 * (uint64_t)TiB)
@@ -132,11 +137,22 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
     return 0;
 }
 
+static void scan_mark_freed(Scan *scan, GArray *freed)
+{
+    for (guint i = 0; i < freed->len; i++) {
+        VHDXFreed *f = &g_array_index(freed, VHDXFreed, i);
+
+        scan_mark(scan, f->offset, f->length);
+    }
+}
+
 int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
     Scan scan = { .bits = DIV_ROUND_UP(sp->size, VHDX_MIB) };
+    GHashTableIter iter;
+    VHDXAlloc *alloc;
     uint64_t last;
     int ret;
 
@@ -152,22 +168,26 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     for (uint32_t i = 0; i < s->region_count; i++) {
         scan_mark(&scan, s->regions[i].offset, s->regions[i].length);
     }
+    /* Blocks that are not in the BAT yet may be so when it has been read. */
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        sp->scanning = true;
+        g_hash_table_iter_init(&iter, s->allocs);
+        while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
+            scan_mark(&scan, alloc->offset, s->geo.block_size);
+        }
+    }
     ret = vhdx_bat_walk(bs, scan_entries, &scan);
+
+    QEMU_LOCK_GUARD(&s->lock);
+    sp->scanning = false;
     if (ret < 0) {
         g_free(scan.used);
         return ret;
     }
-
-    QEMU_LOCK_GUARD(&s->lock);
-    for (guint i = 0; i < sp->freed->len; i++) {
-        VHDXFreed *f = &g_array_index(sp->freed, VHDXFreed, i);
-        scan_mark(&scan, f->offset, f->length);
-    }
-    for (guint i = 0; i < sp->committed->len; i++) {
-        VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, i);
-        scan_mark(&scan, f->offset, f->length);
-    }
+    scan_mark_freed(&scan, sp->freed);
+    scan_mark_freed(&scan, sp->committed);
     g_free(sp->used);
+    sp->scanned = true;
     sp->used = scan.used;
     sp->used_bits = scan.bits;
     sp->hint = 0;
@@ -218,65 +238,107 @@ space_grow(BlockDriverState *bs, uint64_t end)
     return 0;
 }
 
-/* Make room for one block at the end, or inside where that can't be. */
+/* How long the file is with all objects and blocks, and no space free. */
+static uint64_t full_size(BDRVVHDXState *s)
+{
+    uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
+                    (s->geo.blocks << s->geo.block_bits);
+
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        size += s->regions[i].length;
+    }
+    return size;
+}
+
+/*
+ * Make room for one block: find out what is free, or make the file longer to
+ * @end.  grow_lock is held.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 space_extend(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
     int ret;
 
-    if (s->space.fixed_size) {
+    if (!sp->scanned &&
+        (sp->fixed_size || s->geo.bat_entries <= SCAN_ENTRIES ||
+         end > full_size(s))) {
+        ret = vhdx_space_scan(bs);
+        if (ret != -EFBIG || sp->fixed_size) {
+            return ret;
+        }
+    }
+    if (sp->fixed_size) {
         return -ENOSPC;
     }
     ret = space_grow(bs, end);
     if (ret == -EINVAL || ret == -ENOTSUP) {
-        s->space.fixed_size = true;
+        /* The node can't grow: look for space inside. */
+        sp->fixed_size = true;
+        sp->scanned = false;
         ret = vhdx_space_scan(bs);
-        if (ret < 0) {
-            s->space.fixed_size = false;
-        }
     }
     return ret;
+}
+
+/*
+ * Take a place that is known to be free, below the end or at it.  lock is
+ * held.  Returns 0 if there is none.
+ */
+static uint64_t space_take(BDRVVHDXState *s, bool *zero)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t bytes = s->geo.block_size;
+    uint64_t offset;
+
+    if (sp->scanning) {
+        return 0;
+    }
+    offset = map_take(sp, bytes);
+    if (offset) {
+        *zero = false;
+        return offset;
+    }
+    offset = sp->end;
+    if (sp->fixed_size || offset + bytes > sp->size) {
+        return 0;
+    }
+    sp->end += bytes;
+    map_reach(sp, sp->end);
+    if (sp->used) {
+        bitmap_set(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
+    }
+    *zero = offset >= sp->zero_from;
+    return offset;
 }
 
 int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
-    uint64_t bytes = s->geo.block_size;
-    uint64_t offset;
+    uint64_t offset, end;
     int ret;
 
-    for (;;) {
-        offset = map_take(sp, bytes);
-        if (offset) {
-            *zero = false;
-            return offset;
-        }
-        offset = sp->end;
-        if (!sp->fixed_size && offset + bytes <= sp->size) {
-            sp->end += bytes;
-            map_reach(sp, sp->end);
-            if (sp->used) {
-                bitmap_set(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
-            }
-            *zero = offset >= sp->zero_from;
-            return offset;
-        }
-
+    /*
+     * Take what there is; if that is nothing, and is still so when no other
+     * request is making room, make some.
+     */
+    while (!(offset = space_take(s, zero))) {
         qemu_mutex_unlock(&s->lock);
         qemu_co_mutex_lock(&s->grow_lock);
-        /* Another request may have made room while this one waited. */
-        ret = 0;
-        if (sp->fixed_size || sp->end + bytes > sp->size) {
-            ret = space_extend(bs, sp->end + bytes);
-        }
+        qemu_mutex_lock(&s->lock);
+        offset = space_take(s, zero);
+        end = sp->end + s->geo.block_size;
+        qemu_mutex_unlock(&s->lock);
+        ret = offset ? 0 : space_extend(bs, end);
         qemu_co_mutex_unlock(&s->grow_lock);
         qemu_mutex_lock(&s->lock);
-        if (ret < 0) {
-            return ret;
+        if (offset || ret < 0) {
+            return offset ?: ret;
         }
     }
+    return offset;
 }
 
 void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset)

@@ -169,8 +169,8 @@ static int coroutine_mixed_fn vhdx_call(VHDXCall call)
     if (qemu_in_coroutine()) {
         vhdx_call_entry(&call);
     } else {
-        bdrv_coroutine_enter(call.bs, qemu_coroutine_create(vhdx_call_entry,
-                                                            &call));
+        aio_co_enter(bdrv_get_aio_context(call.bs),
+                     qemu_coroutine_create(vhdx_call_entry, &call));
         BDRV_POLL_WHILE(call.bs, qatomic_read(&call.ret) == -EINPROGRESS);
     }
     return call.ret;

@@ -22,12 +22,11 @@ apply_step() {
     case $1 in
     2-driver)
         rm -f "$repo"/block/vhdx*
-        cp "$top"/block/* "$repo/block/"
-        cp "$top"/include/block/* "$repo/include/block/" ;;
-    3-unit-tests) cp "$top"/tests/unit/* "$repo/tests/unit/" ;;
+        cp "$top"/block/*vhdx* "$repo/block/"
+        cp "$top"/include/block/*vhdx* "$repo/include/block/" ;;
+    3-unit-tests) cp "$top"/tests/unit/*vhdx* "$repo/tests/unit/" ;;
     4-iotests)
-        find "$top/tests/iotests" -maxdepth 1 -type f \
-            -exec cp -t "$repo/tests/qemu-iotests/tests/" {} + ;;
+        cp "$top"/tests/iotests/*vhdx* "$repo/tests/qemu-iotests/tests/" ;;
     esac
     patch -d "$repo" -p1 --fuzz=0 --no-backup-if-mismatch -s \
         < "$top/patches/qemu-$(qemu_line "$repo")/$1.patch"

@@ -94,6 +94,8 @@ typedef struct VHDXSpace {
     uint64_t size;                  /* length of the file, bytes */
     uint64_t zero_from;             /* from here on the file reads as zeros */
     bool fixed_size;                /* the node can't grow or shrink */
+    bool scanning;                  /* the map is being made: none to take */
+    bool scanned;                   /* the map tells of all that is free */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB where the next search begins */

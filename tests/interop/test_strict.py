@@ -10,8 +10,7 @@ import sys
 import uuid
 
 from harness import expect, run
-from sample import (BAT, DATA, ITEM, ITEMS, LOG, METADATA, Sample, le, locator,
-                    log_entry)
+from sample import BAT, DATA, ITEM, ITEMS, METADATA, Sample, le, log_entry
 from strict.report import KIB, MIB, TIB
 from vhdx_strict import Image
 
