@@ -175,6 +175,36 @@ static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
     g_free(alloc);
 }
 
+/*
+ * Find a place for @block and enter it, with a reference for the caller in
+ * @alloc, unless another request has done so meanwhile.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_new(BlockDriverState *bs, uint64_t block, VHDXAlloc **alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool zero;
+    int64_t offset = vhdx_space_alloc(bs, &zero);
+
+    if (offset < 0) {
+        return offset;
+    }
+    if (g_hash_table_contains(s->allocs, &block)) {
+        vhdx_space_abandon(s, offset);
+        return 0;
+    }
+    *alloc = g_new(VHDXAlloc, 1);
+    **alloc = (VHDXAlloc) {
+        .block = block,
+        .offset = offset,
+        .refs = 1,
+        .ready = zero,
+        .barrier = !zero,
+    };
+    g_hash_table_insert(s->allocs, &(*alloc)->block, *alloc);
+    return 0;
+}
+
 /* Make the place of @alloc read as zeros, or wait until someone has. */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
@@ -208,48 +238,44 @@ block_place(BlockDriverState *bs, uint64_t block, uint64_t *place,
             VHDXAlloc **alloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXAlloc *a = NULL;
-    int64_t offset = 0;
+    VHDXAlloc *own = NULL, *a;
     uint64_t entry = 0;
-    bool present, zero = false;
     int ret;
 
+    /* Lock is dropped to allocate, so then look again. */
     for (;;) {
         ret = vhdx_bat_get(bs, block, &entry);
-        present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-        if (ret < 0 || present ||
-            (a = g_hash_table_lookup(s->allocs, &block)) || offset) {
+        a = g_hash_table_lookup(s->allocs, &block);
+        if (ret < 0 || a ||
+            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
             break;
         }
-        /* Lock is dropped here: look again. */
-        offset = vhdx_space_alloc(bs, &zero);
-        if (offset < 0) {
-            return offset;
+        if (own) {
+            /* Others have used it already, and it has been freed again. */
+            alloc_unref(s, own);
+            own = NULL;
+        }
+        ret = alloc_new(bs, block, &own);
+        if (ret < 0) {
+            return ret;
         }
     }
-
-    if (ret == 0 && !present && !a) {
-        a = g_new(VHDXAlloc, 1);
-        *a = (VHDXAlloc) {
-            .block = block,
-            .offset = offset,
-            .ready = zero,
-            .barrier = !zero,
-        };
-        g_hash_table_insert(s->allocs, &a->block, a);
-    } else if (offset) {
-        vhdx_space_abandon(s, offset);
-    }
-    if (a) {
+    if (ret == 0 && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        *place = vhdx_bat_offset(entry);
+        *alloc = NULL;
+    } else if (ret == 0) {
         a->refs++;
         ret = alloc_prepare(bs, a);
         if (ret < 0) {
             alloc_unref(s, a);
-            return ret;
+        } else {
+            *place = a->offset;
+            *alloc = a;
         }
     }
-    *place = a ? a->offset : vhdx_bat_offset(entry);
-    *alloc = a;
+    if (own) {
+        alloc_unref(s, own);
+    }
     return ret;
 }
 
@@ -336,7 +362,7 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    if (!s->space.freed->len && !s->space.committed->len) {
+    if (!vhdx_space_pending(s)) {
         return -ENOSPC;
     }
     request_end(s, req);
@@ -405,8 +431,8 @@ static void block_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 {
     VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
 
-    if (alloc) {
-        /* Published, but still being written to: later writes go elsewhere. */
+    if (alloc && alloc->published) {
+        /* It is still being written to: later writes go elsewhere. */
         g_hash_table_remove(s->allocs, &block);
         alloc->detached = true;
     }

@@ -29,9 +29,8 @@
  * The first modification opens the log; see begin_locked().  An error that
  * leaves unknown what metadata is stable (a failed write of it, or a failed
  * flush after one) latches: no more is written and the log on disk stays as it
- * is.  Lack of
- * space is different: what could not be written stays dirty and the request
- * fails alone.
+ * is.  Lack of space is different: what could not be written stays dirty and
+ * the request fails alone.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -346,7 +345,6 @@ batch_write(BlockDriverState *bs, Batch *b)
 static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autoptr(GArray) freed = g_array_new(false, false, sizeof(VHDXFreed));
     uint32_t log_sectors = s->header.log_length / VHDX_LOG_SECTOR;
     uint64_t gen;
     bool barrier;
@@ -357,7 +355,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         gen = s->write_gen;
         barrier = s->barrier;
         s->barrier = false;
-        vhdx_space_commit_begin(s, freed);
+        vhdx_space_commit_begin(s);
         batch_take(bs, &batch);
     }
     if (barrier) {
@@ -368,7 +366,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     }
     batch_end(s, &batch);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_commit_end(s, freed, ret == 0);
+        vhdx_space_commit_end(s, ret == 0);
         if (ret == 0) {
             s->flushed_gen = gen;
         } else {
@@ -519,6 +517,7 @@ begin_locked(BlockDriverState *bs, bool data)
             ret = vhdx_region_table_mend(bs);
         }
         if (ret == 0) {
+            vhdx_space_begin(bs);
             ret = log_open(bs, &header);
         }
     }
@@ -571,7 +570,8 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
         header.log_guid = vhdx_guid_nil;
         ret = vhdx_header_update(bs, &header, 2);
         if (ret < 0) {
-            return log_write_error(bs, ret);
+            /* The current header may not name the log: use it no more. */
+            log_latch(bs, ret);
         }
     }
     return ret;

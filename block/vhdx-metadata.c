@@ -399,14 +399,31 @@ int vhdx_params_check(const VHDXParams *params, Error **errp)
 
 /* -- Open -- */
 
-/* Whether a region, by @name, lies within the file as it is after a replay. */
-static int region_in_file(BDRVVHDXState *s, const VHDXRegion *region,
-                          const char *name, Error **errp)
+/*
+ * Whether regions and log lie within the file as it is after a replay.  They
+ * must, as the file grows behind its end.
+ */
+static int objects_in_file(BDRVVHDXState *s, Error **errp)
 {
-    if (region->offset + region->length > s->space.size) {
-        error_setg(errp, "The %s region at FileOffset %" PRIu64 " with Length "
-                   "%" PRIu32 " does not end within the file of %" PRIu64
-                   " bytes", name, region->offset, region->length,
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        const VHDXRegion *r = &s->regions[i];
+        const char *name = vhdx_guid_equal(&r->guid, &vhdx_region_bat) ?
+                           "BAT" :
+                           vhdx_guid_equal(&r->guid, &vhdx_region_metadata) ?
+                           "metadata" : "unknown";
+
+        if (r->offset + r->length > s->space.size) {
+            error_setg(errp, "The %s region at FileOffset %" PRIu64 " with "
+                       "Length %" PRIu32 " does not end within the file of %"
+                       PRIu64 " bytes", name, r->offset, r->length,
+                       s->space.size);
+            return -EINVAL;
+        }
+    }
+    if (s->header.log_offset + s->header.log_length > s->space.size) {
+        error_setg(errp, "The log at LogOffset %" PRIu64 " with LogLength %"
+                   PRIu32 " does not end within the file of %" PRIu64
+                   " bytes", s->header.log_offset, s->header.log_length,
                    s->space.size);
         return -EINVAL;
     }
@@ -494,10 +511,7 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
 
     ret = region_table_load(bs, errp);
     if (ret == 0) {
-        ret = region_in_file(s, &s->bat, "BAT", errp);
-    }
-    if (ret == 0) {
-        ret = region_in_file(s, &s->metadata, "metadata", errp);
+        ret = objects_in_file(s, errp);
     }
     if (ret < 0) {
         return ret;

@@ -512,7 +512,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     }
 
     page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    while (pos < end && (range = range_from(replay, pos)) &&
+    while (ret == 0 && pos < end && (range = range_from(replay, pos)) &&
            range->start < end) {
         uint64_t from = MAX(range->start, offset);
         uint64_t to = MIN(range->end, end);
@@ -522,16 +522,18 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
             qemu_iovec_memset(qiov, at, 0, to - from);
         } else {
             ret = range_read(bs, range, page);
-            if (ret < 0) {
-                break;
-            }
             qemu_iovec_from_buf(qiov, at, page + (from - range->start),
                                 to - from);
         }
         pos = to;
     }
     qemu_vfree(page);
-    return MIN(ret, 0);
+    if (!replay_active(s)) {
+        /* The log may be another now, but all is in place. */
+        ret = bdrv_co_preadv_part(bs->file, offset, bytes, qiov, qiov_offset,
+                                  0);
+    }
+    return ret;
 }
 
 int coroutine_fn vhdx_replay_read(BlockDriverState *bs, uint64_t offset,

@@ -45,6 +45,7 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
         .size = size,
         .zero_from = UINT64_MAX,
         .freed = g_array_new(false, false, sizeof(VHDXFreed)),
+        .committing = g_array_new(false, false, sizeof(VHDXFreed)),
         .committed = g_array_new(false, false, sizeof(VHDXFreed)),
     };
 }
@@ -52,19 +53,29 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
 void vhdx_space_free(BDRVVHDXState *s)
 {
     g_clear_pointer(&s->space.freed, g_array_unref);
+    g_clear_pointer(&s->space.committing, g_array_unref);
     g_clear_pointer(&s->space.committed, g_array_unref);
     g_clear_pointer(&s->space.used, g_free);
 }
 
-/* Make sure that the map, if there is one, reaches to @end bytes. */
-static void map_reach(VHDXSpace *sp, uint64_t end)
+/* Let all up to @end bytes be used, if the last object ends before. */
+static void space_reach(VHDXSpace *sp, uint64_t end)
 {
+    uint64_t from = sp->end / VHDX_MIB;
     uint64_t bits = end / VHDX_MIB;
 
+    if (end <= sp->end) {
+        return;
+    }
+    sp->end = end;
     if (sp->used && bits > sp->used_bits) {
-        bits = MAX(bits, 2 * sp->used_bits);
-        sp->used = bitmap_zero_extend(sp->used, sp->used_bits, bits);
-        sp->used_bits = bits;
+        uint64_t new_bits = MAX(bits, 2 * sp->used_bits);
+
+        sp->used = bitmap_zero_extend(sp->used, sp->used_bits, new_bits);
+        sp->used_bits = new_bits;
+    }
+    if (sp->used) {
+        bitmap_set(sp->used, from, bits - from);
     }
 }
 
@@ -74,7 +85,10 @@ static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
     uint64_t bits = sp->end / VHDX_MIB;
 
     if (!sp->used) {
-        if (sp->end > MAX_MAP_BYTES || !(sp->used = bitmap_try_new(bits))) {
+        if (sp->end <= MAX_MAP_BYTES) {
+            sp->used = bitmap_try_new(bits);
+        }
+        if (!sp->used) {
             return;
         }
         bitmap_set(sp->used, 0, bits);
@@ -150,7 +164,10 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
-    Scan scan = { .bits = DIV_ROUND_UP(sp->size, VHDX_MIB) };
+    /* The last block may begin within the file and not end there. */
+    Scan scan = {
+        .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
+    };
     GHashTableIter iter;
     VHDXAlloc *alloc;
     uint64_t last;
@@ -185,12 +202,15 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return ret;
     }
     scan_mark_freed(&scan, sp->freed);
+    scan_mark_freed(&scan, sp->committing);
     scan_mark_freed(&scan, sp->committed);
     g_free(sp->used);
     sp->scanned = true;
     sp->used = scan.used;
     sp->used_bits = scan.bits;
     sp->hint = 0;
+    /* Blocks that are gone may have been anywhere up to the old end. */
+    sp->zero_from = MAX(sp->zero_from, sp->end);
     if (sp->fixed_size) {
         sp->end = QEMU_ALIGN_DOWN(sp->size, VHDX_MIB);
     } else {
@@ -304,13 +324,28 @@ static uint64_t space_take(BDRVVHDXState *s, bool *zero)
     if (sp->fixed_size || offset + bytes > sp->size) {
         return 0;
     }
-    sp->end += bytes;
-    map_reach(sp, sp->end);
-    if (sp->used) {
-        bitmap_set(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
-    }
+    space_reach(sp, offset + bytes);
     *zero = offset >= sp->zero_from;
     return offset;
+}
+
+void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    int ret;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!s->geo.blocks) {
+        return;
+    }
+    ret = vhdx_bat_get(bs, s->geo.blocks - 1, &entry);
+    if (ret < 0) {
+        /* It may lie at the end of the file. */
+        space_reach(&s->space, s->space.end + s->geo.block_size);
+    } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        space_reach(&s->space, vhdx_bat_offset(entry) + s->geo.block_size);
+    }
 }
 
 int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
@@ -330,10 +365,13 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
         qemu_mutex_lock(&s->lock);
         offset = space_take(s, zero);
         end = sp->end + s->geo.block_size;
-        qemu_mutex_unlock(&s->lock);
-        ret = offset ? 0 : space_extend(bs, end);
+        ret = 0;
+        if (!offset) {
+            qemu_mutex_unlock(&s->lock);
+            ret = space_extend(bs, end);
+            qemu_mutex_lock(&s->lock);
+        }
         qemu_co_mutex_unlock(&s->grow_lock);
-        qemu_mutex_lock(&s->lock);
         if (offset || ret < 0) {
             return offset ?: ret;
         }
@@ -366,16 +404,28 @@ void vhdx_space_release(BDRVVHDXState *s, uint64_t offset)
     g_array_append_val(s->space.freed, freed);
 }
 
-void vhdx_space_commit_begin(BDRVVHDXState *s, GArray *freed)
+/* Move all of @from to @to. */
+static void freed_move(GArray *from, GArray *to)
 {
-    g_array_append_vals(freed, s->space.freed->data, s->space.freed->len);
-    g_array_set_size(s->space.freed, 0);
+    g_array_append_vals(to, from->data, from->len);
+    g_array_set_size(from, 0);
 }
 
-void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable)
+void vhdx_space_commit_begin(BDRVVHDXState *s)
 {
-    g_array_append_vals(stable ? s->space.committed : s->space.freed,
-                        freed->data, freed->len);
+    freed_move(s->space.freed, s->space.committing);
+}
+
+void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
+{
+    freed_move(s->space.committing,
+               stable ? s->space.committed : s->space.freed);
+}
+
+bool vhdx_space_pending(BDRVVHDXState *s)
+{
+    return s->space.freed->len || s->space.committing->len ||
+           s->space.committed->len;
 }
 
 bool vhdx_space_reclaimable(BDRVVHDXState *s)
@@ -394,8 +444,16 @@ bool vhdx_space_reclaimable(BDRVVHDXState *s)
 void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autoptr(GArray) ready = g_array_new(false, false, sizeof(VHDXFreed));
+    g_autoptr(GArray) ready = NULL;
 
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!vhdx_space_reclaimable(s)) {
+            return;
+        }
+    }
+    /* What is on no list meanwhile must not be found free by a scan. */
+    qemu_co_mutex_lock(&s->grow_lock);
+    ready = g_array_new(false, false, sizeof(VHDXFreed));
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         uint64_t oldest = vhdx_oldest_ticket(s);
 
@@ -423,6 +481,7 @@ void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
             map_free(&s->space, f->offset, f->length);
         }
     }
+    qemu_co_mutex_unlock(&s->grow_lock);
 }
 
 int coroutine_fn vhdx_space_trim(BlockDriverState *bs)

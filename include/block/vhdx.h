@@ -19,8 +19,9 @@
  *
  * @commit_lock, a CoMutex, is held across I/O by whoever changes headers or
  * the log: the first modification, a commit, closing the log.  @grow_lock, a
- * CoMutex too, is held across I/O by the one who makes the file longer or
- * looks for free space inside it.  The order is commit_lock, grow_lock, lock.
+ * CoMutex too, is held across I/O by the one who makes the file longer, looks
+ * for free space inside it or makes freed space available again.  The order is
+ * commit_lock, grow_lock, lock.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -100,6 +101,7 @@ typedef struct VHDXSpace {
     uint64_t used_bits;
     uint64_t hint;                  /* MiB where the next search begins */
     GArray *freed;                  /* VHDXFreed: not yet committed */
+    GArray *committing;             /* VHDXFreed: in the commit under way */
     GArray *committed;              /* VHDXFreed: committed, maybe still read */
 } VHDXSpace;
 
@@ -340,10 +342,17 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size);
 void vhdx_space_free(BDRVVHDXState *s);
 
 /*
+ * Keep off all of the last block, of which the file may have no more than what
+ * the disk needs.  commit_lock is held, before any allocation.
+ */
+void coroutine_fn GRAPH_RDLOCK vhdx_space_begin(BlockDriverState *bs);
+
+/*
  * Find a place of one payload block.  @zero tells whether it reads as zeros
- * and will still do after a power cut.  lock is held; it is dropped while the
- * file is made longer.  Returns the offset in bytes, or -errno: -ENOSPC where
- * file and node are full.
+ * and will still do after a power cut.  lock is held; it may be dropped before
+ * the place is found, but not after: a place that is neither in @s->allocs nor
+ * in the BAT may be found again.  Returns the offset in bytes, or -errno:
+ * -ENOSPC where file and node are full.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_space_alloc(BlockDriverState *bs, bool *zero);
@@ -361,18 +370,21 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset);
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset);
 
 /*
- * Take the list of what was released until now, for a commit, in @freed
- * (appended); and give it over once that is stable.  lock is held by both.
+ * A commit begins that tells of what was released until now; it has ended, and
+ * is @stable or not.  commit_lock and lock are held by both.
  */
-void vhdx_space_commit_begin(BDRVVHDXState *s, GArray *freed);
-void vhdx_space_commit_end(BDRVVHDXState *s, GArray *freed, bool stable);
+void vhdx_space_commit_begin(BDRVVHDXState *s);
+void vhdx_space_commit_end(BDRVVHDXState *s, bool stable);
+
+/* Whether space waits for a commit or for requests.  lock is held. */
+bool vhdx_space_pending(BDRVVHDXState *s);
 
 /* Whether vhdx_space_reclaim() would find something.  lock is held. */
 bool vhdx_space_reclaimable(BDRVVHDXState *s);
 
 /*
  * Give the host back, and open for reuse, what is committed and no longer in
- * use by a request.  No lock is held.
+ * use by a request.  No lock is held, or commit_lock.
  */
 void coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
 
