@@ -242,6 +242,34 @@ walk_is_hole(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
     return true;
 }
 
+/* Read @bytes bytes of the BAT at file offset @offset with all changes. */
+static int coroutine_fn GRAPH_RDLOCK
+walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t placed;
+    int ret;
+
+    qemu_mutex_lock(&s->lock);
+    do {
+        /* A page may go into place and from memory while this reads: again. */
+        placed = s->cache.placed;
+        qemu_mutex_unlock(&s->lock);
+        ret = vhdx_replay_read(bs, offset, bytes, buf);
+        qemu_mutex_lock(&s->lock);
+    } while (ret == 0 && placed != s->cache.placed);
+
+    for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
+        VHDXPage *page = vhdx_cache_peek(s, offset + at);
+
+        if (page) {
+            memcpy(buf + at, page->data, VHDX_PAGE_SIZE);
+        }
+    }
+    qemu_mutex_unlock(&s->lock);
+    return ret;
+}
+
 int coroutine_fn
 vhdx_bat_walk(BlockDriverState *bs,
               int (*func)(BlockDriverState *bs, uint64_t index,
@@ -269,19 +297,9 @@ vhdx_bat_walk(BlockDriverState *bs,
         if (walk_is_hole(bs, offset, bytes)) {
             continue;
         }
-        ret = vhdx_replay_read(bs, offset, bytes, entries);
+        ret = walk_read(bs, offset, bytes, (uint8_t *)entries);
         if (ret < 0) {
             break;
-        }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
-                VHDXPage *page = vhdx_cache_peek(s, offset + at);
-
-                if (page) {
-                    memcpy((uint8_t *)entries + at, page->data,
-                           VHDX_PAGE_SIZE);
-                }
-            }
         }
         for (uint64_t i = 0; i < count; i++) {
             le64_to_cpus(&entries[i]);

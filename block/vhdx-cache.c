@@ -152,6 +152,7 @@ void vhdx_cache_set_logged(BDRVVHDXState *s, VHDXPage *page, uint8_t *data)
         QTAILQ_INSERT_TAIL(&s->cache.logged_list, page, logged_next);
     } else if (!data && page->logged) {
         s->cache.logged--;
+        s->cache.placed++;
         QTAILQ_REMOVE(&s->cache.logged_list, page, logged_next);
     }
     qemu_vfree(page->logged);

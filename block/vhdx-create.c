@@ -137,8 +137,9 @@ refuse(Error **errp, const char *option, uint64_t value,
 static int sector_size_check(const char *option, uint64_t value, Error **errp)
 {
     if (value != 512 && value != 4096) {
-        return refuse(errp, option, value, "Invalid %s %" PRIu64 "; must be "
-                      "512 or 4096", option, value);
+        error_setg(errp, "Invalid %s %" PRIu64 "; must be 512 or 4096",
+                   option, value);
+        return -EINVAL;
     }
     return 0;
 }

@@ -170,7 +170,7 @@ static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
         g_hash_table_remove(s->allocs, &alloc->block);
     }
     if (!alloc->published) {
-        vhdx_space_abandon(s, alloc->offset);
+        vhdx_space_abandon(s, alloc->offset, alloc->touched);
     }
     g_free(alloc);
 }
@@ -190,7 +190,7 @@ alloc_new(BlockDriverState *bs, uint64_t block, VHDXAlloc **alloc)
         return offset;
     }
     if (g_hash_table_contains(s->allocs, &block)) {
-        vhdx_space_abandon(s, offset);
+        vhdx_space_abandon(s, offset, false);
         return 0;
     }
     *alloc = g_new(VHDXAlloc, 1);
@@ -405,6 +405,9 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         }
         if (ret < 0) {
             break;
+        }
+        for (unsigned i = 0; i < p.allocs; i++) {
+            p.alloc[i]->touched = true;
         }
         qemu_mutex_unlock(&s->lock);
         ret = bdrv_co_pwritev_part(bs->file, p.file_offset, p.bytes, qiov,

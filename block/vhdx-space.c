@@ -379,7 +379,7 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
     return offset;
 }
 
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset)
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, bool touched)
 {
     VHDXSpace *sp = &s->space;
     uint64_t bytes = s->geo.block_size;
@@ -389,8 +389,10 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset)
     } else {
         map_free(sp, offset, bytes);
     }
-    /* What was tried to be written may be there. */
-    sp->zero_from = MAX(sp->zero_from, offset + bytes);
+    if (touched) {
+        /* What was tried to be written may be there. */
+        sp->zero_from = MAX(sp->zero_from, offset + bytes);
+    }
 }
 
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset)

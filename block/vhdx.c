@@ -200,8 +200,8 @@ vhdx_settle(BlockDriverState *bs, bool unused, Error **errp)
     int ret = vhdx_log_close(bs);
 
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not close the log of VHDX image "
-                         "'%s'; it will be replayed", bs->filename);
+        error_setg_errno(errp, -ret, "Could not finish writing VHDX image "
+                         "'%s'", bs->filename);
     }
     return ret;
 }

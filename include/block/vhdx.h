@@ -67,6 +67,7 @@ typedef struct VHDXCache {
     unsigned dirty;                 /* number of dirty pages */
     unsigned logged;                /* number of pages with @logged */
     unsigned limit;                 /* number of pages to keep at the most */
+    uint64_t placed;                /* counts pages written in place */
 } VHDXCache;
 
 /* -- Replay: vhdx-replay.c -- */
@@ -140,6 +141,7 @@ typedef struct VHDXAlloc {
     bool ready;                     /* what is not written reads as zeros */
     bool preparing;                 /* someone is making it so */
     bool barrier;                   /* data must be stable before the entry */
+    bool touched;                   /* a write to it has been tried */
     bool published;
     bool detached;                  /* freed again: no longer in the table */
 } VHDXAlloc;
@@ -358,10 +360,10 @@ int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_space_alloc(BlockDriverState *bs, bool *zero);
 
 /*
- * Give back a place of vhdx_space_alloc() that no BAT entry has ever named,
- * but that may have been written to.  lock is held.
+ * Give back a place of vhdx_space_alloc() that no BAT entry has ever named.
+ * @touched tells whether it may have been written to.  lock is held.
  */
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset);
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, bool touched);
 
 /*
  * Note that the BAT no longer names the payload block at @offset: it is free
