@@ -91,8 +91,24 @@ def after_a_crash(ctx):
            'has %d MiB', present, length // MIB)
 
 
+def cut_last_block(ctx):
+    """A last block that ends in the file where the disk does, as some writers
+    leave it: no other block may come into the place behind that."""
+    path = ctx.create('disk.vhdx', 67 * MIB, block_size='32M')
+    script = Script(Model(67 * MIB), 32 * MIB)
+    script.write(64 * MIB, 3 * MIB, 1)
+    session(ctx, path, script)
+    os.truncate(path, HEAD + 3 * MIB)
+    script.write(0, 32 * MIB, 2)
+    session(ctx, path, script)
+    script.discard(64 * MIB, 3 * MIB)
+    script.flush()
+    session(ctx, path, script)
+
+
 def tests():
     return [('all-freed', all_freed), ('gap-at-the-end', gap_at_the_end),
             ('used-again', used_again),
             ('used-again-later', used_again_later),
-            ('after-a-crash', after_a_crash)]
+            ('after-a-crash', after_a_crash),
+            ('cut-last-block', cut_last_block)]
