@@ -14,6 +14,8 @@
 set -euo pipefail
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL=C.UTF-8
+# Python must leave nothing in the source trees.
+export PYTHONDONTWRITEBYTECODE=1
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=$(realpath -m "${BUILD:-$top/build}")
