@@ -242,7 +242,10 @@ walk_is_hole(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
     return true;
 }
 
-/* Read @bytes bytes of the BAT at file offset @offset with all changes. */
+/*
+ * Read @bytes bytes of the BAT at file offset @offset with all changes.
+ * Returns 0, 1 if there is only a hole, or -errno.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
 {
@@ -255,11 +258,12 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
         /* A page may go into place and from memory while this reads: again. */
         placed = s->cache.placed;
         qemu_mutex_unlock(&s->lock);
-        ret = vhdx_replay_read(bs, offset, bytes, buf);
+        ret = walk_is_hole(bs, offset, bytes) ? 1 :
+              vhdx_replay_read(bs, offset, bytes, buf);
         qemu_mutex_lock(&s->lock);
-    } while (ret == 0 && placed != s->cache.placed);
+    } while (ret >= 0 && placed != s->cache.placed);
 
-    for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
+    for (uint64_t at = 0; at < bytes && ret == 0; at += VHDX_PAGE_SIZE) {
         VHDXPage *page = vhdx_cache_peek(s, offset + at);
 
         if (page) {
@@ -294,10 +298,11 @@ vhdx_bat_walk(BlockDriverState *bs,
         uint64_t count = MIN(bytes / VHDX_BAT_ENTRY_SIZE,
                              s->geo.bat_entries - index);
 
-        if (walk_is_hole(bs, offset, bytes)) {
+        ret = walk_read(bs, offset, bytes, (uint8_t *)entries);
+        if (ret > 0) {
+            ret = 0;
             continue;
         }
-        ret = walk_read(bs, offset, bytes, (uint8_t *)entries);
         if (ret < 0) {
             break;
         }
