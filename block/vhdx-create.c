@@ -60,7 +60,7 @@ QemuOptsList vhdx_create_opts = {
             .type = QEMU_OPT_SIZE,
             .def_value_str = stringify(0),
             .help = "Payload block size, a power of two from 1 MiB to 256 "
-                    "MiB; 0 chooses by disk size, 8 MiB to 64 MiB"
+                    "MiB; default: 0, which chooses by disk size, 8 to 64 MiB"
         },
         {
             .name = OPT_LOG_SIZE,
@@ -244,7 +244,8 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
                       "protocol node has only %" PRId64 ": ",
                       layout->file_size, length);
     }
-    return ret;
+    /* For EFBIG, qemu-img would say instead that the format has a limit. */
+    return ret == -EFBIG ? -ENOSPC : ret;
 }
 
 /*
