@@ -121,7 +121,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
 {
     BDRVVHDXState *s = bs->opaque;
     Check check = { .result = result };
-    bool log = s->replay && !s->replay_done;
+    bool log = vhdx_replay_active(s);
     int mendable = check_mendable(s);
     int ret;
 

@@ -505,7 +505,7 @@ begin_locked(BlockDriverState *bs, bool data)
     if (s->log.open) {
         ret = vhdx_header_update(bs, &header, 2);
     } else {
-        if (s->replay && !s->replay_done) {
+        if (vhdx_replay_active(s)) {
             ret = replay_finish(bs, &header);
         } else {
             bool clean = vhdx_guid_is_nil(&s->header.log_guid);

@@ -462,11 +462,6 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
 
 /* -- Reading through the index, and applying it -- */
 
-static bool replay_active(BDRVVHDXState *s)
-{
-    return s->replay && !qatomic_read(&s->replay_done);
-}
-
 /* Get the page that @range, not a run of zeros, stands for. */
 static int coroutine_fn GRAPH_RDLOCK
 range_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
@@ -487,7 +482,7 @@ bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     VHDXReplayRange *range;
 
-    if (!replay_active(s)) {
+    if (!vhdx_replay_active(s)) {
         return false;
     }
     range = range_from(s->replay, offset);
@@ -499,7 +494,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
                                    size_t qiov_offset)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXReplay *replay = replay_active(s) ? s->replay : NULL;
+    VHDXReplay *replay = vhdx_replay_active(s) ? s->replay : NULL;
     uint64_t end = offset + bytes;
     uint64_t pos = offset;
     VHDXReplayRange *range;
@@ -528,7 +523,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
         pos = to;
     }
     qemu_vfree(page);
-    if (!replay_active(s)) {
+    if (!vhdx_replay_active(s)) {
         /* The log may be another now, but all is in place. */
         ret = bdrv_co_preadv_part(bs->file, offset, bytes, qiov, qiov_offset,
                                   0);

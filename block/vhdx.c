@@ -270,19 +270,13 @@ static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)
     return 0;
 }
 
-/* Whether the log holds changes that are not in place. */
-static bool log_dirty(BDRVVHDXState *s)
-{
-    return s->replay && !qatomic_read(&s->replay_done);
-}
-
 static int coroutine_mixed_fn
 vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 {
     BDRVVHDXState *s = bs->opaque;
 
     bdi->cluster_size = s->params.block_size;
-    bdi->is_dirty = log_dirty(s);
+    bdi->is_dirty = vhdx_replay_active(s);
     return 0;
 }
 
@@ -309,7 +303,7 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
         .logical_sector_size = s->params.logical_sector,
         .physical_sector_size = s->params.physical_sector,
         .log_size = s->header.log_length,
-        .log_dirty = log_dirty(s),
+        .log_dirty = vhdx_replay_active(s),
         .disk_uuid = guid_string(&s->params.disk_id),
         .data_write_uuid = guid_string(&s->header.data_write_guid),
         .file_write_uuid = guid_string(&s->header.file_write_guid),

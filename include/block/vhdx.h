@@ -259,6 +259,15 @@ vhdx_replay_readv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   QEMUIOVector *qiov, size_t qiov_offset);
 
 /*
+ * Whether the log held changes at open that are not yet in place; lock is not
+ * needed.
+ */
+static inline bool vhdx_replay_active(BDRVVHDXState *s)
+{
+    return s->replay && !qatomic_read(&s->replay_done);
+}
+
+/*
  * Whether the not yet applied replay changes any of @bytes bytes at file
  * offset @offset; lock is not needed.
  */
