@@ -189,22 +189,51 @@ static uint64_t entry_offset(BDRVVHDXState *s, uint64_t index)
     return s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
 }
 
-int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
-                              uint64_t *entry)
+int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
+                                  uint64_t most, uint64_t *entry,
+                                  uint64_t *count)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t index = vhdx_bat_index(&s->geo, block);
     uint64_t offset = entry_offset(s, index);
+    uint64_t in_page = offset % VHDX_PAGE_SIZE;
+    uint64_t step = 0, first, n = 1;
     VHDXPage *page;
+    uint8_t *raw;
     int ret;
 
-    ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE), &page);
+    ret = vhdx_cache_get(bs, offset - in_page, &page);
     if (ret < 0) {
         return ret;
     }
-    return bat_entry_use(bs, index,
-                         ldq_le_p(page->data + offset % VHDX_PAGE_SIZE),
-                         entry);
+    raw = page->data + in_page;
+    first = ldq_le_p(raw);
+    ret = bat_entry_use(bs, index, first, entry);
+    if (ret < 0) {
+        return ret;
+    }
+    /* The run ends with the page, and with the chunk. */
+    most = MIN(most, (VHDX_PAGE_SIZE - in_page) / VHDX_BAT_ENTRY_SIZE);
+    most = MIN(most, ROUND_UP(block + 1, 1ULL << s->geo.chunk_bits) - block);
+    if (vhdx_bat_state(*entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        step = s->geo.block_size;
+    }
+    while (n < most &&
+           ldq_le_p(raw + n * VHDX_BAT_ENTRY_SIZE) == first + n * step &&
+           (!step ||
+            vhdx_bat_entry_check(s, index + n, first + n * step, NULL) == 0)) {
+        n++;
+    }
+    *count = n;
+    return 0;
+}
+
+int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
+                              uint64_t *entry)
+{
+    uint64_t count;
+
+    return vhdx_bat_get_run(bs, block, 1, entry, &count);
 }
 
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
@@ -213,8 +242,7 @@ void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
     VHDXPage *page = vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset,
                                                         VHDX_PAGE_SIZE));
 
-    stq_le_p(page->data + offset % VHDX_PAGE_SIZE, entry);
-    vhdx_cache_dirty(s, page);
+    stq_le_p(vhdx_cache_change(s, page) + offset % VHDX_PAGE_SIZE, entry);
 }
 
 /*

@@ -1,17 +1,23 @@
 /*
  * VHDX: metadata pages in memory
  *
- * The BAT is read 4 KiB at a time, when a request first needs a page of it.
- * Pages are kept in a hash table by file offset and dropped, least recently
- * used first, when there are more than the limit.  A page with changes stays
- * until they are in place in the file:
+ * The BAT is read 4 KiB at a time, when a request first needs a page of it;
+ * more at once where pages are asked for in order.  Pages are kept in a hash
+ * table by file offset and dropped, least recently used first, when memory has
+ * reached the limit.  A page with changes stays until they are in place in the
+ * file:
  *
- *            vhdx_cache_dirty()      commit           apply
+ *            vhdx_cache_change()     commit           apply
  *     clean ------------------> dirty -----> logged --------> clean
  *
- * A logged page may become dirty again; it then has two versions, and it is
- * the logged one, which is known to be stable in the log, that is written in
- * place.  vhdx-log.c does commit and apply.
+ * A page may change again while a commit writes it to the log, and before it is
+ * in place.  So it has up to three versions: @data, which requests see,
+ * @committing and @logged.  Those that are alike share a buffer; a change gives
+ * @data one of its own if another version has the same.  vhdx-log.c does commit
+ * and apply.
+ *
+ * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
+ * as much of the C library.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -20,13 +26,48 @@
 #include "qemu/memalign.h"
 #include "block/vhdx.h"
 
-static void page_free(void *opaque)
-{
-    VHDXPage *page = opaque;
+/* Buffers in a chunk */
+#define CHUNK_BUFFERS   64
 
-    qemu_vfree(page->data);
-    qemu_vfree(page->logged);
-    g_free(page);
+/* Pages that are read at once where the last miss was just before them. */
+#define READ_AHEAD      64
+
+/* Of a buffer that is not in use */
+typedef struct FreeBuffer {
+    struct FreeBuffer *next;
+} FreeBuffer;
+
+static uint8_t *buffer_get(VHDXCache *c)
+{
+    FreeBuffer *buf = c->free_buffers;
+
+    if (!buf) {
+        uint8_t *chunk = qemu_memalign(VHDX_PAGE_SIZE,
+                                       CHUNK_BUFFERS * VHDX_PAGE_SIZE);
+
+        g_ptr_array_add(c->chunks, chunk);
+        for (int i = 0; i < CHUNK_BUFFERS; i++) {
+            buf = (FreeBuffer *)(chunk + i * VHDX_PAGE_SIZE);
+            buf->next = c->free_buffers;
+            c->free_buffers = buf;
+        }
+    }
+    c->free_buffers = buf->next;
+    c->buffers++;
+    return (uint8_t *)buf;
+}
+
+/* The version @data of @page is gone; its buffer is free if no other has it. */
+static void buffer_put(VHDXCache *c, VHDXPage *page, uint8_t *data)
+{
+    FreeBuffer *buf = (FreeBuffer *)data;
+
+    if (data && data != page->data && data != page->committing &&
+        data != page->logged) {
+        buf->next = c->free_buffers;
+        c->free_buffers = buf;
+        c->buffers--;
+    }
 }
 
 void vhdx_cache_init(BDRVVHDXState *s)
@@ -34,35 +75,52 @@ void vhdx_cache_init(BDRVVHDXState *s)
     VHDXCache *c = &s->cache;
 
     c->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
-                                     page_free);
-    c->limit = VHDX_CACHE_BYTES / VHDX_PAGE_SIZE;
+                                     g_free);
+    c->chunks = g_ptr_array_new_with_free_func(qemu_vfree);
     QTAILQ_INIT(&c->lru);
     QTAILQ_INIT(&c->dirty_list);
     QTAILQ_INIT(&c->logged_list);
     qemu_co_queue_init(&c->loaded);
+    vhdx_cache_limit(s);
 }
 
 void vhdx_cache_free(BDRVVHDXState *s)
 {
     g_clear_pointer(&s->cache.pages, g_hash_table_destroy);
+    g_clear_pointer(&s->cache.chunks, g_ptr_array_unref);
+}
+
+static VHDXPage *page_add(VHDXCache *c, uint64_t offset)
+{
+    VHDXPage *page = g_new0(VHDXPage, 1);
+
+    page->offset = offset;
+    page->data = buffer_get(c);
+    page->loading = true;
+    g_hash_table_insert(c->pages, &page->offset, page);
+    QTAILQ_INSERT_TAIL(&c->lru, page, next);
+    return page;
 }
 
 static void page_remove(VHDXCache *c, VHDXPage *page)
 {
+    uint8_t *data = page->data;
+
+    page->data = NULL;
+    buffer_put(c, page, data);
     QTAILQ_REMOVE(&c->lru, page, next);
     g_hash_table_remove(c->pages, &page->offset);
 }
 
 /*
- * Drop a page if there are too many.  Those that can't go are taken for
- * recently used, so that they do not stand in the way the next time.
+ * Drop pages until there is room for @count more.  Those that can't go are
+ * taken for recently used, so that they do not stand in the way the next time.
  */
-static void cache_evict(VHDXCache *c)
+static void cache_evict(VHDXCache *c, unsigned count)
 {
-    unsigned count = g_hash_table_size(c->pages);
+    unsigned pages = g_hash_table_size(c->pages);
 
-    for (unsigned i = 0; i < count && g_hash_table_size(c->pages) >= c->limit;
-         i++) {
+    for (unsigned i = 0; i < pages && c->buffers + count > c->limit; i++) {
         VHDXPage *page = QTAILQ_FIRST(&c->lru);
 
         if (page->loading || page->dirty || page->logged ||
@@ -75,11 +133,71 @@ static void cache_evict(VHDXCache *c)
     }
 }
 
+void vhdx_cache_limit(BDRVVHDXState *s)
+{
+    s->cache.limit = s->cache_size / VHDX_PAGE_SIZE;
+    cache_evict(&s->cache, 0);
+}
+
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
 {
     VHDXPage *page = g_hash_table_lookup(s->cache.pages, &offset);
 
     return page && !page->loading ? page : NULL;
+}
+
+/*
+ * How many pages to read from @offset on: one, or more if the last miss was
+ * just before, as far as the BAT goes and none of them is there already.
+ */
+static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXCache *c = &s->cache;
+    uint64_t end = s->bat.offset + s->geo.bat_entries * VHDX_BAT_ENTRY_SIZE;
+    unsigned most = MIN(READ_AHEAD, c->limit / 4);
+    unsigned count = 1;
+
+    if (offset != c->next_miss || offset < s->bat.offset) {
+        return 1;
+    }
+    while (count < most && (offset += VHDX_PAGE_SIZE) < end &&
+           !g_hash_table_contains(c->pages, &offset)) {
+        count++;
+    }
+    return count;
+}
+
+/* Read pages that are not there, the first of which is at @offset. */
+static int coroutine_fn GRAPH_RDLOCK
+pages_load(BlockDriverState *bs, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXCache *c = &s->cache;
+    unsigned count = pages_to_read(s, offset);
+    VHDXPage *pages[READ_AHEAD];
+    QEMUIOVector qiov;
+    int ret;
+
+    c->next_miss = offset + count * VHDX_PAGE_SIZE;
+    cache_evict(c, count);
+    qemu_iovec_init(&qiov, count);
+    for (unsigned i = 0; i < count; i++) {
+        pages[i] = page_add(c, offset + i * VHDX_PAGE_SIZE);
+        qemu_iovec_add(&qiov, pages[i]->data, VHDX_PAGE_SIZE);
+    }
+    qemu_mutex_unlock(&s->lock);
+    ret = vhdx_replay_readv(bs, offset, qiov.size, &qiov, 0);
+    qemu_mutex_lock(&s->lock);
+
+    for (unsigned i = 0; i < count; i++) {
+        pages[i]->loading = false;
+        if (ret < 0) {
+            page_remove(c, pages[i]);
+        }
+    }
+    qemu_co_queue_restart_all(&c->loaded);
+    qemu_iovec_destroy(&qiov);
+    return ret;
 }
 
 int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
@@ -90,50 +208,49 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     VHDXPage *p;
     int ret;
 
-    while ((p = g_hash_table_lookup(c->pages, &offset))) {
-        if (!p->loading) {
-            if (QTAILQ_NEXT(p, next)) {
-                QTAILQ_REMOVE(&c->lru, p, next);
-                QTAILQ_INSERT_TAIL(&c->lru, p, next);
-            }
-            *page = p;
-            return 0;
+    for (;;) {
+        p = g_hash_table_lookup(c->pages, &offset);
+        if (p && !p->loading) {
+            break;
         }
-        qemu_co_queue_wait(&c->loaded, &s->lock);
+        if (p) {
+            qemu_co_queue_wait(&c->loaded, &s->lock);
+            continue;
+        }
+        ret = pages_load(bs, offset);
+        if (ret < 0) {
+            return ret;
+        }
     }
-
-    cache_evict(c);
-    p = g_new0(VHDXPage, 1);
-    p->offset = offset;
-    p->data = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    p->loading = true;
-    g_hash_table_insert(c->pages, &p->offset, p);
-    QTAILQ_INSERT_TAIL(&c->lru, p, next);
-
-    qemu_mutex_unlock(&s->lock);
-    ret = vhdx_replay_read(bs, offset, VHDX_PAGE_SIZE, p->data);
-    qemu_mutex_lock(&s->lock);
-
-    p->loading = false;
-    qemu_co_queue_restart_all(&c->loaded);
-    if (ret < 0) {
-        page_remove(c, p);
-        return ret;
+    if (QTAILQ_NEXT(p, next)) {
+        QTAILQ_REMOVE(&c->lru, p, next);
+        QTAILQ_INSERT_TAIL(&c->lru, p, next);
     }
     *page = p;
     return 0;
 }
 
-void vhdx_cache_dirty(BDRVVHDXState *s, VHDXPage *page)
+static void page_dirty(VHDXCache *c, VHDXPage *page)
 {
     if (!page->dirty) {
         page->dirty = true;
-        s->cache.dirty++;
-        QTAILQ_INSERT_TAIL(&s->cache.dirty_list, page, dirty_next);
+        c->dirty++;
+        QTAILQ_INSERT_TAIL(&c->dirty_list, page, dirty_next);
     }
 }
 
-VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s)
+uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page)
+{
+    if (page->data == page->committing || page->data == page->logged) {
+        uint8_t *data = buffer_get(&s->cache);
+
+        page->data = memcpy(data, page->data, VHDX_PAGE_SIZE);
+    }
+    page_dirty(&s->cache, page);
+    return page->data;
+}
+
+VHDXPage *vhdx_cache_commit(BDRVVHDXState *s)
 {
     VHDXPage *page = QTAILQ_FIRST(&s->cache.dirty_list);
 
@@ -141,22 +258,40 @@ VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s)
         page->dirty = false;
         s->cache.dirty--;
         QTAILQ_REMOVE(&s->cache.dirty_list, page, dirty_next);
+        page->committing = page->data;
     }
     return page;
 }
 
-void vhdx_cache_set_logged(BDRVVHDXState *s, VHDXPage *page, uint8_t *data)
+void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable)
 {
-    if (data && !page->logged) {
-        s->cache.logged++;
-        QTAILQ_INSERT_TAIL(&s->cache.logged_list, page, logged_next);
-    } else if (!data && page->logged) {
-        s->cache.logged--;
-        s->cache.placed++;
-        QTAILQ_REMOVE(&s->cache.logged_list, page, logged_next);
+    VHDXCache *c = &s->cache;
+    uint8_t *data = page->committing, *old = page->logged;
+
+    page->committing = NULL;
+    if (stable) {
+        if (!old) {
+            c->logged++;
+            QTAILQ_INSERT_TAIL(&c->logged_list, page, logged_next);
+        }
+        page->logged = data;
+        buffer_put(c, page, old);
+    } else {
+        page_dirty(c, page);
+        buffer_put(c, page, data);
     }
-    qemu_vfree(page->logged);
-    page->logged = data;
+}
+
+void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page)
+{
+    VHDXCache *c = &s->cache;
+    uint8_t *old = page->logged;
+
+    c->logged--;
+    c->placed++;
+    QTAILQ_REMOVE(&c->logged_list, page, logged_next);
+    page->logged = NULL;
+    buffer_put(c, page, old);
 }
 
 bool vhdx_cache_full(BDRVVHDXState *s)

@@ -33,6 +33,9 @@
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16
 
+/* Blocks that are looked up under one lock for the status of a range */
+#define STATUS_BLOCKS   ((uint64_t)64 * 1024)
+
 /* A piece of a request. */
 typedef struct Piece {
     bool present;
@@ -99,11 +102,13 @@ piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
     *p = (Piece) { .present = false };
     while (p->bytes < bytes) {
         uint64_t at = offset + p->bytes;
-        uint64_t entry, place;
+        uint64_t block = at >> s->geo.block_bits;
+        uint64_t last = (offset + bytes - 1) >> s->geo.block_bits;
+        uint64_t entry, place, count;
         bool present;
         int ret;
 
-        ret = vhdx_bat_get(bs, at >> s->geo.block_bits, &entry);
+        ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
         if (ret < 0) {
             return p->bytes ? 0 : ret;
         }
@@ -116,7 +121,8 @@ piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
                    (present && place != p->file_offset + p->bytes)) {
             break;
         }
-        p->bytes += to_block_end(s, at, bytes - p->bytes);
+        p->bytes += MIN(bytes - p->bytes, (count << s->geo.block_bits) -
+                        in_block(s, at));
     }
     return 0;
 }
@@ -545,6 +551,7 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     Piece p;
     int ret;
 
+    bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         ret = piece_lookup(bs, offset, bytes, &p);
     }

@@ -41,10 +41,13 @@
 #include "qemu/memalign.h"
 #include "block/vhdx.h"
 
+/* Pages that are written in place at once */
+#define APPLY_PAGES     64
+
 /* What a commit has taken from the cache, in order of the pages' offsets. */
 typedef struct Batch {
     GPtrArray *pages;               /* VHDXPage */
-    uint8_t **data;                 /* their content when taken */
+    uint8_t **data;                 /* what they held when taken */
     uint64_t *offsets;
     uint32_t written;               /* pages [0, written) are in the log */
     uint32_t stable;                /* pages [0, stable) are stable there */
@@ -178,32 +181,61 @@ static void log_release(BDRVVHDXState *s)
     }
 }
 
+/*
+ * Take pages to write in place from the list, as many as lie next to each
+ * other in list and file.  Returns their number.
+ */
+static unsigned apply_take(BDRVVHDXState *s, VHDXPage **pages)
+{
+    VHDXPage *page = QTAILQ_FIRST(&s->cache.logged_list);
+    unsigned count = 0;
+
+    while (page && count < APPLY_PAGES &&
+           (!count ||
+            page->offset == pages[count - 1]->offset + VHDX_PAGE_SIZE)) {
+        pages[count++] = page;
+        page = QTAILQ_NEXT(page, logged_next);
+    }
+    return count;
+}
+
 /* Write all pages in place whose new content is stable in the log. */
 static int coroutine_fn GRAPH_RDLOCK log_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXPage *pages[APPLY_PAGES];
+    QEMUIOVector qiov;
+    unsigned count;
+    int ret = 0;
 
+    qemu_iovec_init(&qiov, APPLY_PAGES);
     for (;;) {
-        VHDXPage *page;
-        int ret;
-
         WITH_QEMU_LOCK_GUARD(&s->lock) {
-            page = QTAILQ_FIRST(&s->cache.logged_list);
+            count = apply_take(s, pages);
         }
-        if (!page) {
+        if (!count) {
             break;
         }
-        ret = bdrv_co_pwrite(bs->file, page->offset, VHDX_PAGE_SIZE,
-                             page->logged, 0);
+        qemu_iovec_reset(&qiov);
+        for (unsigned i = 0; i < count; i++) {
+            qemu_iovec_add(&qiov, pages[i]->logged, VHDX_PAGE_SIZE);
+        }
+        ret = bdrv_co_pwritev(bs->file, pages[0]->offset, qiov.size, &qiov, 0);
         if (ret < 0) {
-            return log_write_error(bs, ret);
+            ret = log_write_error(bs, ret);
+            break;
         }
         WITH_QEMU_LOCK_GUARD(&s->lock) {
-            vhdx_cache_set_logged(s, page, NULL);
+            for (unsigned i = 0; i < count; i++) {
+                vhdx_cache_placed(s, pages[i]);
+            }
         }
     }
-    s->log.applied = s->log.sequence;
-    return 0;
+    qemu_iovec_destroy(&qiov);
+    if (ret == 0) {
+        s->log.applied = s->log.sequence;
+    }
+    return ret;
 }
 
 /* Empty the ring, all entries of which are stable. */
@@ -238,14 +270,12 @@ static int page_compare(const void *a, const void *b)
 }
 
 /* Take all dirty pages.  lock is held. */
-static void batch_take(BlockDriverState *bs, Batch *b)
+static void batch_take(BDRVVHDXState *s, Batch *b)
 {
-    BDRVVHDXState *s = bs->opaque;
     VHDXPage *page;
 
     *b = (Batch) { .pages = g_ptr_array_new() };
-    while ((page = vhdx_cache_take_dirty(s))) {
-        page->committing = true;
+    while ((page = vhdx_cache_commit(s))) {
         g_ptr_array_add(b->pages, page);
     }
     g_ptr_array_sort(b->pages, page_compare);
@@ -254,20 +284,16 @@ static void batch_take(BlockDriverState *bs, Batch *b)
     for (guint i = 0; i < b->pages->len; i++) {
         page = g_ptr_array_index(b->pages, i);
         b->offsets[i] = page->offset;
-        b->data[i] = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-        memcpy(b->data[i], page->data, VHDX_PAGE_SIZE);
+        b->data[i] = page->committing;
     }
 }
 
-/* What is written of the batch is stable: keep it for apply. */
+/* What is written of the batch is stable: apply may have it. */
 static void batch_stable(BDRVVHDXState *s, Batch *b)
 {
     QEMU_LOCK_GUARD(&s->lock);
     for (; b->stable < b->written; b->stable++) {
-        VHDXPage *page = g_ptr_array_index(b->pages, b->stable);
-
-        vhdx_cache_set_logged(s, page, b->data[b->stable]);
-        page->committing = false;
+        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, b->stable), true);
     }
 }
 
@@ -276,11 +302,7 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
 {
     QEMU_LOCK_GUARD(&s->lock);
     for (guint i = b->stable; i < b->pages->len; i++) {
-        VHDXPage *page = g_ptr_array_index(b->pages, i);
-
-        page->committing = false;
-        vhdx_cache_dirty(s, page);
-        qemu_vfree(b->data[i]);
+        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, i), false);
     }
     g_ptr_array_unref(b->pages);
     g_free(b->data);
@@ -356,7 +378,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         barrier = s->barrier;
         s->barrier = false;
         vhdx_space_commit_begin(s);
-        batch_take(bs, &batch);
+        batch_take(s, &batch);
     }
     if (barrier) {
         ret = log_flush(bs);

@@ -573,8 +573,7 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
             return ret;
         }
         if (memcmp(page->data, data, VHDX_PAGE_SIZE)) {
-            memcpy(page->data, data, VHDX_PAGE_SIZE);
-            vhdx_cache_dirty(s, page);
+            memcpy(vhdx_cache_change(s, page), data, VHDX_PAGE_SIZE);
         }
     }
     s->mend_region_table[0] = s->mend_region_table[1] = false;

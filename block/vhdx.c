@@ -16,6 +16,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/vhdx.h"
@@ -29,6 +30,23 @@
 
 /* Disks up to this size may be in a floppy drive. */
 #define FLOPPY_SIZE         (2880 * KiB)
+
+#define VHDX_OPT_CACHE_SIZE "cache-size"
+
+static QemuOptsList vhdx_runtime_opts = {
+    .name = "vhdx",
+    .head = QTAILQ_HEAD_INITIALIZER(vhdx_runtime_opts.head),
+    .desc = {
+        {
+            .name = VHDX_OPT_CACHE_SIZE,
+            .type = QEMU_OPT_SIZE,
+            .help = "Memory that metadata pages may take (default: 32 MiB)",
+        },
+        { /* end of list */ }
+    },
+};
+
+static const char *const vhdx_mutable_opts[] = { VHDX_OPT_CACHE_SIZE, NULL };
 
 static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
 {
@@ -48,13 +66,12 @@ static void vhdx_state_free(BDRVVHDXState *s)
     g_free(s->regions);
     g_free(s->creator);
     qemu_mutex_destroy(&s->lock);
-    memset(s, 0, sizeof(*s));
 }
 
 /* Start with an image of which nothing is known. */
 static void vhdx_state_init(BDRVVHDXState *s)
 {
-    memset(s, 0, sizeof(*s));
+    *s = (BDRVVHDXState) { .cache_size = s->cache_size };
     qemu_mutex_init(&s->lock);
     qemu_co_mutex_init(&s->commit_lock);
     qemu_co_mutex_init(&s->grow_lock);
@@ -176,11 +193,40 @@ static int coroutine_mixed_fn vhdx_call(VHDXCall call)
     return call.ret;
 }
 
+/* Take the cache's size in bytes out of @options. */
+static int cache_size_get(QDict *options, uint64_t *size, Error **errp)
+{
+    QemuOpts *opts = qemu_opts_create(&vhdx_runtime_opts, NULL, 0,
+                                      &error_abort);
+    int ret = 0;
+
+    if (!qemu_opts_absorb_qdict(opts, options, errp)) {
+        ret = -EINVAL;
+    } else {
+        *size = qemu_opt_get_size(opts, VHDX_OPT_CACHE_SIZE, VHDX_CACHE_SIZE);
+        if (*size < VHDX_CACHE_SIZE_MIN || *size > VHDX_CACHE_SIZE_MAX) {
+            error_setg(errp, VHDX_OPT_CACHE_SIZE " %" PRIu64 " is not from %"
+                       PRIu64 " to %" PRIu64 " bytes", *size,
+                       (uint64_t)VHDX_CACHE_SIZE_MIN,
+                       (uint64_t)VHDX_CACHE_SIZE_MAX);
+            ret = -EINVAL;
+        }
+    }
+    qemu_opts_del(opts);
+    return ret;
+}
+
 static int coroutine_mixed_fn
 vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 {
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
 
+    ret = cache_size_get(options, &s->cache_size, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
     if (ret < 0) {
         return ret;
     }
@@ -219,10 +265,34 @@ static void vhdx_close(BlockDriverState *bs)
 static int vhdx_reopen_prepare(BDRVReopenState *state,
                                BlockReopenQueue *queue, Error **errp)
 {
-    if (state->flags & BDRV_O_RDWR) {
-        return 0;
+    uint64_t *cache_size = g_new(uint64_t, 1);
+    int ret = cache_size_get(state->options, cache_size, errp);
+
+    if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
+        ret = vhdx_call((VHDXCall) { vhdx_settle, state->bs, false, errp });
     }
-    return vhdx_call((VHDXCall) { vhdx_settle, state->bs, false, errp });
+    if (ret < 0) {
+        g_free(cache_size);
+        return ret;
+    }
+    state->opaque = cache_size;
+    return 0;
+}
+
+static void vhdx_reopen_commit(BDRVReopenState *state)
+{
+    BDRVVHDXState *s = state->bs->opaque;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->cache_size = *(uint64_t *)state->opaque;
+        vhdx_cache_limit(s);
+    }
+    g_free(state->opaque);
+}
+
+static void vhdx_reopen_abort(BDRVReopenState *state)
+{
+    g_free(state->opaque);
 }
 
 static int vhdx_inactivate(BlockDriverState *bs)
@@ -342,6 +412,9 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_open                  = vhdx_open,
     .bdrv_close                 = vhdx_close,
     .bdrv_reopen_prepare        = vhdx_reopen_prepare,
+    .bdrv_reopen_commit         = vhdx_reopen_commit,
+    .bdrv_reopen_abort          = vhdx_reopen_abort,
+    .mutable_opts               = vhdx_mutable_opts,
     .bdrv_inactivate            = vhdx_inactivate,
     .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
     .bdrv_child_perm            = bdrv_default_perms,

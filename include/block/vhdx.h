@@ -35,24 +35,27 @@
 #include "block/vhdx-compat.h"
 #include "block/vhdx-format.h"
 
-/* Upper bound of memory in metadata pages, unless all of them are changed. */
-#define VHDX_CACHE_BYTES        (32 * MiB)
+/* Memory that metadata pages may take: the default, and what is allowed */
+#define VHDX_CACHE_SIZE         (32 * MiB)
+#define VHDX_CACHE_SIZE_MIN     (256 * KiB)
+#define VHDX_CACHE_SIZE_MAX     TiB
 
 /* -- Metadata pages: vhdx-cache.c -- */
 
 /*
  * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
- * what a request sees.  A change makes the page dirty; a commit puts it in the
- * log and keeps what it wrote there as @logged until that has been written in
- * place too.  Only pages that are neither dirty nor logged may be dropped.
+ * what a request sees.  A change makes the page dirty; a commit takes that
+ * version as @committing, and once it is stable in the log it is @logged, until
+ * it has been written in place too.  Versions that are alike are one buffer.
+ * Only pages without any change under way may be dropped.
  */
 typedef struct VHDXPage {
     uint64_t offset;                /* bytes from the start of the file */
     uint8_t *data;
-    uint8_t *logged;                /* not yet in place; NULL if nothing is */
+    uint8_t *committing;            /* a commit writes this now, or NULL */
+    uint8_t *logged;                /* not yet in place, or NULL */
     bool loading;                   /* @data is not there yet */
     bool dirty;                     /* @data has changes not yet logged */
-    bool committing;                /* a commit writes the page now */
     QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
     QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
     QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, logged_list */
@@ -66,7 +69,11 @@ typedef struct VHDXCache {
     CoQueue loaded;                 /* waits for loading to end */
     unsigned dirty;                 /* number of dirty pages */
     unsigned logged;                /* number of pages with @logged */
-    unsigned limit;                 /* number of pages to keep at the most */
+    unsigned limit;                 /* number of buffers to use at the most */
+    unsigned buffers;               /* ... and in use */
+    GPtrArray *chunks;              /* memory that buffers are cut from */
+    void *free_buffers;
+    uint64_t next_miss;             /* offset behind what was read last */
     uint64_t placed;                /* counts pages written in place */
 } VHDXCache;
 
@@ -162,6 +169,7 @@ typedef struct BDRVVHDXState {
     uint32_t region_count;
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
+    uint64_t cache_size;            /* bytes; fixed while requests run */
 
     /* Changed under commit_lock */
     CoMutex commit_lock;
@@ -281,6 +289,12 @@ void vhdx_cache_init(BDRVVHDXState *s);
 void vhdx_cache_free(BDRVVHDXState *s);
 
 /*
+ * Drop clean pages until the cache takes no more than @s->cache_size.  lock is
+ * held.
+ */
+void vhdx_cache_limit(BDRVVHDXState *s);
+
+/*
  * Get the page at file offset @offset.  lock is held; it is dropped while the
  * page is read in, so what was known before may have changed.  @page is good
  * until lock is dropped the next time.  Returns 0 or -errno.
@@ -291,17 +305,23 @@ vhdx_cache_get(BlockDriverState *bs, uint64_t offset, VHDXPage **page);
 /* The page at @offset if it is in memory, else NULL.  lock is held. */
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
 
-/* Note that the caller has changed @page->data.  lock is held. */
-void vhdx_cache_dirty(BDRVVHDXState *s, VHDXPage *page);
-
-/* Take the first dirty page off the list of them, or NULL.  lock is held. */
-VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s);
+/*
+ * The content of @page for the caller to change: it counts as dirty now.  lock
+ * is held, until the change is complete.
+ */
+uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page);
 
 /*
- * Set what of @page is stable in the log and not yet in place: @data, which
- * the page now owns, or NULL once it is in place.  lock is held.
+ * Take a dirty page into the commit under way, or NULL if there is none: what
+ * it holds now stays as @committing until vhdx_cache_commit_end(), which makes
+ * it @logged if it is @stable, and the page dirty again if not.  commit_lock
+ * and lock are held by both.
  */
-void vhdx_cache_set_logged(BDRVVHDXState *s, VHDXPage *page, uint8_t *data);
+VHDXPage *vhdx_cache_commit(BDRVVHDXState *s);
+void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable);
+
+/* Note that @page->logged is in place.  commit_lock and lock are held. */
+void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 
 /*
  * Whether so many pages are dirty or logged that a commit is due before more
@@ -319,6 +339,15 @@ bool vhdx_cache_full(BDRVVHDXState *s);
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get(BlockDriverState *bs, uint64_t block, uint64_t *entry);
+
+/*
+ * The same for a run of blocks that are as @block is, one after the other in
+ * the file if they are present; @count is their number, from 1 to @most, and
+ * may be less than it could be.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
+                 uint64_t *entry, uint64_t *count);
 
 /*
  * Set the BAT entry of payload block @block.  lock is held, and has been since
