@@ -29,8 +29,14 @@
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
-/* The file grows by this or two blocks, whichever is more. */
-#define GROW_BYTES      (16 * MiB)
+/*
+ * The file grows by an eighth of its length, within these bounds, and by eight
+ * blocks at least.  Until data is written there this takes no space of the
+ * host.
+ */
+#define GROW_MIN        (16 * MiB)
+#define GROW_MAX        GiB
+#define GROW_BLOCKS     8
 
 /* A BAT with so many entries is gone through without hesitation. */
 #define SCAN_ENTRIES    (MiB / VHDX_BAT_ENTRY_SIZE)
@@ -228,8 +234,9 @@ space_grow(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t old = s->space.size;
-    uint64_t step = MAX(GROW_BYTES, s->geo.block_size);
-    uint64_t size = end + step;
+    uint64_t step = MAX(MIN(MAX(old / 8, GROW_MIN), GROW_MAX),
+                        GROW_BLOCKS * (uint64_t)s->geo.block_size);
+    uint64_t size = end + QEMU_ALIGN_UP(step, VHDX_MIB);
     bool zero = true;
     int ret;
 
