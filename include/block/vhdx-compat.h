@@ -25,6 +25,9 @@
     (QEMU_VERSION_MAJOR < (major) || \
      (QEMU_VERSION_MAJOR == (major) && QEMU_VERSION_MINOR < (minor)))
 
+/* 9.0 lets several threads use a node at the same time. */
+#define VHDX_MULTI_THREADED (!VHDX_QEMU_BEFORE(9, 0))
+
 /* 10.1 made what block_status is asked for a set of flags. */
 #if VHDX_QEMU_BEFORE(10, 1)
 typedef bool VHDXStatusMode;
