@@ -13,6 +13,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx.h"
 
@@ -64,7 +65,13 @@ int coroutine_fn vhdx_header_update(BlockDriverState *bs,
         if (ret < 0) {
             break;
         }
-        s->header = next;
+        /* Requests read the log's place meanwhile, which stays as it is. */
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->header.sequence = next.sequence;
+            s->header.file_write_guid = next.file_write_guid;
+            s->header.data_write_guid = next.data_write_guid;
+            s->header.log_guid = next.log_guid;
+        }
         s->header_copy = copy;
         s->mend_header[copy] = false;
     }

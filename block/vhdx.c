@@ -364,7 +364,11 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
     BDRVVHDXState *s = bs->opaque;
     ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
     ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
+    VHDXHeader header;
 
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        header = s->header;
+    }
     *vhdx = (ImageInfoSpecificVhdx) {
         .subformat = s->params.leave_allocated ?
                      BLOCKDEV_VHDX_SUBFORMAT_FIXED :
@@ -372,11 +376,11 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
         .block_size = s->params.block_size,
         .logical_sector_size = s->params.logical_sector,
         .physical_sector_size = s->params.physical_sector,
-        .log_size = s->header.log_length,
+        .log_size = header.log_length,
         .log_dirty = vhdx_replay_active(s),
         .disk_uuid = guid_string(&s->params.disk_id),
-        .data_write_uuid = guid_string(&s->header.data_write_guid),
-        .file_write_uuid = guid_string(&s->header.file_write_guid),
+        .data_write_uuid = guid_string(&header.data_write_guid),
+        .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
     };
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
