@@ -515,6 +515,7 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
                            NULL);
     if (ret == 0) {
+        QEMU_LOCK_GUARD(&s->lock);
         sp->size = sp->end;
         sp->zero_from = UINT64_MAX;
     }
