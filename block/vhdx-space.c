@@ -302,8 +302,10 @@ space_extend(BlockDriverState *bs, uint64_t end)
     ret = space_grow(bs, end);
     if (ret == -EINVAL || ret == -ENOTSUP) {
         /* The node can't grow: look for space inside. */
-        sp->fixed_size = true;
-        sp->scanned = false;
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            sp->fixed_size = true;
+            sp->scanned = false;
+        }
         ret = vhdx_space_scan(bs);
     }
     return ret;
