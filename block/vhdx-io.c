@@ -451,6 +451,32 @@ static void block_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 }
 
 /*
+ * A block that is not present reads as zeros.  But one that others are writing
+ * to may get its place when they succeed, and a write that has failed may have
+ * left something there: zero @bytes bytes at @offset of the block in it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
+           uint64_t bytes, BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+    int ret;
+
+    if (!alloc || !alloc->touched) {
+        return 0;
+    }
+    alloc->refs++;
+    qemu_mutex_unlock(&s->lock);
+    ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset + offset, bytes,
+                                flags);
+    qemu_mutex_lock(&s->lock);
+    alloc_unref(s, alloc);
+    s->write_gen++;
+    return ret;
+}
+
+/*
  * Make a range read as zeros.  Blocks that are not present do already.  With
  * BDRV_REQ_MAY_UNMAP in @flags, blocks that are covered whole lose their
  * place; everything else is zeroed in the file with @flags.  With @discard, it
@@ -496,6 +522,8 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                     ret = 0;
                 }
             }
+        } else if (ret == 0 && !discard) {
+            ret = alloc_zero(bs, block, in_block(s, offset), n, flags);
         }
         offset += n;
         bytes -= n;
