@@ -28,6 +28,11 @@ check-asan:
 	@./configure --enable-sanitizers
 	@scripts/run-checks unit interop own-iotests
 
+check-threads: export BUILD := $(BUILD)/tsan
+check-threads:
+	@./configure --qemu-suite=trixie -- --enable-tsan
+	@scripts/run-checks threads
+
 series:
 	@scripts/make-series
 
@@ -41,5 +46,5 @@ clean:
 	rm -rf "$(BUILD)"
 
 .PHONY: all demo check check-unit check-iotests check-interop check-series \
-        check-compat check-iotests-10.0 check-asan series check-series-build \
-        install clean
+        check-compat check-iotests-10.0 check-asan check-threads series \
+        check-series-build install clean
