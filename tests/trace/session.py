@@ -1,0 +1,90 @@
+"""qemu-io with a record, one command at a time.
+
+Each command is over, with all file requests that it led to, when qemu-io
+prompts for the next; the calls noted until then are its.  The image is opened
+with aio=threads: the other kinds of I/O do not go through the C library.
+"""
+import os
+import selectors
+import subprocess
+import time
+
+from harness import Failure, expect, ours
+from record import FLUSH, READ, WRITE, Layout, Record, preloaded
+
+PROMPT = b'qemu-io> '
+
+
+class Session:
+    def __init__(self, ctx, image, readonly=False, name='io.record',
+                 **options):
+        self.layout = Layout(image)
+        path = ctx.path(name)
+        if os.path.exists(path):
+            os.unlink(path)
+        self.record = Record(path)
+        file = {'file.filename': image, 'file.driver': 'file',
+                'file.aio': 'threads', **options}
+        command = [ours('qemu-io'), '-t', 'writeback', '-d', 'unmap',
+                   '--image-opts', 'driver=vhdx,' + ','.join(
+                       '%s=%s' % o for o in file.items())]
+        if readonly:
+            command.insert(1, '-r')
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env=preloaded(path, image))
+        self.opening = self._names(self._wait())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def _wait(self, timeout=60):
+        """Read to the next prompt; what was printed before it."""
+        out, limit = b'', time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while not out.endswith(PROMPT):
+                if not selector.select(limit - time.monotonic()):
+                    raise Failure('qemu-io does not answer: %r' % out)
+                data = os.read(self.process.stdout.fileno(), 65536)
+                if not data:
+                    raise Failure('qemu-io ended: %r' % out)
+                out += data
+        text = out[:-len(PROMPT)].decode()
+        expect('failed' not in text and 'not found' not in text, text)
+        return text
+
+    def _names(self, _=None):
+        self.ops = self.record.read()
+        return self.layout.names(self.ops)
+
+    def do(self, *commands):
+        """Run these; the names of the changes they made to the file, in order
+        of their beginnings.  self.ops has the calls themselves."""
+        for command in commands:
+            self.process.stdin.write(command.encode() + b'\n')
+            self.process.stdin.flush()
+            self._wait()
+        return self._names()
+
+    def reads(self):
+        """Of the last do()."""
+        return [self.layout.part(op) for op in self.ops if op.kind == READ]
+
+    def writes(self, part):
+        return [op for op in self.ops
+                if op.kind == WRITE and self.layout.part(op) == part]
+
+    def flushes(self):
+        return [op for op in self.ops if op.kind == FLUSH]
+
+    def close(self):
+        """Close the image; the names of what that did."""
+        out, _ = self.process.communicate(b'quit\n', timeout=60)
+        expect(self.process.returncode == 0, 'qemu-io: %s', out.decode())
+        return self._names()
