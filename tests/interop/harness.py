@@ -203,10 +203,10 @@ def _run_number(number):
     return _run_one(_JOBS[number])
 
 
-def run_all(chosen):
+def run_all(chosen, part='interop'):
     """Run (name, function) pairs; the status to exit with."""
     counts = {'ok': 0, 'not ok': 0, 'skip': 0}
-    top = tempfile.mkdtemp(prefix='vhdx-interop-')
+    top = tempfile.mkdtemp(prefix='vhdx-%s-' % part)
     _JOBS.extend((name, function, top) for name, function in chosen)
     try:
         # forked, so that the functions need not be sent
@@ -226,6 +226,6 @@ def run_all(chosen):
             print('# files are in ' + top)
         else:
             shutil.rmtree(top, ignore_errors=True)
-    print('interop: %d passed, %d failed, %d skipped'
-          % (counts['ok'], counts['not ok'], counts['skip']))
+    print('%s: %d passed, %d failed, %d skipped'
+          % (part, counts['ok'], counts['not ok'], counts['skip']))
     return 1 if counts['not ok'] or not counts['ok'] else 0
