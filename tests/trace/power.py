@@ -16,6 +16,7 @@ import subprocess
 from harness import Failure, expect
 from record import (DSYNC, FALLOCATE, FLUSH, KEEP_SIZE, PUNCH_HOLE,
                     READ, TRUNCATE, WRITE)
+from strict.view import View
 
 SECTOR = 512
 CALLS = (WRITE, TRUNCATE, FALLOCATE)
@@ -210,17 +211,24 @@ def disputed(ops):
 
 def same_file(first, second, ignored):
     """Both have the same bytes, except in these ranges."""
-    sizes = os.stat(first).st_size, os.stat(second).st_size
-    expect(sizes[0] == sizes[1], 'the file has %d bytes, by its record %d',
-           *sizes)
-    with open(first, 'rb') as a, open(second, 'rb') as b:
-        for at in range(0, sizes[0], 1 << 20):
-            one, two = a.read(1 << 20), b.read(1 << 20)
-            if one == two:
-                continue
-            for i in range(0, len(one), SECTOR):
-                if one[i:i + SECTOR] != two[i:i + SECTOR] and not any(
-                        s <= at + i and at + i + SECTOR <= e
-                        for s, e in ignored):
-                    raise Failure('the file differs from its record at %#x'
-                                  % (at + i))
+    a, b = View(first), View(second)
+    try:
+        expect(a.size == b.size, 'the file has %d bytes, by its record %d',
+               a.size, b.size)
+        for start, end in a.data_in(0, a.size) + b.data_in(0, b.size):
+            for at in range(start, end, 1 << 20):
+                n = min(1 << 20, end - at)
+                if a.raw(at, n) != b.raw(at, n):
+                    compare(a.raw(at, n), b.raw(at, n), at, ignored)
+    finally:
+        a.close()
+        b.close()
+
+
+def compare(one, two, at, ignored):
+    for i in range(0, len(one), SECTOR):
+        if one[i:i + SECTOR] != two[i:i + SECTOR] and not any(
+                start <= at + i and at + i + SECTOR <= end
+                for start, end in ignored):
+            raise Failure('the file differs from its record at %#x'
+                          % (at + i))
