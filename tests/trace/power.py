@@ -114,6 +114,14 @@ class Cuts:
                   if op.end is not None and op.end < point]
         return max(times, default=0)
 
+    def modes(self, pending):
+        """What to choose from: while an entry is on its way, it matters most
+        that it may overtake what it is about."""
+        if any(op.kind == WRITE and self.layout.part(op) == 'log'
+               for op in pending):
+            return self.MODES + ('metadata',) * 5
+        return self.MODES
+
     def points(self, count, chance):
         """Stamps: anywhere, and around flushes and changes of metadata."""
         near = []
@@ -145,10 +153,11 @@ class Cuts:
         return [op for op in self.ops if op.kind in CALLS and
                 op.start < point and op.start not in self.stable]
 
-    def state(self, point, mode, target, chance):
-        """Write the state to 'target'; what was pending, and how much of it
-        has not arrived whole."""
+    def state(self, point, target, chance):
+        """Write a state to 'target'; what was pending, how it arrives, and
+        how much of it has not arrived whole."""
         pending = self.advance(point)
+        mode = chance.choice(self.modes(pending))
         copy(self.work, target)
         lost = 0
         odd = chance.choice(pending) if pending else None
@@ -162,7 +171,7 @@ class Cuts:
                     apply(op, fd, None if op.kind == TRUNCATE else pieces)
         finally:
             os.close(fd)
-        return pending, lost
+        return pending, mode, lost
 
     def arrives(self, op, mode, odd, chance):
         whole = [(0, op.length)]
@@ -173,7 +182,8 @@ class Cuts:
         if mode == 'last':
             return [] if op is odd else whole
         if mode in ('metadata', 'data'):
-            data = op.kind == WRITE and self.layout.part(op) == 'data'
+            data = op.kind == FALLOCATE or \
+                op.kind == WRITE and self.layout.part(op) == 'data'
             return whole if data == (mode == 'data') else []
         if mode == 'torn' and op.kind != TRUNCATE:
             return chance.choice(([], whole, torn(op, chance)))

@@ -138,8 +138,7 @@ class Disk:
         target = self.ctx.path('state.vhdx')
         numbers = None
         for turn, point in enumerate(cuts.points(count, self.chance)):
-            mode = self.chance.choice(Cuts.MODES)
-            pending, lost = cuts.state(point, mode, target, self.chance)
+            pending, mode, lost = cuts.state(point, target, self.chance)
             self.seen[mode] += 1
             self.seen['pending'] += len(pending)
             self.seen['lost'] += lost
