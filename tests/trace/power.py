@@ -114,26 +114,38 @@ class Cuts:
                   if op.end is not None and op.end < point]
         return max(times, default=0)
 
+    def parts(self, ops):
+        """What the writes among these went to."""
+        return {self.layout.part(op) for op in ops if op.kind == WRITE}
+
     def modes(self, pending):
-        """What to choose from: while an entry is on its way, it matters most
-        that it may overtake what it is about."""
-        if any(op.kind == WRITE and self.layout.part(op) == 'log'
-               for op in pending):
+        """What to choose from: while an entry or a header is on its way, it
+        matters most that it may overtake what it is about."""
+        parts = self.parts(pending)
+        if 'header' in parts:
+            return self.MODES + ('header',) * 7
+        if 'log' in parts:
             return self.MODES + ('metadata',) * 5
         return self.MODES
 
     def points(self, count, chance):
-        """Stamps: anywhere, and around flushes and changes of metadata."""
-        near = []
+        """Stamps: anywhere, around flushes and changes of metadata, and around
+        changes of headers, that is, in the first change and in closing."""
+        near, headers = [], []
         for op in self.ops:
-            if op.kind == FLUSH or op.kind == TRUNCATE or \
-                    op.kind == WRITE and self.layout.part(op) != 'data':
-                near.append(op.start + 1)
+            part = self.layout.part(op) if op.kind == WRITE else None
+            if op.kind in (FLUSH, TRUNCATE) or part not in (None, 'data'):
+                around = [op.start + 1]
                 if op.end is not None:
-                    near += [op.end, op.end + 1]
-        found = [chance.randrange(self.last + 1) for _ in range(count // 2)]
+                    around += [op.end, op.end + 1]
+                near += around
+                if part == 'header':
+                    headers += around
+        found = [chance.randrange(self.last + 1) for _ in range(count // 3)]
+        found += [chance.choice(headers or [self.last])
+                  for _ in range(count // 3)]
         found += [chance.choice(near or [self.last])
-                  for _ in range(count - count // 2)]
+                  for _ in range(count - len(found))]
         return sorted(found)
 
     def advance(self, point):
@@ -181,6 +193,8 @@ class Cuts:
             return whole
         if mode == 'last':
             return [] if op is odd else whole
+        if mode == 'header':
+            return whole if self.parts([op]) == {'header'} else []
         if mode in ('metadata', 'data'):
             data = op.kind == FALLOCATE or \
                 op.kind == WRITE and self.layout.part(op) == 'data'
