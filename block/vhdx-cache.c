@@ -293,11 +293,3 @@ void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page)
     page->logged = NULL;
     buffer_put(c, page, old);
 }
-
-bool vhdx_cache_full(BDRVVHDXState *s)
-{
-    unsigned log_pages = s->header.log_length / VHDX_LOG_SECTOR;
-
-    return s->cache.dirty >= log_pages / 4 ||
-           s->cache.dirty + s->cache.logged >= s->cache.limit / 2;
-}

@@ -392,7 +392,6 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    bool full;
     int ret;
 
     ret = vhdx_log_begin(bs, true);
@@ -425,12 +424,8 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         bytes -= p.bytes;
     }
     request_end(s, &req);
-    full = vhdx_cache_full(s);
     qemu_mutex_unlock(&s->lock);
-    if (ret == 0 && full) {
-        ret = vhdx_log_commit(bs);
-    }
-    return ret;
+    return ret < 0 ? ret : vhdx_log_relieve(bs);
 }
 
 /* -- Zeroes and discard -- */
@@ -488,7 +483,6 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    bool full;
     int ret = 0;
 
     qemu_mutex_lock(&s->lock);
@@ -529,12 +523,8 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
         bytes -= n;
     }
     request_end(s, &req);
-    full = vhdx_cache_full(s);
     qemu_mutex_unlock(&s->lock);
-    if (ret == 0 && full) {
-        ret = vhdx_log_commit(bs);
-    }
-    return ret;
+    return ret < 0 ? ret : vhdx_log_relieve(bs);
 }
 
 int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,

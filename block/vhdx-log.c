@@ -39,10 +39,12 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
+#include "block/aio_task.h"
 #include "block/vhdx.h"
 
-/* Pages that are written in place at once */
+/* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64
+#define APPLY_WRITES    8
 
 /* What a commit has taken from the cache, in order of the pages' offsets. */
 typedef struct Batch {
@@ -181,61 +183,97 @@ static void log_release(BDRVVHDXState *s)
     }
 }
 
-/*
- * Take pages to write in place from the list, as many as lie next to each
- * other in list and file.  Returns their number.
- */
-static unsigned apply_take(BDRVVHDXState *s, VHDXPage **pages)
+static int page_compare(const void *a, const void *b)
 {
-    VHDXPage *page = QTAILQ_FIRST(&s->cache.logged_list);
-    unsigned count = 0;
+    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
 
-    while (page && count < APPLY_PAGES &&
-           (!count ||
-            page->offset == pages[count - 1]->offset + VHDX_PAGE_SIZE)) {
-        pages[count++] = page;
-        page = QTAILQ_NEXT(page, logged_next);
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Pages next to each other in the file that are written in place at once */
+typedef struct ApplyTask {
+    AioTask task;
+    BlockDriverState *bs;
+    VHDXPage **pages;
+    unsigned count;
+} ApplyTask;
+
+/* log_apply() holds the graph lock for it. */
+static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
+{
+    ApplyTask *t = container_of(task, ApplyTask, task);
+    BDRVVHDXState *s = t->bs->opaque;
+    QEMUIOVector qiov;
+    int ret;
+
+    qemu_iovec_init(&qiov, t->count);
+    for (unsigned i = 0; i < t->count; i++) {
+        qemu_iovec_add(&qiov, t->pages[i]->logged, VHDX_PAGE_SIZE);
     }
-    return count;
+    ret = bdrv_co_pwritev(t->bs->file, t->pages[0]->offset, qiov.size, &qiov,
+                          0);
+    qemu_iovec_destroy(&qiov);
+    if (ret == 0) {
+        QEMU_LOCK_GUARD(&s->lock);
+        for (unsigned i = 0; i < t->count; i++) {
+            vhdx_cache_placed(s, t->pages[i]);
+        }
+    }
+    return ret;
+}
+
+/* How many of the @count sorted @pages lie next to each other. */
+static unsigned pages_in_row(VHDXPage **pages, unsigned count)
+{
+    unsigned n = 1;
+
+    while (n < MIN(count, APPLY_PAGES) &&
+           pages[n]->offset == pages[n - 1]->offset + VHDX_PAGE_SIZE) {
+        n++;
+    }
+    return n;
 }
 
 /* Write all pages in place whose new content is stable in the log. */
 static int coroutine_fn GRAPH_RDLOCK log_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXPage *pages[APPLY_PAGES];
-    QEMUIOVector qiov;
-    unsigned count;
-    int ret = 0;
+    g_autoptr(GPtrArray) pages = g_ptr_array_new();
+    AioTaskPool *pool;
+    VHDXPage *page;
+    unsigned n;
+    int ret;
 
-    qemu_iovec_init(&qiov, APPLY_PAGES);
-    for (;;) {
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            count = apply_take(s, pages);
-        }
-        if (!count) {
-            break;
-        }
-        qemu_iovec_reset(&qiov);
-        for (unsigned i = 0; i < count; i++) {
-            qemu_iovec_add(&qiov, pages[i]->logged, VHDX_PAGE_SIZE);
-        }
-        ret = bdrv_co_pwritev(bs->file, pages[0]->offset, qiov.size, &qiov, 0);
-        if (ret < 0) {
-            ret = log_write_error(bs, ret);
-            break;
-        }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            for (unsigned i = 0; i < count; i++) {
-                vhdx_cache_placed(s, pages[i]);
-            }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        QTAILQ_FOREACH(page, &s->cache.logged_list, logged_next) {
+            g_ptr_array_add(pages, page);
         }
     }
-    qemu_iovec_destroy(&qiov);
-    if (ret == 0) {
-        s->log.applied = s->log.sequence;
+    g_ptr_array_sort(pages, page_compare);
+
+    pool = aio_task_pool_new(APPLY_WRITES);
+    for (unsigned i = 0; i < pages->len && aio_task_pool_status(pool) == 0;
+         i += n) {
+        VHDXPage **first = (VHDXPage **)pages->pdata + i;
+        ApplyTask *t = g_new(ApplyTask, 1);
+
+        n = pages_in_row(first, pages->len - i);
+        *t = (ApplyTask) {
+            .task.func = apply_entry,
+            .bs = bs,
+            .pages = first,
+            .count = n,
+        };
+        aio_task_pool_start_task(pool, &t->task);
     }
-    return ret;
+    aio_task_pool_wait_all(pool);
+    ret = aio_task_pool_status(pool);
+    aio_task_pool_free(pool);
+    if (ret < 0) {
+        return log_write_error(bs, ret);
+    }
+    s->log.applied = s->log.sequence;
+    return 0;
 }
 
 /* Empty the ring, all entries of which are stable. */
@@ -261,13 +299,6 @@ static int coroutine_fn GRAPH_RDLOCK log_checkpoint(BlockDriverState *bs)
 }
 
 /* -- Commit -- */
-
-static int page_compare(const void *a, const void *b)
-{
-    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
-
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
 
 /* Take all dirty pages.  lock is held. */
 static void batch_take(BDRVVHDXState *s, Batch *b)
@@ -395,9 +426,9 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
             s->barrier |= barrier;
         }
     }
-    if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 4 ||
+    if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 ||
                      s->cache.logged > s->cache.limit / 4)) {
-        /* In good time; if there is no space now there may be later. */
+        /* In good time for two more of the largest entries; if there is no space now there may be later. */
         ret = log_apply(bs);
         if (ret == -ENOSPC || ret == -EDQUOT) {
             ret = 0;
@@ -427,6 +458,29 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
         }
         qemu_co_mutex_unlock(&s->commit_lock);
         vhdx_space_reclaim(bs);
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool due = false;
+    int ret = 0;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        unsigned changed = s->cache.dirty + s->cache.logged;
+
+        if (changed >= s->cache.limit / 2 &&
+            (!s->relieving || changed >= s->cache.limit)) {
+            due = s->relieving = true;
+        }
+    }
+    if (due) {
+        ret = vhdx_log_commit(bs);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->relieving = false;
+        }
     }
     return ret;
 }

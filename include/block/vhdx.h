@@ -195,6 +195,7 @@ typedef struct BDRVVHDXState {
     CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
     CoQueue request_queue;          /* waits for requests to end */
     bool barrier;                   /* flush data before the next commit */
+    bool relieving;                 /* a commit makes room in the cache */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
     uint64_t write_gen;             /* counts completed changes */
@@ -323,12 +324,6 @@ void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable);
 /* Note that @page->logged is in place.  commit_lock and lock are held. */
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 
-/*
- * Whether so many pages are dirty or logged that a commit is due before more
- * are.  lock is held.
- */
-bool vhdx_cache_full(BDRVVHDXState *s);
-
 /* -- vhdx-bat.c, section 2.5 -- */
 
 /*
@@ -456,6 +451,13 @@ vhdx_log_begin(BlockDriverState *bs, bool data);
  * held.  Returns 0 or -errno; -ENOSPC may be tried again.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
+
+/*
+ * Commit if changed pages take half of the cache.  The request that finds this
+ * does so while others go on, unless they fill all of it.  No lock is held.
+ * Returns 0 or -errno, as vhdx_log_commit().
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
 
 /*
  * Put everything in place and close the log: LogGuid zero in both headers, the

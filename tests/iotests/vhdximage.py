@@ -134,12 +134,12 @@ def io(path, *commands, options=()):
     return output
 
 
-def crash(path, *commands):
+def crash(path, *commands, options=()):
     '''
     The same, then qemu-io is killed before it closes @path: what was flushed
     is in the file, and nothing is tidied up.
     '''
-    args = []
+    args = list(options)
     for command in commands:
         args += ['-c', command]
     args += ['-c', 'sigraise 9', path]
