@@ -24,7 +24,8 @@ apply_step() {
         rm -f "$repo"/block/vhdx*
         cp "$top"/block/*vhdx* "$repo/block/"
         cp "$top"/include/block/*vhdx* "$repo/include/block/" ;;
-    3-unit-tests) cp "$top"/tests/unit/*vhdx* "$repo/tests/unit/" ;;
+    3-unit-tests)
+        cp "$top"/tests/{unit,crash}/*vhdx* "$repo/tests/unit/" ;;
     4-iotests)
         cp "$top"/tests/iotests/*vhdx* "$repo/tests/qemu-iotests/tests/" ;;
     esac

@@ -1,0 +1,136 @@
+/*
+ * VHDX crash test: the program
+ *
+ * Runs workloads on the driver over a simulated disk, cuts the power at many
+ * moments, and checks what is left; see vhdx-crash.h.  The output is that of
+ * QEMU's unit tests (TAP), with one test for each workload.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <uuid/uuid.h>
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "vhdx-crash.h"
+
+static int opt_seeds = 1;
+static int opt_first = 1;
+static char **opt_workloads;
+static char *opt_dump;
+static gboolean opt_list;
+static gboolean opt_verbose;
+static gboolean opt_tap;
+static gboolean opt_keep;
+
+static const GOptionEntry options[] = {
+    { "seeds", 's', 0, G_OPTION_ARG_INT, &opt_seeds,
+      "Seeds to run each workload with (default: 1)", "N" },
+    { "first-seed", 'f', 0, G_OPTION_ARG_INT, &opt_first,
+      "The first of them (default: 1)", "N" },
+    { "workload", 'w', 0, G_OPTION_ARG_STRING_ARRAY, &opt_workloads,
+      "Run this workload only; may be repeated", "NAME" },
+    { "dump", 'd', 0, G_OPTION_ARG_FILENAME, &opt_dump,
+      "Store the first bad image here", "FILE" },
+    { "list", 'l', 0, G_OPTION_ARG_NONE, &opt_list,
+      "List the workloads", NULL },
+    { "verbose", 'v', 0, G_OPTION_ARG_NONE, &opt_verbose,
+      "Count for each seed, all violations, the driver's messages", NULL },
+    { "tap", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &opt_tap, "", NULL },
+    { "keep-going", 'k', G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_NONE, &opt_keep,
+      "", NULL },
+    { NULL }
+};
+
+/* GUIDs are random as well: the same ones for the same seed. */
+static CrashRng guid_rng;
+
+void uuid_generate_random(uuid_t out)
+{
+    for (int i = 0; i < sizeof(uuid_t); i += 8) {
+        uint64_t word = rng_next(&guid_rng);
+
+        memcpy(out + i, &word, 8);
+    }
+}
+
+static const CrashWorkload *workload_find(const char *name)
+{
+    for (const CrashWorkload *w = crash_workloads; w->name; w++) {
+        if (!strcmp(w->name, name)) {
+            return w;
+        }
+    }
+    return NULL;
+}
+
+/* Run @w with all seeds.  Returns whether nothing was wrong. */
+static bool workload_run(const CrashWorkload *w, int number)
+{
+    CrashContext ctx = {
+        .workload = w,
+        .verbose = opt_verbose,
+        .dump = opt_dump,
+    };
+
+    for (int i = 0; i < opt_seeds; i++) {
+        ctx.seed = opt_first + i;
+        guid_rng.state = ctx.seed;
+        check_seed(&ctx);
+        if (opt_verbose) {
+            printf("# %s, seed %" PRIu64 ": so far %u states, %u violations\n",
+                   w->name, ctx.seed, ctx.totals.states,
+                   ctx.totals.violations);
+            fflush(stdout);
+        }
+    }
+    printf("%sok %d %s: %u seeds, %u points, %u states, %u violations\n",
+           ctx.totals.violations ? "not " : "", number, w->name,
+           ctx.totals.seeds, ctx.totals.points, ctx.totals.states,
+           ctx.totals.violations);
+    fflush(stdout);
+    return !ctx.totals.violations;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+    g_autoptr(GPtrArray) chosen = g_ptr_array_new();
+    g_autoptr(GError) err = NULL;
+    bool good = true;
+
+    g_option_context_add_main_entries(context, options, NULL);
+    if (!g_option_context_parse(context, &argc, &argv, &err)) {
+        fprintf(stderr, "%s\n", err->message);
+        return 2;
+    }
+    if (opt_list) {
+        for (const CrashWorkload *w = crash_workloads; w->name; w++) {
+            printf("%-14s %s\n", w->name, w->about);
+        }
+        return 0;
+    }
+    for (char **name = opt_workloads; name && *name; name++) {
+        if (!workload_find(*name)) {
+            fprintf(stderr, "There is no workload %s\n", *name);
+            return 2;
+        }
+        g_ptr_array_add(chosen, (void *)workload_find(*name));
+    }
+    for (const CrashWorkload *w = crash_workloads;
+         w->name && !opt_workloads; w++) {
+        g_ptr_array_add(chosen, (void *)w);
+    }
+
+    /* Images with a log and failing disks make the driver tell so. */
+    if (!opt_verbose && !freopen("/dev/null", "w", stderr)) {
+        return 2;
+    }
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    printf("1..%u\n", chosen->len);
+    for (guint i = 0; i < chosen->len; i++) {
+        good &= workload_run(g_ptr_array_index(chosen, i), i + 1);
+    }
+    return good ? 0 : 1;
+}

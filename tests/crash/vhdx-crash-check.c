@@ -1,0 +1,425 @@
+/*
+ * VHDX crash test: what must hold after a power cut
+ *
+ * Of an image as a cut leaves it:
+ *
+ *   - the reader finds nothing wrong in it, and every sector that was ever
+ *     written holds what the model allows; every other one is zero
+ *   - the driver opens it without writing to it, its check finds no error, and
+ *     it reads every sector as the reader does
+ *
+ * Some images are then opened for writing and used further: that is a run of
+ * its own, which the power can be cut of again, and begins with the recovery.
+ * A run that comes to its end leaves an image without a log.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "vhdx-crash.h"
+
+/* Violations that are told in words, for one workload. */
+#define MAX_REPORTS     10
+
+#define READ_PAGES      256
+
+static char *G_GNUC_PRINTF(1, 2) text(const char *format, ...)
+{
+    va_list ap;
+    char *str;
+
+    va_start(ap, format);
+    str = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    return str;
+}
+
+/* -- One image -- */
+
+/* The guest's page @page; NULL for zeros. */
+static CrashPage *guest_page(const CrashReader *r, uint64_t page)
+{
+    uint64_t at = page * CRASH_PAGE;
+    uint64_t place = reader_block(r, at / r->block_size);
+
+    return place ? reader_page(r, place + at % r->block_size) : NULL;
+}
+
+/*
+ * Check the pages that were ever written to, and note in @seen which write
+ * each of their sectors is from.
+ */
+static char *check_spots(const CrashReader *r, const CrashModel *model,
+                         uint32_t *seen)
+{
+    for (guint i = 0; i < model->spots->len; i++) {
+        CrashSpot *spot = &g_array_index(model->spots, CrashSpot, i);
+        CrashPage *page = guest_page(r, spot->page);
+
+        for (int k = 0; k < CRASH_SECTORS; k++) {
+            uint64_t sector = spot->page * CRASH_SECTORS + k, place = sector;
+            uint32_t id = page ? model_decode(page, k, &place) : 0;
+
+            if (!id) {
+                place = sector;
+            }
+            if (id == CRASH_NEVER || place != sector ||
+                !model_allows(model, spot, k, id)) {
+                return text("sector %" PRIu64 " holds write %d of sector %"
+                            PRIu64 "; it held %u; the latest stable one "
+                            "started at stamp %u", sector, (int)id, place,
+                            spot->base[k], spot->stable[k]);
+            }
+            seen[i * CRASH_SECTORS + k] = id;
+        }
+    }
+    return NULL;
+}
+
+/* Check that present blocks hold nothing else. */
+static char *check_rest(const CrashReader *r, const CrashModel *model)
+{
+    uint64_t last = DIV_ROUND_UP(r->disk_size, CRASH_PAGE);
+    uint64_t pages = r->block_size / CRASH_PAGE;
+    GHashTableIter iter;
+    void *key;
+
+    g_hash_table_iter_init(&iter, r->blocks);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint64_t block = (uintptr_t)key;
+        uint64_t place = reader_block(r, block);
+        guint spot = model_spot(model, block * pages);
+
+        for (uint64_t i = 0; i < pages && block * pages + i < last; i++) {
+            CrashPage *page = reader_page(r, place + i * CRASH_PAGE);
+            uint64_t sector;
+
+            while (spot < model->spots->len &&
+                   g_array_index(model->spots, CrashSpot, spot).page <
+                   block * pages + i) {
+                spot++;
+            }
+            if (!page || (spot < model->spots->len &&
+                          g_array_index(model->spots, CrashSpot, spot).page ==
+                          block * pages + i)) {
+                continue;
+            }
+            for (int k = 0; k < CRASH_SECTORS; k++) {
+                uint32_t id = model_decode(page, k, &sector);
+
+                if (id) {
+                    return text("sector %" PRIu64 ", never written to, holds "
+                                "write %d of sector %" PRIu64,
+                                (block * pages + i) * CRASH_SECTORS + k,
+                                (int)id, sector);
+                }
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Compare @count pages from @first as the driver and the reader read them. */
+static char *check_read(BlockBackend *blk, const CrashReader *r,
+                        uint64_t first, uint64_t count)
+{
+    static uint8_t buf[READ_PAGES * CRASH_PAGE];
+    uint64_t bytes = MIN(count * CRASH_PAGE,
+                         r->disk_size - first * CRASH_PAGE);
+    int ret = blk_pread(blk, first * CRASH_PAGE, bytes, buf, 0);
+
+    if (ret < 0) {
+        return text("the driver can't read page %" PRIu64 ": %s", first,
+                    strerror(-ret));
+    }
+    for (uint64_t i = 0; i * CRASH_PAGE < bytes; i++) {
+        CrashPage *page = guest_page(r, first + i);
+        uint64_t n = MIN(CRASH_PAGE, bytes - i * CRASH_PAGE);
+
+        if (page ? memcmp(page->data, buf + i * CRASH_PAGE, n) :
+            !buffer_is_zero(buf + i * CRASH_PAGE, n)) {
+            return text("driver and reader differ in page %" PRIu64,
+                        first + i);
+        }
+    }
+    return NULL;
+}
+
+static char *check_reads(BlockBackend *blk, const CrashReader *r,
+                         const CrashModel *model, CrashRng *rng)
+{
+    guint i = 0;
+    char *why = NULL;
+
+    while (i < model->spots->len && !why) {
+        uint64_t first = g_array_index(model->spots, CrashSpot, i).page;
+        uint64_t count = 0;
+
+        while (i < model->spots->len && count < READ_PAGES &&
+               g_array_index(model->spots, CrashSpot, i).page ==
+               first + count) {
+            i++;
+            count++;
+        }
+        why = check_read(blk, r, first, count);
+    }
+    for (i = 0; i < 4 && !why; i++) {
+        why = check_read(blk, r, rng_below(rng, r->disk_size / CRASH_PAGE), 1);
+    }
+    return why;
+}
+
+/* What the driver makes of the file. */
+static char *check_driver(CrashContext *ctx, const CrashImage *img,
+                          const CrashReader *r, const CrashModel *model,
+                          CrashRng *rng)
+{
+    /* Nothing writes to it, which is checked as well. */
+    CrashDisk *disk = disk_new((CrashImage *)img, &ctx->workload->node, 0);
+    Error *err = NULL;
+    BdrvCheckResult result = { 0 };
+    BlockBackend *blk;
+    char *why = NULL;
+    int ret, expected = r->dirty + !r->header_valid[0] + !r->header_valid[1];
+
+    disk->instant = true;
+    blk = guest_open(0, ctx->workload->small_cache, &err);
+    if (!blk) {
+        why = text("does not open: %s", error_get_pretty(err));
+        error_free(err);
+    } else {
+        ret = bdrv_check(blk_bs(blk), &result, 0);
+        if (ret < 0 || result.check_errors || result.corruptions > expected) {
+            why = text("check returns %d, with %d errors and %d corruptions",
+                       ret, result.check_errors, result.corruptions);
+        } else {
+            why = check_reads(blk, r, model, rng);
+        }
+        blk_unref(blk);
+    }
+    if (!why && disk->changes) {
+        why = text("a read-only image is written to");
+    }
+    disk->view = NULL;
+    disk_free(disk);
+    return why;
+}
+
+/* Whether the file may not be an image at all, as it is being made. */
+static bool check_unborn(CrashContext *ctx, const CrashImage *img)
+{
+    uint8_t id[8];
+
+    image_read(img, 0, sizeof(id), id);
+    return ctx->workload->create && memcmp(id, "vhdxfile", 8);
+}
+
+/*
+ * Check an image; @closed if it must have no log.  Returns NULL or what is
+ * wrong.
+ */
+static char *check_image(CrashContext *ctx, const CrashImage *img,
+                         const CrashModel *model, bool closed, uint32_t *seen,
+                         CrashRng *rng)
+{
+    CrashReader *r;
+    char *why;
+
+    ctx->totals.states++;
+    if (check_unborn(ctx, img)) {
+        return NULL;
+    }
+    r = reader_new(img, &why);
+    if (!r) {
+        return why;
+    }
+    if (r->disk_size != ctx->shape.disk_size ||
+        r->block_size != ctx->shape.block_size ||
+        r->sector_size != ctx->shape.sector_size) {
+        why = text("metadata has changed");
+    }
+    if (!why && closed &&
+        (r->log_named[0] || r->log_named[1] || !r->header_valid[0] ||
+         !r->header_valid[1] || !r->copies_agree)) {
+        why = text("the image was closed, but its headers are not in order");
+    }
+    why = why ?: check_spots(r, model, seen);
+    why = why ?: check_rest(r, model);
+    why = why ?: check_driver(ctx, img, r, model, rng);
+    reader_free(r);
+    return why;
+}
+
+/* -- All that cuts can leave of a run -- */
+
+static void violation(CrashContext *ctx, const CrashImage *img,
+                      const char *path, const char *why)
+{
+    ctx->totals.violations++;
+    if (ctx->totals.violations <= MAX_REPORTS || ctx->verbose) {
+        printf("# VIOLATION in %s, seed %" PRIu64 "%s: %s\n",
+               ctx->workload->name, ctx->seed, path, why);
+        fflush(stdout);
+    }
+    if (img && ctx->dump) {
+        image_dump(img, ctx->dump);
+        ctx->dump = NULL;
+    }
+}
+
+static int compare_stamps(const void *a, const void *b)
+{
+    uint32_t x = *(uint32_t *)a, y = *(uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* The stamp before which, or after which, some operation ends. */
+static uint32_t point_random(const CrashRun *run, CrashRng *rng)
+{
+    uint32_t at = rng_below(rng, run->end + 1);
+    bool guest = rng_chance(rng, 50);
+
+    if (rng_chance(rng, 40)) {
+        return at;
+    }
+    for (guint i = 0; guest && i < run->model->ops->len; i++) {
+        GuestOp *op = &g_array_index(run->model->ops, GuestOp, i);
+
+        /* Now more is stable. */
+        if (op->kind == GUEST_FLUSH && op->start >= at) {
+            return MIN(op->end, run->end);
+        }
+    }
+    for (guint i = 0; !guest && i < run->ops->len; i++) {
+        CrashOp *op = g_ptr_array_index(run->ops, i);
+
+        /* There is most to lose. */
+        if (op->kind == OP_FLUSH && op->start >= at) {
+            return MIN(op->end - 1, run->end);
+        }
+    }
+    return at;
+}
+
+/* Stamps to cut the power at: all, or @most of them. */
+static GArray *points_choose(const CrashRun *run, unsigned most, CrashRng *rng)
+{
+    GArray *points = g_array_new(false, false, sizeof(uint32_t));
+    bool all = run->end < most;
+
+    for (uint32_t i = 0; i < (all ? run->end : most); i++) {
+        uint32_t at = all ? i : point_random(run, rng);
+
+        g_array_append_val(points, at);
+    }
+    g_array_append_val(points, run->end);
+    g_array_sort(points, compare_stamps);
+    return points;
+}
+
+static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
+                      const char *path, CrashRng *rng);
+
+/* Open what a cut has left, go on with it, and check that run as well. */
+static void check_further(CrashContext *ctx, const CrashImage *img,
+                          const CrashModel *model, const uint32_t *seen,
+                          unsigned depth, const char *path, CrashRng *rng)
+{
+    const CrashWorkload *w = ctx->workload;
+    CrashRun *run = guest_run(w, &ctx->shape, img, model, seen, !w->go_on,
+                              rng_next(rng));
+
+    check_run(ctx, run, depth + 1, path, rng);
+    guest_run_free(run);
+}
+
+/* Check the states that a cut at one point can leave. */
+static void check_point(CrashContext *ctx, CrashRun *run, CrashCursor *cur,
+                        unsigned states, unsigned depth, const char *path,
+                        uint32_t *seen, CrashRng *rng)
+{
+    const CrashWorkload *w = ctx->workload;
+    unsigned count = 2 + states;
+
+    ctx->totals.points++;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned pending;
+        CrashImage *img = cursor_cut(cur, MIN(i, CUT_RANDOM), rng, &pending);
+        g_autofree char *here = text("%s, stamp %u cut %u", path, cur->now, i);
+        char *why = check_image(ctx, img, run->model, false, seen, rng);
+
+        if (why) {
+            violation(ctx, img, here, why);
+            g_free(why);
+        } else if (depth < w->generations && rng_chance(rng, w->recover)) {
+            check_further(ctx, img, run->model, seen, depth, here, rng);
+        }
+        image_free(img);
+        if (!pending) {
+            break;
+        }
+        /* There are no more ways to lose a single operation. */
+        count = pending == 1 ? MIN(count, 4) : count;
+    }
+}
+
+static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
+                      const char *path, CrashRng *rng)
+{
+    const CrashWorkload *w = ctx->workload;
+    static const unsigned fewer[] = { 1, 6, 15 };
+    unsigned scale = w->go_on ? 1 + depth : fewer[MIN(depth, 2)];
+    g_autofree uint32_t *seen = g_new(uint32_t, run->model->spots->len *
+                                      CRASH_SECTORS + 1);
+    g_autoptr(GArray) points = NULL;
+    CrashCursor *cur;
+
+    for (guint i = 0; i < run->wrong->len; i++) {
+        g_autofree char *here = text("%s, run of depth %u", path, depth);
+
+        violation(ctx, run->last, here, g_ptr_array_index(run->wrong, i));
+    }
+
+    points = points_choose(run, MAX(w->points / scale, 3), rng);
+    cur = cursor_new(run->base, run->ops, run->payload);
+    for (guint i = 0; i < points->len; i++) {
+        uint32_t at = g_array_index(points, uint32_t, i);
+
+        cursor_advance(cur, at);
+        model_advance(run->model, at);
+        check_point(ctx, run, cur, MAX(w->states / (depth + 1), 1), depth,
+                    path, seen, rng);
+    }
+    cursor_free(cur);
+
+    if (run->closed && !w->create) {
+        g_autofree char *here = text("%s, closed", path);
+        char *why = check_image(ctx, run->last, run->model, true, seen, rng);
+
+        if (why) {
+            violation(ctx, run->last, here, why);
+            g_free(why);
+        }
+    }
+}
+
+void check_seed(CrashContext *ctx)
+{
+    CrashRng rng = { crash_mix(ctx->seed * 0x2545f4914f6cdd1dULL + 1) };
+    CrashRun *made, *run;
+
+    /* The same image and schedule whatever else changes */
+    ctx->totals.seeds++;
+    made = guest_create(ctx->workload, &ctx->shape, &rng);
+    if (ctx->workload->create || made->wrong->len) {
+        check_run(ctx, made, 0, "", &rng);
+    } else {
+        run = guest_run(ctx->workload, &ctx->shape, made->last, NULL, NULL,
+                        false, rng_next(&rng));
+        check_run(ctx, run, 0, "", &rng);
+        guest_run_free(run);
+    }
+    guest_run_free(made);
+}

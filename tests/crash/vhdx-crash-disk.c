@@ -1,0 +1,331 @@
+/*
+ * VHDX crash test: the node below the driver
+ *
+ * A protocol driver over a CrashImage.  No operation completes when it is
+ * issued: it waits in a list, from which one at random is taken whenever the
+ * main loop has nothing else to do.  So requests overlap in every way that
+ * their issuers allow, and the same way again for the same seed.  Some
+ * operations are made slow: they are taken only when there is nothing else,
+ * or rarely.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "vhdx-crash.h"
+
+typedef struct PendingOp {
+    Coroutine *co;
+    bool slow;
+} PendingOp;
+
+typedef struct BDRVCrashState {
+    CrashDisk *disk;
+} BDRVCrashState;
+
+/* The disk for which a node is being opened */
+static CrashDisk *opening;
+
+/* Let one operation that waits complete. */
+static void disk_step(void *opaque)
+{
+    CrashDisk *disk = opaque;
+    bool any = rng_chance(&disk->rng, 4);
+    PendingOp *chosen = NULL;
+    guint count = 0;
+
+    for (int pass = 0; pass < 2 && !chosen; pass++) {
+        for (guint i = 0; i < disk->pending->len; i++) {
+            PendingOp *p = g_ptr_array_index(disk->pending, i);
+
+            if ((any || pass || !p->slow) && !rng_below(&disk->rng, ++count)) {
+                chosen = p;
+            }
+        }
+    }
+    if (chosen) {
+        g_ptr_array_remove_fast(disk->pending, chosen);
+        aio_co_wake(chosen->co);
+    }
+    if (disk->pending->len) {
+        qemu_bh_schedule(disk->bh);
+    }
+}
+
+/* Whether the operation that now completes is the one that is to fail. */
+static bool disk_fails(CrashDisk *disk, const CrashOp *op)
+{
+    CrashFault *f = &disk->fault;
+
+    if (op->kind == OP_FLUSH && disk->flush_broken) {
+        return true;
+    }
+    if (!f->countdown || f->kind != op->kind ||
+        (op->kind <= OP_DISCARD &&
+         f->metadata != (op->offset < disk->payload)) || --f->countdown) {
+        return false;
+    }
+    disk->fault_hit = true;
+    disk->flush_broken = op->kind == OP_FLUSH && f->stick;
+    return true;
+}
+
+/* A flush has failed: a part of what it was for is gone for good. */
+static void disk_lose(CrashDisk *disk, const CrashOp *flush)
+{
+    uint32_t since = 0;
+
+    for (guint i = 0; i < disk->ops->len; i++) {
+        CrashOp *op = g_ptr_array_index(disk->ops, i);
+
+        if (op->kind == OP_FLUSH && op->end != CRASH_NEVER && op->ret == 0) {
+            since = MAX(since, op->start);
+        }
+    }
+    for (guint i = 0; i < disk->ops->len; i++) {
+        CrashOp *op = g_ptr_array_index(disk->ops, i);
+
+        if (op->kind != OP_FLUSH && op->end >= since &&
+            op->end < flush->start) {
+            op->lost = rng_chance(&disk->rng, 50);
+        }
+    }
+    disk->lose_from = since;
+    disk->lose_to = flush->end;
+}
+
+/* What comes of @op, as errors go. */
+static int disk_result(CrashDisk *disk, const CrashOp *op)
+{
+    uint64_t end = op->kind == OP_TRUNCATE ? op->offset :
+                   op->kind <= OP_ZERO ? op->offset + op->bytes : 0;
+    bool grows = end > disk->view->size;
+
+    if (disk->instant) {
+        return 0;
+    }
+    if (disk_fails(disk, op)) {
+        return -EIO;
+    }
+    if (grows && ((disk->limit && end > disk->limit) || disk->full)) {
+        return -ENOSPC;
+    }
+    if (disk->full && op->kind <= OP_ZERO && rng_chance(&disk->rng, 25)) {
+        return -ENOSPC;
+    }
+    return 0;
+}
+
+/*
+ * Do an operation of which @op tells; it is recorded and no longer the
+ * caller's.
+ */
+static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    CrashOp *op = g_memdup2(&spec, sizeof(spec));
+    int ret;
+
+    op->start = ++disk->now;
+    op->end = CRASH_NEVER;
+    op->seed = rng_next(&disk->rng);
+    disk->changes += op->kind != OP_READ && op->kind != OP_FLUSH;
+    if (!disk->instant) {
+        PendingOp pending = {
+            .co = qemu_coroutine_self(),
+            .slow = rng_chance(&disk->rng, 12),
+        };
+
+        if (op->kind != OP_READ) {
+            g_ptr_array_add(disk->ops, op);
+        }
+        g_ptr_array_add(disk->pending, &pending);
+        qemu_bh_schedule(disk->bh);
+        qemu_coroutine_yield();
+    }
+    op->ret = ret = disk_result(disk, op);
+    op->end = ++disk->now;
+    op_apply(disk->view, op);
+    if (op->kind == OP_FLUSH && ret < 0 && disk->fault.lose) {
+        disk_lose(disk, op);
+    }
+    if (disk->instant || op->kind == OP_READ) {
+        op_free(op);
+    }
+    return ret;
+}
+
+static int coroutine_fn disk_co_preadv(BlockDriverState *bs, int64_t offset,
+                                       int64_t bytes, QEMUIOVector *qiov,
+                                       BdrvRequestFlags flags)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    int ret = disk_op(bs, (CrashOp) {
+        .kind = OP_READ,
+        .offset = offset,
+        .bytes = bytes,
+    });
+
+    if (ret == 0) {
+        g_autofree uint8_t *buf = g_malloc(bytes);
+
+        image_read(disk->view, offset, bytes, buf);
+        qemu_iovec_from_buf(qiov, 0, buf, bytes);
+    }
+    return ret;
+}
+
+static int coroutine_fn disk_co_pwritev(BlockDriverState *bs, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        BdrvRequestFlags flags)
+{
+    uint8_t *data = g_malloc(bytes);
+
+    g_assert(offset % CRASH_SECTOR == 0 && bytes % CRASH_SECTOR == 0);
+    qemu_iovec_to_buf(qiov, 0, data, bytes);
+    return disk_op(bs, (CrashOp) {
+        .kind = OP_WRITE,
+        .offset = offset,
+        .bytes = bytes,
+        .data = data,
+    });
+}
+
+static int coroutine_fn
+disk_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+
+    if (disk->node.no_write_zeroes) {
+        return -ENOTSUP;
+    }
+    return disk_op(bs, (CrashOp) {
+        .kind = OP_ZERO,
+        .offset = offset,
+        .bytes = bytes,
+    });
+}
+
+static int coroutine_fn disk_co_pdiscard(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes)
+{
+    return disk_op(bs, (CrashOp) {
+        .kind = OP_DISCARD,
+        .offset = offset,
+        .bytes = bytes,
+    });
+}
+
+static int coroutine_fn
+disk_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+                 PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    int ret;
+
+    if (disk->node.fixed_size) {
+        error_setg(errp, "A node of fixed size");
+        return -ENOTSUP;
+    }
+    ret = disk_op(bs, (CrashOp) { .kind = OP_TRUNCATE, .offset = offset });
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not change the length");
+    }
+    return ret;
+}
+
+static int coroutine_fn disk_co_flush(BlockDriverState *bs)
+{
+    return disk_op(bs, (CrashOp) { .kind = OP_FLUSH });
+}
+
+static int64_t coroutine_mixed_fn disk_getlength(BlockDriverState *bs)
+{
+    return ((BDRVCrashState *)bs->opaque)->disk->view->size;
+}
+
+static int coroutine_fn
+disk_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                     int64_t bytes, int64_t *pnum, int64_t *map,
+                     BlockDriverState **file)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+
+    *pnum = image_zeros(disk->view, offset, bytes);
+    if (*pnum) {
+        return BDRV_BLOCK_ZERO;
+    }
+    *pnum = MIN(bytes, CRASH_PAGE - offset % CRASH_PAGE);
+    *map = offset;
+    *file = bs;
+    return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID;
+}
+
+static void disk_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    bs->bl.request_alignment = CRASH_SECTOR;
+}
+
+static int disk_open(BlockDriverState *bs, QDict *options, int flags,
+                     Error **errp)
+{
+    BDRVCrashState *s = bs->opaque;
+
+    s->disk = opening;
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    if (!opening->node.no_zero_growth && !opening->node.fixed_size) {
+        bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
+    }
+    return 0;
+}
+
+static BlockDriver crash_disk = {
+    .format_name            = "vhdx-crash-disk",
+    .instance_size          = sizeof(BDRVCrashState),
+    .has_variable_length    = true,
+
+    .bdrv_open              = disk_open,
+    .bdrv_refresh_limits    = disk_refresh_limits,
+    .bdrv_co_getlength      = disk_getlength,
+
+    .bdrv_co_preadv         = disk_co_preadv,
+    .bdrv_co_pwritev        = disk_co_pwritev,
+    .bdrv_co_pwrite_zeroes  = disk_co_pwrite_zeroes,
+    .bdrv_co_pdiscard       = disk_co_pdiscard,
+    .bdrv_co_truncate       = disk_co_truncate,
+    .bdrv_co_flush_to_disk  = disk_co_flush,
+    .bdrv_co_block_status   = disk_co_block_status,
+};
+
+CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)
+{
+    CrashDisk *disk = g_new(CrashDisk, 1);
+
+    *disk = (CrashDisk) {
+        .node = *node,
+        .view = view,
+        .ops = g_ptr_array_new_with_free_func(op_free),
+        .pending = g_ptr_array_new(),
+        .rng = { seed },
+    };
+    disk->bh = aio_bh_new(qemu_get_aio_context(), disk_step, disk);
+    opening = disk;
+    disk->bs = bdrv_new_open_driver(&crash_disk, "disk", BDRV_O_RDWR |
+                                    BDRV_O_RESIZE | BDRV_O_UNMAP,
+                                    &error_abort);
+    return disk;
+}
+
+void disk_free(CrashDisk *disk)
+{
+    bdrv_unref(disk->bs);
+    g_assert(!disk->pending->len);
+    qemu_bh_delete(disk->bh);
+    g_ptr_array_unref(disk->pending);
+    g_ptr_array_unref(disk->ops);
+    image_free(disk->view);
+    g_free(disk);
+}

@@ -1,0 +1,497 @@
+/*
+ * VHDX crash test: the guests
+ *
+ * Coroutines that write, zero, discard, flush and read at random, all at the
+ * same time.  What they do is noted in the model; what they read is checked
+ * there at once.  A session is the time from opening the image to closing it;
+ * a run has one or more of them.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-block-core.h"
+#include "qemu/main-loop.h"
+#include "vhdx-crash.h"
+
+/* So often the main loop may find nothing to do while guests wait. */
+#define IDLE_MAX        1000
+
+typedef struct Guests {
+    const CrashWorkload *w;
+    const CrashShape *shape;
+    CrashRun *run;
+    CrashDisk *disk;
+    BlockBackend *blk;
+    CrashRng rng;
+    unsigned left;                  /* actions to be done */
+    unsigned running;               /* coroutines */
+    uint64_t next_page;             /* of the BAT, to be dirtied next */
+} Guests;
+
+static void G_GNUC_PRINTF(2, 3)
+run_wrong(CrashRun *run, const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    g_ptr_array_add(run->wrong, g_strdup_vprintf(format, ap));
+    va_end(ap);
+}
+
+BlockBackend *guest_open(int flags, bool small_cache, Error **errp)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "file", "disk");
+    if (small_cache) {
+        qdict_put_str(options, "cache-size", "262144");
+    }
+    return blk_new_open(NULL, NULL, options, flags, errp);
+}
+
+/* -- One request each -- */
+
+static uint32_t guest_stamp(Guests *g)
+{
+    return ++g->disk->now;
+}
+
+static int coroutine_fn guest_flush(Guests *g)
+{
+    unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0,
+                                 guest_stamp(g));
+    int ret = blk_co_flush(g->blk);
+
+    model_end(g->run->model, index, guest_stamp(g), ret);
+    return ret;
+}
+
+static int coroutine_fn
+guest_write(Guests *g, uint64_t sector, uint64_t count, bool fua)
+{
+    CrashModel *model = g->run->model;
+    size_t bytes = count * CRASH_SECTOR;
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
+    unsigned index = model_begin(model, GUEST_WRITE, sector, count,
+                                 guest_stamp(g));
+    int ret;
+
+    g_array_index(model->ops, GuestOp, index).fua = fua;
+    model_fill(model, index, sector, count, buf);
+    ret = blk_co_pwritev(g->blk, sector * CRASH_SECTOR, bytes, &qiov,
+                         fua ? BDRV_REQ_FUA : 0);
+    model_end(model, index, guest_stamp(g), ret);
+    return ret;
+}
+
+static int coroutine_fn
+guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
+{
+    unsigned index = model_begin(g->run->model, kind, sector, count,
+                                 guest_stamp(g));
+    int ret;
+
+    if (kind == GUEST_ZERO) {
+        ret = blk_co_pwrite_zeroes(g->blk, sector * CRASH_SECTOR,
+                                   count * CRASH_SECTOR,
+                                   rng_chance(&g->rng, 60) ?
+                                   BDRV_REQ_MAY_UNMAP : 0);
+    } else {
+        ret = blk_co_pdiscard(g->blk, sector * CRASH_SECTOR,
+                              count * CRASH_SECTOR);
+    }
+    model_end(g->run->model, index, guest_stamp(g), ret);
+    return ret;
+}
+
+static int coroutine_fn
+guest_read(Guests *g, uint64_t sector, uint64_t count)
+{
+    size_t bytes = count * CRASH_SECTOR;
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
+    uint32_t start = guest_stamp(g);
+    int ret = blk_co_preadv(g->blk, sector * CRASH_SECTOR, bytes, &qiov, 0);
+    char *why;
+
+    if (ret < 0) {
+        run_wrong(g->run, "a read of sector %" PRIu64 " fails: %s", sector,
+                  strerror(-ret));
+        return ret;
+    }
+    why = model_check_read(g->run->model, sector, count, start,
+                           guest_stamp(g), buf);
+    if (why) {
+        g_ptr_array_add(g->run->wrong, why);
+    }
+    return 0;
+}
+
+/* -- What to do next -- */
+
+typedef struct Range {
+    uint64_t sector;
+    uint64_t count;
+} Range;
+
+/* Cut @r to the disk, and align it to the guest's sectors. */
+static Range range_fit(Guests *g, Range r)
+{
+    uint64_t unit = g->shape->sector_size / CRASH_SECTOR;
+    uint64_t sectors = g->shape->disk_size / CRASH_SECTOR;
+
+    r.sector = ROUND_UP(r.sector + 1, unit) - unit;
+    r.sector = MIN(r.sector, sectors - unit);
+    r.count = ROUND_UP(r.count, unit);
+    r.count = MIN(r.count, sectors - r.sector);
+    return r;
+}
+
+static Range range_choose(Guests *g, GuestKind kind)
+{
+    uint64_t area = g->shape->disk_size / CRASH_SECTOR;
+    uint64_t block = g->shape->block_size / CRASH_SECTOR;
+    unsigned size = rng_below(&g->rng, 100);
+    Range r;
+
+    if (g->w->one_page_each && kind == GUEST_WRITE) {
+        /* A page of the BAT is of 512 entries. */
+        uint64_t stride = 512 * block;
+
+        r.sector = g->next_page++ * stride % area + rng_below(&g->rng, 64) * 8;
+        r.count = rng_below(&g->rng, 4) + 1;
+        return range_fit(g, r);
+    }
+    if (g->w->area_kib) {
+        area = MIN(area, g->w->area_kib * KiB / CRASH_SECTOR);
+    }
+    r.sector = rng_below(&g->rng, area);
+    if (kind != GUEST_WRITE && rng_chance(&g->rng, g->w->whole)) {
+        r.sector -= r.sector % block;
+        r.count = block * (rng_chance(&g->rng, 20) ? 2 : 1);
+        return range_fit(g, r);
+    }
+    if (size < g->w->big) {
+        r.count = rng_below(&g->rng, 5 * MiB / CRASH_SECTOR) + 1;
+    } else if (size < 50) {
+        r.count = rng_below(&g->rng, 8) + 1;
+    } else if (size < 90) {
+        r.count = rng_below(&g->rng, 128) + 1;
+    } else {
+        r.count = rng_below(&g->rng, 1024) + 1;
+    }
+    if (rng_chance(&g->rng, 30)) {
+        /* At the start of a block */
+        r.sector -= r.sector % block;
+    }
+    return range_fit(g, r);
+}
+
+static int coroutine_fn guest_act(Guests *g)
+{
+    const CrashMix *mix = &g->w->mix;
+    unsigned dice = rng_below(&g->rng, 100);
+    Range r;
+
+    if (dice < mix->flush) {
+        return guest_flush(g);
+    }
+    dice -= mix->flush;
+    if (dice < mix->zero) {
+        r = range_choose(g, GUEST_ZERO);
+        return guest_zero(g, GUEST_ZERO, r.sector, r.count);
+    }
+    dice -= mix->zero;
+    if (dice < mix->discard) {
+        r = range_choose(g, GUEST_DISCARD);
+        return guest_zero(g, GUEST_DISCARD, r.sector, r.count);
+    }
+    dice -= mix->discard;
+    r = range_choose(g, GUEST_WRITE);
+    if (dice < mix->read) {
+        return guest_read(g, r.sector, r.count);
+    }
+    return guest_write(g, r.sector, r.count, rng_chance(&g->rng, 4));
+}
+
+static void coroutine_fn guest_entry(void *opaque)
+{
+    Guests *g = opaque;
+
+    while (g->left) {
+        g->left--;
+        if (g->w->full && rng_chance(&g->rng, 6)) {
+            g->disk->full = true;
+        }
+        if (guest_act(g) == -ENOSPC && rng_chance(&g->rng, 60)) {
+            g->disk->full = false;
+        }
+    }
+    g->running--;
+}
+
+/* Nothing hinders any more: a write and a flush must succeed. */
+static void coroutine_fn guest_last(void *opaque)
+{
+    Guests *g = opaque;
+    Range r = range_choose(g, GUEST_WRITE);
+    int ret;
+
+    if (g->shape->disk_size / CRASH_SECTOR > r.count) {
+        r.count = g->shape->sector_size / CRASH_SECTOR;
+    }
+    ret = guest_write(g, r.sector, r.count, false);
+    if (ret == -ENOSPC && (g->w->limit_mib || g->run->node.fixed_size)) {
+        ret = 0;
+    }
+    if (ret == 0) {
+        ret = guest_flush(g);
+    }
+    if (ret < 0) {
+        run_wrong(g->run, "there is space, but write or flush fail: %s",
+                  strerror(-ret));
+    }
+    g->running--;
+}
+
+static void guests_start(Guests *g, CoroutineEntry *entry, unsigned count)
+{
+    unsigned idle = 0;
+
+    g->running = count;
+    while (count--) {
+        qemu_coroutine_enter(qemu_coroutine_create(entry, g));
+    }
+    while (g->running) {
+        idle = aio_poll(qemu_get_aio_context(), false) ? 0 : idle + 1;
+        if (idle > IDLE_MAX) {
+            printf("# workload %s: %u requests wait for nothing\n",
+                   g->w->name, g->running);
+            fflush(stdout);
+            abort();
+        }
+    }
+}
+
+/* -- Runs -- */
+
+/* One operation is going to fail. */
+static void fault_choose(CrashDisk *disk, CrashRng *rng)
+{
+    static const CrashOpKind kinds[] = {
+        OP_WRITE, OP_WRITE, OP_WRITE, OP_FLUSH, OP_FLUSH, OP_FLUSH, OP_ZERO,
+        OP_DISCARD, OP_TRUNCATE,
+    };
+
+    disk->fault = (CrashFault) {
+        .kind = kinds[rng_below(rng, ARRAY_SIZE(kinds))],
+        .metadata = rng_chance(rng, 70),
+        .countdown = 1 + rng_below(rng, 24),
+        .lose = rng_chance(rng, 60),
+        .stick = rng_chance(rng, 30),
+    };
+}
+
+/* A flush has lost what it was for: that need not be there any more. */
+static void guests_exempt(Guests *g)
+{
+    for (guint i = 0; g->disk->lose_to && i < g->run->model->ops->len; i++) {
+        GuestOp *op = &g_array_index(g->run->model->ops, GuestOp, i);
+
+        op->exempt = op->start <= g->disk->lose_to &&
+                     op->end >= g->disk->lose_from;
+    }
+}
+
+/* From open to close.  Returns whether all went well. */
+static bool guests_session(Guests *g, unsigned actions, unsigned count)
+{
+    const unsigned flags = BDRV_O_RDWR | BDRV_O_UNMAP;
+    Error *err = NULL;
+    unsigned index;
+    bool clean;
+
+    g->blk = guest_open(flags, g->w->small_cache, &err);
+    if (!g->blk) {
+        run_wrong(g->run, "does not open: %s", error_get_pretty(err));
+        error_free(err);
+        return false;
+    }
+    g->left = actions;
+    guests_start(g, guest_entry, count);
+    g->disk->full = false;
+    if (!g->disk->fault_hit) {
+        guests_start(g, guest_last, 1);
+    }
+
+    index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, guest_stamp(g));
+    blk_unref(g->blk);
+    clean = !g->disk->fault_hit && !g->run->wrong->len;
+    model_end(g->run->model, index, guest_stamp(g), clean ? 0 : -EIO);
+    return clean;
+}
+
+static CrashRun *run_new(const CrashWorkload *w, CrashImage *base)
+{
+    CrashRun *run = g_new(CrashRun, 1);
+
+    *run = (CrashRun) {
+        .workload = w,
+        .base = base,
+        .node = w->node,
+        .wrong = g_ptr_array_new_with_free_func(g_free),
+    };
+    return run;
+}
+
+/* Take what has been recorded from the disk. */
+static void run_end(CrashRun *run, CrashDisk *disk)
+{
+    run->end = disk->now;
+    run->ops = g_ptr_array_ref(disk->ops);
+    run->last = image_copy(disk->view);
+    disk_free(disk);
+}
+
+CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
+                    const CrashImage *base, const CrashModel *before,
+                    const uint32_t *seen, bool brief, uint64_t seed)
+{
+    CrashRun *run = run_new(w, image_copy(base));
+    CrashRng rng = { seed };
+    Guests g = {
+        .w = w,
+        .shape = shape,
+        .run = run,
+        .disk = disk_new(image_copy(base), &run->node, rng_next(&rng)),
+        .next_page = rng_below(&rng, 4096),
+    };
+    unsigned sessions = brief ? 1 : MAX(w->sessions, 1);
+
+    g.rng.state = rng_next(&rng);
+    run->model = model_new(before, seen);
+    run->payload = g.disk->payload = shape->payload;
+    g.disk->limit = w->limit_mib * MiB;
+    if (w->fail && !brief) {
+        fault_choose(g.disk, &g.rng);
+    }
+    run->closed = true;
+    for (unsigned i = 0; i < sessions && run->closed; i++) {
+        unsigned actions = brief ? rng_below(&rng, 3) : w->actions;
+
+        run->closed = guests_session(&g, actions, brief ? 2 : w->guests);
+    }
+    guests_exempt(&g);
+    run_end(run, g.disk);
+    model_settle(run->model);
+    return run;
+}
+
+void guest_run_free(CrashRun *run)
+{
+    image_free(run->base);
+    image_free(run->last);
+    g_ptr_array_unref(run->ops);
+    g_ptr_array_unref(run->wrong);
+    model_free(run->model);
+    g_free(run);
+}
+
+/* -- Making an image -- */
+
+typedef struct CreateCall {
+    BlockdevCreateOptions opts;
+    BlockdevRef file;
+    Error *err;
+    int ret;
+    bool done;
+} CreateCall;
+
+static void coroutine_fn create_entry(void *opaque)
+{
+    CreateCall *call = opaque;
+
+    call->ret = bdrv_find_format("vhdx")->bdrv_co_create(&call->opts,
+                                                         &call->err);
+    call->done = true;
+}
+
+static void shape_choose(const CrashWorkload *w, CrashShape *shape,
+                         CrashRng *rng)
+{
+    unsigned choices = 0;
+
+    while (choices < ARRAY_SIZE(w->block_mib) && w->block_mib[choices]) {
+        choices++;
+    }
+    *shape = (CrashShape) {
+        .disk_size = w->disk_mib * MiB,
+        .block_size = w->block_mib[rng_below(rng, choices)] * MiB,
+        .sector_size = !w->only_512 && rng_chance(rng, 30) ? 4096 : 512,
+    };
+    if (rng_chance(rng, 50) && w->disk_mib < 1024) {
+        /* The last block is not whole. */
+        shape->disk_size += 4096 * (1 + rng_below(rng, 255));
+    }
+}
+
+CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
+                       CrashRng *rng)
+{
+    bool old = w->node.fixed_size || w->node.no_zero_growth;
+    CrashRun *run = run_new(w, image_new(w->room_mib * MiB, old));
+    CrashDisk *disk = disk_new(image_copy(run->base), &run->node,
+                               rng_next(rng));
+    CreateCall call = { .done = false };
+    BlockdevCreateOptionsVhdx *o = &call.opts.u.vhdx;
+    CrashReader *reader;
+    char *why;
+
+    shape_choose(w, shape, rng);
+    disk->instant = !w->create;
+    disk->payload = 4 * MiB;
+    call.file = (BlockdevRef) {
+        .type = QTYPE_QSTRING,
+        .u.reference = (char *)"disk",
+    };
+    call.opts.driver = BLOCKDEV_DRIVER_VHDX;
+    *o = (BlockdevCreateOptionsVhdx) {
+        .file = &call.file,
+        .size = shape->disk_size,
+        .has_block_size = true,
+        .block_size = shape->block_size,
+        .has_logical_sector_size = true,
+        .logical_sector_size = shape->sector_size,
+        .has_block_state_zero = true,
+        .block_state_zero = w->state_zero,
+        .has_subformat = true,
+        .subformat = w->fixed ? BLOCKDEV_VHDX_SUBFORMAT_FIXED :
+                     BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC,
+    };
+    qemu_coroutine_enter(qemu_coroutine_create(create_entry, &call));
+    while (!call.done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    if (call.ret < 0) {
+        run_wrong(run, "can't be created: %s", error_get_pretty(call.err));
+        error_free(call.err);
+    } else {
+        reader = reader_new(disk->view, &why);
+        if (reader) {
+            shape->payload = MAX(reader->bat_offset + reader->bat_length,
+                                 reader->meta_offset + reader->meta_length);
+            reader_free(reader);
+        } else {
+            g_ptr_array_add(run->wrong, why);
+        }
+    }
+    run->model = model_new(NULL, NULL);
+    run->payload = shape->payload;
+    run_end(run, disk);
+    model_settle(run->model);
+    return run;
+}

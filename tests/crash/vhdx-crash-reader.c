@@ -1,0 +1,550 @@
+/*
+ * VHDX crash test: a second reader
+ *
+ * Written from the format's text alone and without a line of the driver: bytes
+ * are taken apart one by one, the log is replayed into pages in memory, the
+ * whole BAT is judged.  It is stricter than a reader has to be: what the driver
+ * has written must be right in every field, also where others would not mind.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "vhdx-crash.h"
+
+#define LOG_SECTOR  4096
+
+/* GUIDs as they stand in a file */
+static const uint8_t guid_bat[16] = {
+    0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42,
+    0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08
+};
+static const uint8_t guid_metadata[16] = {
+    0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b,
+    0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e
+};
+static const uint8_t guid_parameters[16] = {
+    0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d,
+    0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b
+};
+static const uint8_t guid_disk_size[16] = {
+    0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48,
+    0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8
+};
+static const uint8_t guid_sector_size[16] = {
+    0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47,
+    0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f
+};
+static const uint8_t nil[16];
+
+/* The little-endian number of @n bytes at @p. */
+static uint64_t number(const uint8_t *p, int n)
+{
+    uint64_t value = 0;
+
+    while (n--) {
+        value = value << 8 | p[n];
+    }
+    return value;
+}
+
+/* Remember what is wrong; the first finding counts. */
+static bool G_GNUC_PRINTF(2, 3) wrong(char **why, const char *format, ...)
+{
+    if (!*why) {
+        va_list ap;
+
+        va_start(ap, format);
+        *why = g_strdup_vprintf(format, ap);
+        va_end(ap);
+    }
+    return false;
+}
+
+/* -- CRC-32C, eight bytes at a time -- */
+
+static uint32_t crc_table[8][256];
+
+static uint32_t crc_update(uint32_t crc, const uint8_t *p, size_t n)
+{
+    if (!crc_table[0][1]) {
+        for (unsigned i = 0; i < 256; i++) {
+            uint32_t c = i;
+
+            for (int bit = 0; bit < 8; bit++) {
+                c = c >> 1 ^ (c & 1 ? 0x82f63b78 : 0);
+            }
+            crc_table[0][i] = c;
+        }
+        for (int k = 1; k < 8; k++) {
+            for (unsigned i = 0; i < 256; i++) {
+                uint32_t c = crc_table[k - 1][i];
+
+                crc_table[k][i] = c >> 8 ^ crc_table[0][c & 255];
+            }
+        }
+    }
+    for (; n >= 8; n -= 8, p += 8) {
+        uint32_t low = crc ^ (p[0] | p[1] << 8 | p[2] << 16 |
+                              (uint32_t)p[3] << 24);
+
+        crc = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^
+              crc_table[5][low >> 16 & 255] ^ crc_table[4][low >> 24] ^
+              crc_table[3][p[4]] ^ crc_table[2][p[5]] ^
+              crc_table[1][p[6]] ^ crc_table[0][p[7]];
+    }
+    while (n--) {
+        crc = crc >> 8 ^ crc_table[0][(crc ^ *p++) & 255];
+    }
+    return crc;
+}
+
+/* Whether the checksum at byte 4 of @p is right for all @n bytes. */
+static bool sealed(const uint8_t *p, size_t n)
+{
+    static const uint8_t zeros[4];
+    uint32_t crc = crc_update(~0U, p, 4);
+
+    crc = crc_update(crc, zeros, 4);
+    crc = crc_update(crc, p + 8, n - 8);
+    return ~crc == (uint32_t)number(p + 4, 4);
+}
+
+/* -- Headers -- */
+
+static bool headers_read(CrashReader *r, uint8_t *current, char **why)
+{
+    uint8_t copy[2][4096];
+    uint64_t sequence[2];
+    int best;
+
+    image_read(r->img, 0, 8, copy[0]);
+    if (memcmp(copy[0], "vhdxfile", 8)) {
+        return wrong(why, "no file identifier");
+    }
+    for (int i = 0; i < 2; i++) {
+        image_read(r->img, (i + 1) * 65536, 4096, copy[i]);
+        r->header_valid[i] = !memcmp(copy[i], "head", 4) &&
+                             sealed(copy[i], 4096);
+        sequence[i] = number(copy[i] + 8, 8);
+        r->log_named[i] = memcmp(copy[i] + 48, nil, 16);
+    }
+    if (!r->header_valid[0] && !r->header_valid[1]) {
+        return wrong(why, "no valid header");
+    }
+    best = !r->header_valid[0] ||
+           (r->header_valid[1] && sequence[1] > sequence[0]);
+    if (r->header_valid[0] && r->header_valid[1]) {
+        r->copies_agree = !memcmp(copy[0] + 16, copy[1] + 16, 4080);
+        if (sequence[0] == sequence[1]) {
+            return wrong(why, "both headers have number %" PRIu64,
+                         sequence[0]);
+        }
+    }
+    memcpy(current, copy[best], 4096);
+    r->dirty = r->log_named[best];
+    r->log_length = number(current + 68, 4);
+    r->log_offset = number(current + 72, 8);
+    if (number(current + 66, 2) != 1 || number(current + 64, 2) != 0) {
+        return wrong(why, "a header of another version");
+    }
+    if (!r->log_length || r->log_length % MiB || r->log_offset % MiB ||
+        r->log_offset < MiB || r->log_offset + r->log_length > r->size) {
+        return wrong(why, "log of %u bytes at %" PRIu64, r->log_length,
+                     r->log_offset);
+    }
+    return true;
+}
+
+/* -- Log -- */
+
+typedef struct Entry {
+    uint32_t offset, length, tail;
+    uint64_t sequence, flushed, last;
+    uint32_t count;
+} Entry;
+
+/* Copy @n bytes of the log from @pos on, which may go round. */
+static void log_copy(const CrashReader *r, uint64_t pos, uint64_t n,
+                     uint8_t *buf)
+{
+    while (n) {
+        uint64_t at = pos % r->log_length;
+        uint64_t part = MIN(n, r->log_length - at);
+
+        image_read(r->img, r->log_offset + at, part, buf);
+        pos += part;
+        buf += part;
+        n -= part;
+    }
+}
+
+static uint64_t table_bytes(uint64_t count)
+{
+    return ROUND_UP(64 + 32 * count, LOG_SECTOR);
+}
+
+/* Read the entry at @pos into @e and, if it is valid, its bytes into @buf. */
+static bool entry_read(const CrashReader *r, const uint8_t *guid, uint32_t pos,
+                       Entry *e, uint8_t *buf)
+{
+    uint64_t data, table;
+
+    log_copy(r, pos, 64, buf);
+    *e = (Entry) {
+        .offset = pos,
+        .length = number(buf + 8, 4),
+        .tail = number(buf + 12, 4),
+        .sequence = number(buf + 16, 8),
+        .count = number(buf + 24, 4),
+        .flushed = number(buf + 48, 8),
+        .last = number(buf + 56, 8),
+    };
+    table = table_bytes(e->count);
+    if (memcmp(buf, "loge", 4) || memcmp(buf + 32, guid, 16) ||
+        !e->length || e->length % LOG_SECTOR || e->length > r->log_length ||
+        e->tail % LOG_SECTOR || e->tail >= r->log_length || !e->sequence ||
+        table > e->length) {
+        return false;
+    }
+    log_copy(r, pos, e->length, buf);
+    if (!sealed(buf, e->length)) {
+        return false;
+    }
+    data = table;
+    for (uint32_t i = 0; i < e->count; i++) {
+        const uint8_t *desc = buf + 64 + 32 * i;
+
+        if (number(desc + 24, 8) != e->sequence) {
+            return false;
+        }
+        if (!memcmp(desc, "desc", 4)) {
+            if (data + LOG_SECTOR > e->length ||
+                memcmp(buf + data, "data", 4) ||
+                (number(buf + data + 4, 4) << 32 |
+                 number(buf + data + 4092, 4)) != e->sequence) {
+                return false;
+            }
+            data += LOG_SECTOR;
+        } else if (memcmp(desc, "zero", 4)) {
+            return false;
+        }
+    }
+    return data == e->length;
+}
+
+/* Let one entry take effect on the pages of the file. */
+static bool entry_replay(CrashReader *r, const uint8_t *guid, const Entry *e,
+                         uint8_t *buf, char **why)
+{
+    uint64_t data = table_bytes(e->count);
+    Entry again;
+
+    g_assert(entry_read(r, guid, e->offset, &again, buf));
+    for (uint32_t i = 0; i < e->count; i++) {
+        const uint8_t *desc = buf + 64 + 32 * i;
+        uint64_t offset = number(desc + 16, 8);
+        uint64_t pages = 1;
+        bool zero = !memcmp(desc, "zero", 4);
+
+        if (zero) {
+            pages = number(desc + 8, 8) / CRASH_PAGE;
+        }
+        if (offset % CRASH_PAGE || offset < 3 * 65536 ||
+            (offset < r->log_offset + r->log_length &&
+             offset + pages * CRASH_PAGE > r->log_offset)) {
+            return wrong(why, "a log entry changes offset %" PRIu64, offset);
+        }
+        for (uint64_t k = 0; k < pages; k++) {
+            CrashPage *page = image_page_new(NULL);
+
+            if (!zero) {
+                memcpy(page->data, buf + data, CRASH_PAGE);
+                memcpy(page->data, desc + 8, 8);
+                memcpy(page->data + 4092, desc + 4, 4);
+                data += LOG_SECTOR;
+            }
+            g_hash_table_replace(r->replayed, (void *)(uintptr_t)
+                                 (offset / CRASH_PAGE + k), page);
+        }
+    }
+    return true;
+}
+
+/* Replay the active sequence of the log that @guid names. */
+static bool log_replay(CrashReader *r, const uint8_t *guid, char **why)
+{
+    g_autoptr(GArray) entries = g_array_new(false, false, sizeof(Entry));
+    g_autofree uint8_t *buf = g_malloc(r->log_length);
+    Entry e, *found, *head = NULL, *from = NULL;
+
+    for (uint64_t pos = 0; pos < r->log_length;) {
+        if (entry_read(r, guid, pos, &e, buf)) {
+            g_array_append_val(entries, e);
+            pos += e.length;
+        } else {
+            pos += LOG_SECTOR;
+        }
+    }
+    found = (Entry *)entries->data;
+    /* Each entry in turn as the last one of a run */
+    for (guint i = 0; i < entries->len; i++) {
+        Entry *first = &found[i];
+
+        for (guint n = 0; n < entries->len; n++) {
+            guint k = (i + entries->len - n) % entries->len;
+            Entry *before = &found[k];
+
+            if (n && ((before->offset + before->length) % r->log_length !=
+                      first->offset ||
+                      before->sequence + 1 != first->sequence)) {
+                break;
+            }
+            first = before;
+            if (first->offset == found[i].tail) {
+                if (!head || found[i].sequence > head->sequence) {
+                    head = &found[i];
+                    from = first;
+                }
+                break;
+            }
+        }
+    }
+    if (!head) {
+        return wrong(why, "the header names a log that holds no sequence");
+    }
+    if (head->flushed > r->size) {
+        return wrong(why, "FlushedFileOffset %" PRIu64 " in a file of %"
+                     PRIu64 " bytes", head->flushed, r->size);
+    }
+    if (head->flushed % MiB || head->last % MiB) {
+        return wrong(why, "FlushedFileOffset or LastFileOffset not aligned");
+    }
+    for (e = *from;; ) {
+        if (!entry_replay(r, guid, &e, buf, why)) {
+            return false;
+        }
+        if (e.offset == head->offset) {
+            break;
+        }
+        g_assert(entry_read(r, guid, (e.offset + e.length) % r->log_length,
+                            &e, buf));
+    }
+    r->last = head->last;
+    r->size = MAX(r->size, head->last);
+    return true;
+}
+
+CrashPage *reader_page(const CrashReader *r, uint64_t offset)
+{
+    uint64_t index = offset / CRASH_PAGE;
+    CrashPage *page = g_hash_table_lookup(r->replayed,
+                                          (void *)(uintptr_t)index);
+
+    return page ?: image_page(r->img, index);
+}
+
+/* Bytes of the file after replay. */
+static void file_read(const CrashReader *r, uint64_t offset, uint64_t n,
+                      uint8_t *buf)
+{
+    while (n) {
+        uint64_t part = MIN(n, CRASH_PAGE - offset % CRASH_PAGE);
+        CrashPage *page = reader_page(r, offset);
+
+        if (page) {
+            memcpy(buf, page->data + offset % CRASH_PAGE, part);
+        } else {
+            memset(buf, 0, part);
+        }
+        offset += part;
+        buf += part;
+        n -= part;
+    }
+}
+
+/* -- Tables -- */
+
+static bool regions_read(CrashReader *r, char **why)
+{
+    g_autofree uint8_t *copies = g_malloc(2 * 65536);
+    const uint8_t *entry;
+
+    file_read(r, 3 * 65536, 2 * 65536, copies);
+    if (memcmp(copies, copies + 65536, 65536) || memcmp(copies, "regi", 4) ||
+        !sealed(copies, 65536) || number(copies + 8, 4) != 2) {
+        return wrong(why, "a damaged region table");
+    }
+    for (int i = 0; i < 2; i++) {
+        entry = copies + 16 + 32 * i;
+        if (!memcmp(entry, guid_bat, 16)) {
+            r->bat_offset = number(entry + 16, 8);
+            r->bat_length = number(entry + 24, 4);
+        } else if (!memcmp(entry, guid_metadata, 16)) {
+            r->meta_offset = number(entry + 16, 8);
+            r->meta_length = number(entry + 24, 4);
+        }
+    }
+    if (r->bat_offset < MiB || r->bat_offset % MiB || !r->bat_length ||
+        r->bat_length % MiB || r->bat_offset + r->bat_length > r->size ||
+        r->meta_offset < MiB || r->meta_offset % MiB || !r->meta_length ||
+        r->meta_offset + r->meta_length > r->size) {
+        return wrong(why, "a region is missing or out of place");
+    }
+    return true;
+}
+
+static bool metadata_read(CrashReader *r, char **why)
+{
+    g_autofree uint8_t *table = g_malloc(65536);
+    uint8_t item[8];
+    unsigned count;
+
+    file_read(r, r->meta_offset, 65536, table);
+    count = number(table + 10, 2);
+    if (memcmp(table, "metadata", 8) || count > 2047) {
+        return wrong(why, "a damaged metadata table");
+    }
+    for (unsigned i = 0; i < count; i++) {
+        const uint8_t *entry = table + 32 + 32 * i;
+
+        file_read(r, r->meta_offset + number(entry + 16, 4), 8, item);
+        if (!memcmp(entry, guid_parameters, 16)) {
+            r->block_size = number(item, 4);
+        } else if (!memcmp(entry, guid_disk_size, 16)) {
+            r->disk_size = number(item, 8);
+        } else if (!memcmp(entry, guid_sector_size, 16)) {
+            r->sector_size = number(item, 4);
+        }
+    }
+    if (r->block_size < MiB || (r->block_size & (r->block_size - 1)) ||
+        !r->disk_size || (r->sector_size != 512 && r->sector_size != 4096)) {
+        return wrong(why, "a metadata item is missing");
+    }
+    r->chunk_ratio = (r->sector_size << 23) / r->block_size;
+    return true;
+}
+
+/* Take MiB @first to @first + @count - 1 of the file; false: was taken. */
+static bool space_take(GHashTable *taken, uint64_t first, uint64_t count)
+{
+    bool fresh = true;
+
+    for (uint64_t i = 0; i < count; i++) {
+        fresh &= g_hash_table_add(taken, (void *)(uintptr_t)(first + i));
+    }
+    return fresh;
+}
+
+/* Judge page @index of the file, which is one of the BAT. */
+static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
+                     char **why)
+{
+    uint64_t blocks = DIV_ROUND_UP(r->disk_size, r->block_size);
+    CrashPage *page = reader_page(r, index * CRASH_PAGE);
+
+    for (int i = 0; page && i < CRASH_PAGE; i += 8) {
+        uint64_t raw = number(page->data + i, 8);
+        uint64_t n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
+        uint64_t chunk = n / (r->chunk_ratio + 1);
+        uint64_t block = n - chunk;
+        uint64_t place = raw >> 20, state = raw & 7, need;
+        bool bitmap = n % (r->chunk_ratio + 1) == r->chunk_ratio;
+
+        if (!raw) {
+            continue;
+        }
+        if (bitmap || block >= blocks || (raw & 0xffff8) ||
+            (state != 2 && state != 6) || (state == 2 && place)) {
+            return wrong(why, "BAT entry %" PRIu64 " is 0x%" PRIx64, n, raw);
+        }
+        if (state != 6) {
+            continue;
+        }
+        need = MIN(r->block_size, r->disk_size - block * r->block_size);
+        if (place * MiB + need > r->size) {
+            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB is not "
+                         "in the file of %" PRIu64 " bytes", block, place,
+                         r->size);
+        }
+        if (r->last && place * MiB + need > r->last) {
+            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB is behind "
+                         "LastFileOffset %" PRIu64, block, place, r->last);
+        }
+        if (!space_take(taken, place, r->block_size / MiB)) {
+            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB overlaps "
+                         "something", block, place);
+        }
+        g_hash_table_insert(r->blocks, (void *)(uintptr_t)block,
+                            (void *)(uintptr_t)place);
+    }
+    return true;
+}
+
+static bool bat_read(CrashReader *r, char **why)
+{
+    g_autoptr(GHashTable) taken = g_hash_table_new(NULL, NULL);
+    uint64_t first = r->bat_offset / CRASH_PAGE;
+    uint64_t last = first + r->bat_length / CRASH_PAGE;
+    GHashTable *tables[] = { r->img->pages, r->replayed };
+    GHashTableIter iter;
+    void *key;
+
+    space_take(taken, 0, 1);
+    if (!space_take(taken, r->log_offset / MiB, r->log_length / MiB) ||
+        !space_take(taken, r->bat_offset / MiB, r->bat_length / MiB) ||
+        !space_take(taken, r->meta_offset / MiB, r->meta_length / MiB)) {
+        return wrong(why, "log and regions overlap");
+    }
+    /* Only pages that exist: a BAT may have 131072 of them. */
+    for (int i = 0; i < 2; i++) {
+        g_hash_table_iter_init(&iter, tables[i]);
+        while (g_hash_table_iter_next(&iter, &key, NULL)) {
+            uint64_t index = (uintptr_t)key;
+
+            if (index < first || index >= last ||
+                (i == 0 && g_hash_table_contains(r->replayed, key))) {
+                continue;
+            }
+            if (!bat_page(r, index, taken, why)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+uint64_t reader_block(const CrashReader *r, uint64_t block)
+{
+    return (uint64_t)(uintptr_t)
+           g_hash_table_lookup(r->blocks, (void *)(uintptr_t)block) * MiB;
+}
+
+CrashReader *reader_new(const CrashImage *img, char **why)
+{
+    CrashReader *r = g_new(CrashReader, 1);
+    uint8_t header[4096];
+
+    *why = NULL;
+    *r = (CrashReader) {
+        .img = img,
+        .size = img->size,
+        .replayed = g_hash_table_new_full(NULL, NULL, NULL, image_page_unref),
+        .blocks = g_hash_table_new(NULL, NULL),
+    };
+    if (!headers_read(r, header, why) ||
+        (r->dirty && !log_replay(r, header + 48, why)) ||
+        !regions_read(r, why) || !metadata_read(r, why) ||
+        !bat_read(r, why)) {
+        reader_free(r);
+        return NULL;
+    }
+    return r;
+}
+
+void reader_free(CrashReader *r)
+{
+    g_hash_table_destroy(r->replayed);
+    g_hash_table_destroy(r->blocks);
+    g_free(r);
+}

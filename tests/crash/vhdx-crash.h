@@ -1,0 +1,417 @@
+/*
+ * VHDX crash test: a simulated disk, power cuts, and what must hold then
+ *
+ * image     a file's content, sparse, with cheap copies
+ * ops       what the driver did to the file, and power cuts in the midst of it
+ * disk      the protocol node that records this
+ * model     what the guest did, and what each sector may hold after a cut
+ * reader    a second VHDX reader, which knows nothing of the driver
+ * guest     coroutines that use the disk
+ * check     what must hold of one image, and of all that cuts can leave
+ *
+ * Time is a counter: each start and each end of a file operation or a guest
+ * request takes the next number ("stamp").  A power cut happens between two
+ * stamps.  Everything follows from a seed.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef TESTS_UNIT_VHDX_CRASH_H
+#define TESTS_UNIT_VHDX_CRASH_H
+
+#include "block/vhdx-compat.h"
+#include "qemu/cutils.h"
+#include "qemu/units.h"
+
+#define CRASH_PAGE      4096
+#define CRASH_SECTOR    512
+#define CRASH_SECTORS   (CRASH_PAGE / CRASH_SECTOR)
+#define CRASH_NEVER     UINT32_MAX
+
+/* -- Random numbers -- */
+
+typedef struct CrashRng {
+    uint64_t state;
+} CrashRng;
+
+/* A good mix of the bits of @x. */
+static inline uint64_t crash_mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+static inline uint64_t rng_next(CrashRng *rng)
+{
+    return crash_mix(rng->state += 0x9e3779b97f4a7c15ULL);
+}
+
+/* A number from 0 to @n - 1. */
+static inline uint64_t rng_below(CrashRng *rng, uint64_t n)
+{
+    return rng_next(rng) % n;
+}
+
+/* True in @percent of a hundred cases. */
+static inline bool rng_chance(CrashRng *rng, unsigned percent)
+{
+    return rng_below(rng, 100) < percent;
+}
+
+/* -- vhdx-crash-image.c -- */
+
+/*
+ * A page of a file; images share it until one of them writes to it.  @id and
+ * @sector say what model_decode() has found in each of its sectors.
+ */
+typedef struct CrashPage {
+    unsigned refs;
+    bool decoded;
+    uint32_t id[CRASH_SECTORS];
+    uint64_t sector[CRASH_SECTORS];
+    uint8_t data[CRASH_PAGE];
+} CrashPage;
+
+typedef struct CrashImage {
+    GHashTable *pages;          /* CrashPage by number; none: never written */
+    uint64_t size;              /* bytes */
+    bool garbage;               /* what was never written is not zero */
+} CrashImage;
+
+CrashImage *image_new(uint64_t size, bool garbage);
+CrashImage *image_copy(const CrashImage *img);
+void image_free(CrashImage *img);
+
+/* A page with a copy of @data, or zeros if that is NULL. */
+CrashPage *image_page_new(const uint8_t *data);
+void image_page_unref(void *page);
+
+/* Page number @index, or NULL where it reads as zeros. */
+CrashPage *image_page(const CrashImage *img, uint64_t index);
+
+/* Bytes behind the end read as zeros, and are gained by writing there. */
+void image_read(const CrashImage *img, uint64_t offset, uint64_t bytes,
+                uint8_t *buf);
+void image_write(CrashImage *img, uint64_t offset, uint64_t bytes,
+                 const uint8_t *buf);
+void image_put(CrashImage *img, uint64_t index, CrashPage *page);
+void image_zero(CrashImage *img, uint64_t offset, uint64_t bytes);
+void image_spoil(CrashImage *img, uint64_t offset, uint64_t bytes);
+void image_truncate(CrashImage *img, uint64_t size);
+
+/* How many bytes from @offset on, at most @bytes, are known to be zeros. */
+uint64_t image_zeros(const CrashImage *img, uint64_t offset, uint64_t bytes);
+
+/* Store the image in a sparse file, to look at it. */
+void image_dump(const CrashImage *img, const char *path);
+
+/* -- vhdx-crash-ops.c -- */
+
+typedef enum CrashOpKind {
+    OP_WRITE,
+    OP_ZERO,
+    OP_DISCARD,
+    OP_TRUNCATE,
+    OP_FLUSH,
+    OP_READ,                    /* not recorded */
+} CrashOpKind;
+
+typedef struct CrashOp {
+    CrashOpKind kind;
+    uint64_t offset;            /* bytes; of a truncate, the new size */
+    uint64_t bytes;
+    uint8_t *data;              /* of a write */
+    CrashPage **pages;          /* the same by pages of the file, for sharing */
+    uint64_t seed;              /* decides how it fails, if it does */
+    uint32_t start;             /* stamps */
+    uint32_t end;               /* or CRASH_NEVER */
+    int ret;
+    bool lost;                  /* gone since a flush failed */
+} CrashOp;
+
+void op_free(void *op);
+
+/* Let @op take effect as it did when it was completed. */
+void op_apply(CrashImage *img, const CrashOp *op);
+
+/* What a power cut may do; each but the first may lose whole operations. */
+typedef enum CrashCut {
+    CUT_ALL,                    /* everything that was started is there */
+    CUT_NONE,                   /* nothing is that need not be */
+    CUT_RANDOM,
+} CrashCut;
+
+/*
+ * Go through recorded operations in time.  @stable is the image with all that
+ * is stable.
+ */
+typedef struct CrashCursor {
+    GPtrArray *ops;             /* CrashOp in order of their start */
+    GPtrArray *by_end;          /* the same in order of their end */
+    GPtrArray *flushes;         /* the successful ones, by end */
+    CrashImage *stable;
+    guint applied;              /* of @by_end: what was looked at */
+    guint flushed;              /* of @flushes: likewise */
+    guint first;                /* of @ops: all before it are stable */
+    uint32_t now;
+    uint64_t payload;           /* bytes: where blocks begin in the file */
+} CrashCursor;
+
+CrashCursor *cursor_new(const CrashImage *base, GPtrArray *ops,
+                        uint64_t payload);
+void cursor_free(CrashCursor *cur);
+
+/* Go on to stamp @now. */
+void cursor_advance(CrashCursor *cur, uint32_t now);
+
+/* What a power cut leaves.  @pending: how many operations it could lose. */
+CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
+                       unsigned *pending);
+
+/* -- vhdx-crash-disk.c -- */
+
+/* What kind of node it is; all true for a plain file. */
+typedef struct CrashNode {
+    bool fixed_size;            /* can't grow or shrink, is full of garbage */
+    bool no_zero_growth;        /* what it gains in length is garbage */
+    bool no_write_zeroes;
+} CrashNode;
+
+typedef struct CrashFault {
+    CrashOpKind kind;
+    bool metadata;              /* only below @payload, or only above it */
+    unsigned countdown;         /* this one fails; 0: none */
+    bool lose;                  /* a flush: what was not stable never gets so */
+    bool stick;                 /* a flush: so do all later ones */
+} CrashFault;
+
+typedef struct CrashDisk {
+    BlockDriverState *bs;
+    CrashNode node;
+    CrashImage *view;           /* what a read returns */
+    GPtrArray *ops;             /* CrashOp, recorded */
+    bool instant;               /* operations complete at once, unrecorded */
+    unsigned changes;           /* operations that were no reads */
+    CrashRng rng;
+    GPtrArray *pending;         /* of PendingOp */
+    QEMUBH *bh;
+    uint32_t now;               /* the latest stamp */
+    uint64_t payload;           /* bytes: where blocks begin in the file */
+    bool full;                  /* no space: growth fails, writes may */
+    uint64_t limit;             /* bytes: longer the file can't be; 0: it can */
+    CrashFault fault;
+    bool fault_hit;
+    bool flush_broken;
+    uint32_t lose_from;         /* stamps: what ended between was maybe lost */
+    uint32_t lose_to;
+} CrashDisk;
+
+/* A disk that starts with @view, its own from now on, as block node "disk". */
+CrashDisk *disk_new(CrashImage *view, const CrashNode *node,
+                    uint64_t seed);
+void disk_free(CrashDisk *disk);
+
+/* -- vhdx-crash-model.c -- */
+
+typedef enum GuestKind {
+    GUEST_WRITE,
+    GUEST_ZERO,
+    GUEST_DISCARD,
+    GUEST_FLUSH,
+} GuestKind;
+
+typedef struct GuestOp {
+    GuestKind kind;
+    bool fua;                   /* stable when it ends */
+    bool exempt;                /* a failed flush may have lost it */
+    uint64_t sector;            /* first one */
+    uint64_t count;             /* sectors */
+    uint32_t start;             /* stamps */
+    uint32_t end;
+    int ret;
+} GuestOp;
+
+/* What is known of a page of the guest's disk that was ever written to. */
+typedef struct CrashSpot {
+    uint64_t page;
+    uint32_t base[CRASH_SECTORS];   /* the write seen there at first, or 0 */
+    uint32_t stable[CRASH_SECTORS]; /* what ended before it is overwritten */
+    uint32_t zero[CRASH_SECTORS];   /* latest end of a zeroing; 0: none */
+} CrashSpot;
+
+typedef struct CrashModel {
+    uint32_t first_id;              /* number of @ops' first */
+    GArray *ops;                    /* GuestOp, in order of their start */
+    GArray *spots;                  /* CrashSpot, by page */
+    uint32_t now;                   /* stamp up to which @spots tells */
+    uint32_t flush_start;           /* of the latest successful flush */
+    GArray *settled;                /* bool for each of @ops: in @stable */
+    guint started;                  /* of @ops: in @zero */
+} CrashModel;
+
+/*
+ * What @before's spots hold, as @seen says for each of their sectors, is what
+ * the new model begins with; either may be NULL.
+ */
+CrashModel *model_new(const CrashModel *before, const uint32_t *seen);
+void model_free(CrashModel *model);
+
+/* Note a request at its start; returns its index in @ops. */
+unsigned model_begin(CrashModel *model, GuestKind kind, uint64_t sector,
+                     uint64_t count, uint32_t now);
+void model_end(CrashModel *model, unsigned index, uint32_t now, int ret);
+
+/* What the guest writes: @count sectors that tell write @index from others. */
+void model_fill(CrashModel *model, unsigned index, uint64_t sector,
+                uint64_t count, uint8_t *buf);
+
+/*
+ * The number of the write that made @page's sector @i, 0 for zeros, or
+ * CRASH_NEVER for what no write ever made.
+ */
+uint32_t model_decode(CrashPage *page, unsigned i, uint64_t *sector);
+
+/*
+ * Check what the guest has read between the stamps @start and @end.  Returns
+ * NULL or what is wrong.
+ */
+char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
+                       uint32_t start, uint32_t end, const uint8_t *buf);
+
+/* All requests are known: make the spots.  Then go on to stamp @now. */
+void model_settle(CrashModel *model);
+void model_advance(CrashModel *model, uint32_t now);
+
+/* The index of the first spot at or behind guest page @page. */
+guint model_spot(const CrashModel *model, uint64_t page);
+
+/* Whether sector @i of @spot may hold @id now. */
+bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,
+                  uint32_t id);
+
+/* -- vhdx-crash-reader.c -- */
+
+typedef struct CrashReader {
+    const CrashImage *img;
+    GHashTable *replayed;           /* CrashPage by number of the file's page */
+    bool header_valid[2];
+    bool log_named[2];              /* LogGuid is not zero */
+    bool copies_agree;              /* both headers, but for their numbers */
+    bool dirty;                     /* there is a log to be replayed */
+    uint64_t size;                  /* bytes, after the replay */
+    uint64_t last;                  /* LastFileOffset, bytes; 0: no log */
+    uint64_t log_offset, bat_offset, meta_offset;
+    uint32_t log_length, bat_length, meta_length;
+    uint64_t block_size, disk_size, sector_size;
+    uint64_t chunk_ratio;
+    GHashTable *blocks;             /* file offset / MiB by block number */
+} CrashReader;
+
+/* Read and judge a file.  Returns NULL with @why set if it is not as it must. */
+CrashReader *reader_new(const CrashImage *img, char **why);
+void reader_free(CrashReader *reader);
+
+/* Where @block is in the file, bytes, or 0. */
+uint64_t reader_block(const CrashReader *reader, uint64_t block);
+
+/* The page at byte @offset of the file after replay; NULL: zeros. */
+CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
+
+/* -- vhdx-crash-guest.c -- */
+
+/* What a guest does, out of a hundred. */
+typedef struct CrashMix {
+    unsigned write, zero, discard, flush, read;
+} CrashMix;
+
+typedef struct CrashWorkload {
+    const char *name;
+    const char *about;
+    /* The image */
+    uint64_t disk_mib;
+    unsigned block_mib[3];          /* one of them; 0: none */
+    bool fixed;
+    bool state_zero;
+    bool only_512;                  /* no 4096 byte logical sectors */
+    unsigned room_mib;              /* space on a node that can't grow */
+    CrashNode node;
+    /* The guest */
+    unsigned guests;
+    unsigned actions;               /* of all guests in one session */
+    unsigned sessions;              /* from open to close */
+    CrashMix mix;
+    unsigned area_kib;              /* 0: the whole disk */
+    unsigned big;                   /* percent of writes up to 5 MiB */
+    unsigned whole;                 /* percent of zeroes on whole blocks */
+    bool one_page_each;             /* each write needs another BAT page */
+    bool full;                      /* space ends and comes back */
+    unsigned limit_mib;             /* the file can't get longer */
+    bool fail;                      /* one operation fails */
+    bool small_cache;               /* 64 metadata pages */
+    bool create;                    /* making the image is what is tested */
+    /* The power cuts */
+    unsigned points;                /* at most, for one run */
+    unsigned states;                /* random ones at each point */
+    unsigned recover;               /* percent of states that go on */
+    unsigned generations;           /* cuts one after the other */
+    bool go_on;                     /* ... with as much to do after each */
+} CrashWorkload;
+
+extern const CrashWorkload crash_workloads[];
+
+/* What happened to a file between two power cuts. */
+typedef struct CrashRun {
+    const CrashWorkload *workload;
+    CrashImage *base;               /* the file before */
+    CrashImage *last;               /* the file afterwards */
+    GPtrArray *ops;
+    CrashModel *model;
+    CrashNode node;
+    uint64_t payload;               /* bytes: where blocks begin in the file */
+    uint32_t end;                   /* stamp */
+    bool closed;                    /* cleanly, without an error before it */
+    GPtrArray *wrong;               /* what was found wrong on the way */
+} CrashRun;
+
+/* Parameters of an image that a run may choose */
+typedef struct CrashShape {
+    uint64_t disk_size, block_size, sector_size;
+    uint64_t payload;               /* bytes: where blocks begin in the file */
+} CrashShape;
+
+/* Make an image for @workload, and choose its @shape. */
+CrashRun *guest_create(const CrashWorkload *workload, CrashShape *shape,
+                       CrashRng *rng);
+
+/*
+ * Let guests use the image @base; @before and @seen as for model_new().  With
+ * @brief they do little: it is the recovery that matters.
+ */
+CrashRun *guest_run(const CrashWorkload *workload, const CrashShape *shape,
+                    const CrashImage *base, const CrashModel *before,
+                    const uint32_t *seen, bool brief, uint64_t seed);
+void guest_run_free(CrashRun *run);
+
+/* Open the node "disk" as VHDX. */
+BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
+
+/* -- vhdx-crash-check.c -- */
+
+typedef struct CrashTotals {
+    unsigned seeds, points, states, violations;
+} CrashTotals;
+
+typedef struct CrashContext {
+    const CrashWorkload *workload;
+    CrashShape shape;
+    uint64_t seed;
+    CrashTotals totals;
+    bool verbose;
+    const char *dump;               /* write the first bad image there */
+} CrashContext;
+
+/* Run @ctx->workload once with @ctx->seed, and check all it can leave. */
+void check_seed(CrashContext *ctx);
+
+#endif
