@@ -516,6 +516,14 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     }
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
                            NULL);
+    if (ret == -ENOTSUP || ret == -EINVAL) {
+        /* The node can't shrink.  What is behind the end is space like any. */
+        QEMU_LOCK_GUARD(&s->lock);
+        sp->fixed_size = true;
+        sp->scanned = false;
+        sp->zero_from = UINT64_MAX;
+        return 0;
+    }
     if (ret == 0) {
         QEMU_LOCK_GUARD(&s->lock);
         sp->size = sp->end;
