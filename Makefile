@@ -13,9 +13,9 @@ demo: all
 	@scripts/demo
 
 check:
-	@scripts/run-checks unit iotests interop series
+	@scripts/run-checks unit iotests interop trace series
 
-check-unit check-iotests check-interop check-series check-compat:
+check-unit check-iotests check-interop check-trace check-series check-compat:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -45,6 +45,6 @@ install: all
 clean:
 	rm -rf "$(BUILD)"
 
-.PHONY: all demo check check-unit check-iotests check-interop check-series \
-        check-compat check-iotests-10.0 check-asan check-threads series \
-        check-series-build install clean
+.PHONY: all demo check check-unit check-iotests check-interop check-trace \
+        check-series check-compat check-iotests-10.0 check-asan check-threads \
+        series check-series-build install clean
