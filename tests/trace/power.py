@@ -142,8 +142,10 @@ class Cuts:
                 if part == 'header':
                     headers += around
         found = [chance.randrange(self.last + 1) for _ in range(count // 3)]
-        found += [chance.choice(headers or [self.last])
-                  for _ in range(count // 3)]
+        for _ in range(count // 3):
+            # half of them around the last two, which may be closing's
+            some = headers[-6:] if chance.random() < 0.5 else headers
+            found.append(chance.choice(some or [self.last]))
         found += [chance.choice(near or [self.last])
                   for _ in range(count - len(found))]
         return sorted(found)
