@@ -1,10 +1,11 @@
 # The main jobs; each is a script of its own. README.md explains them.
 #
-# BUILD is the build folder, PREFIX where the programs are installed.
+# BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
+# many random seeds check-crash takes.
 
 BUILD ?= build
 PREFIX ?= /usr/local
-export BUILD PREFIX DESTDIR
+export BUILD PREFIX DESTDIR SEEDS
 
 all:
 	@scripts/build tools
@@ -13,9 +14,10 @@ demo: all
 	@scripts/demo
 
 check:
-	@scripts/run-checks unit iotests interop trace series
+	@scripts/run-checks unit iotests interop trace crash series
 
-check-unit check-iotests check-interop check-trace check-series check-compat:
+check-unit check-iotests check-interop check-trace check-crash check-series \
+check-compat check-mutations:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -46,5 +48,6 @@ clean:
 	rm -rf "$(BUILD)"
 
 .PHONY: all demo check check-unit check-iotests check-interop check-trace \
-        check-series check-compat check-iotests-10.0 check-asan check-threads \
-        series check-series-build install clean
+        check-crash check-series check-compat check-mutations \
+        check-iotests-10.0 check-asan check-threads series \
+        check-series-build install clean

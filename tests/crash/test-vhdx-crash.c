@@ -20,6 +20,7 @@ static char **opt_workloads;
 static char *opt_dump;
 static gboolean opt_list;
 static gboolean opt_verbose;
+static gboolean opt_stop;
 static gboolean opt_tap;
 static gboolean opt_keep;
 
@@ -30,6 +31,8 @@ static const GOptionEntry options[] = {
       "The first of them (default: 1)", "N" },
     { "workload", 'w', 0, G_OPTION_ARG_STRING_ARRAY, &opt_workloads,
       "Run this workload only; may be repeated", "NAME" },
+    { "stop", 0, 0, G_OPTION_ARG_NONE, &opt_stop,
+      "End with the first violation", NULL },
     { "dump", 'd', 0, G_OPTION_ARG_FILENAME, &opt_dump,
       "Store the first bad image here", "FILE" },
     { "list", 'l', 0, G_OPTION_ARG_NONE, &opt_list,
@@ -70,10 +73,12 @@ static bool workload_run(const CrashWorkload *w, int number)
     CrashContext ctx = {
         .workload = w,
         .verbose = opt_verbose,
+        .stop = opt_stop,
         .dump = opt_dump,
     };
 
-    for (int i = 0; i < opt_seeds; i++) {
+    for (int i = 0; i < opt_seeds && !(opt_stop && ctx.totals.violations);
+         i++) {
         ctx.seed = opt_first + i;
         guid_rng.state = ctx.seed;
         check_seed(&ctx);

@@ -77,47 +77,64 @@ static char *check_spots(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
-/* Check that present blocks hold nothing else. */
-static char *check_rest(const CrashReader *r, const CrashModel *model)
+/* Check page @index of the file, which holds @page, unless it is a spot's. */
+static char *check_unwritten(const CrashReader *r, const CrashModel *model,
+                             uint64_t index, CrashPage *page)
 {
-    uint64_t last = DIV_ROUND_UP(r->disk_size, CRASH_PAGE);
-    uint64_t pages = r->block_size / CRASH_PAGE;
-    GHashTableIter iter;
-    void *key;
+    uint64_t at = index * CRASH_PAGE;
+    uint64_t owner = reader_owner(r, at);
+    uint64_t guest, sector;
+    guint spot;
 
-    g_hash_table_iter_init(&iter, r->blocks);
-    while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        uint64_t block = (uintptr_t)key;
-        uint64_t place = reader_block(r, block);
-        guint spot = model_spot(model, block * pages);
+    if (!owner || !page) {
+        return NULL;
+    }
+    guest = (owner - 1) * r->block_size + at - reader_block(r, owner - 1);
+    spot = model_spot(model, guest / CRASH_PAGE);
+    if (guest >= r->disk_size ||
+        (spot < model->spots->len &&
+         g_array_index(model->spots, CrashSpot, spot).page ==
+         guest / CRASH_PAGE)) {
+        return NULL;
+    }
+    for (int k = 0; k < CRASH_SECTORS; k++) {
+        uint32_t id = model_decode(page, k, &sector);
 
-        for (uint64_t i = 0; i < pages && block * pages + i < last; i++) {
-            CrashPage *page = reader_page(r, place + i * CRASH_PAGE);
-            uint64_t sector;
-
-            while (spot < model->spots->len &&
-                   g_array_index(model->spots, CrashSpot, spot).page <
-                   block * pages + i) {
-                spot++;
-            }
-            if (!page || (spot < model->spots->len &&
-                          g_array_index(model->spots, CrashSpot, spot).page ==
-                          block * pages + i)) {
-                continue;
-            }
-            for (int k = 0; k < CRASH_SECTORS; k++) {
-                uint32_t id = model_decode(page, k, &sector);
-
-                if (id) {
-                    return text("sector %" PRIu64 ", never written to, holds "
-                                "write %d of sector %" PRIu64,
-                                (block * pages + i) * CRASH_SECTORS + k,
-                                (int)id, sector);
-                }
-            }
+        if (id) {
+            return text("sector %" PRIu64 ", never written to, holds write %d "
+                        "of sector %" PRIu64, guest / CRASH_SECTOR + k,
+                        (int)id, sector);
         }
     }
     return NULL;
+}
+
+/* Check that present blocks hold nothing else. */
+static char *check_rest(const CrashReader *r, const CrashModel *model)
+{
+    GHashTableIter iter;
+    void *key, *value;
+    char *why = NULL;
+
+    if (r->img->garbage) {
+        /* What is not there is not zero. */
+        g_hash_table_iter_init(&iter, r->blocks);
+        while (!why && g_hash_table_iter_next(&iter, &key, NULL)) {
+            uint64_t place = reader_block(r, (uintptr_t)key);
+
+            for (uint64_t at = place; !why && at < place + r->block_size;
+                 at += CRASH_PAGE) {
+                why = check_unwritten(r, model, at / CRASH_PAGE,
+                                      reader_page(r, at));
+            }
+        }
+        return why;
+    }
+    g_hash_table_iter_init(&iter, r->img->pages);
+    while (!why && g_hash_table_iter_next(&iter, &key, &value)) {
+        why = check_unwritten(r, model, (uintptr_t)key, value);
+    }
+    return why;
 }
 
 /* Compare @count pages from @first as the driver and the reader read them. */
@@ -253,6 +270,12 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
 
 /* -- All that cuts can leave of a run -- */
 
+/* Whether what has been found is all that is wanted. */
+static bool enough(CrashContext *ctx)
+{
+    return ctx->stop && ctx->totals.violations;
+}
+
 static void violation(CrashContext *ctx, const CrashImage *img,
                       const char *path, const char *why)
 {
@@ -344,7 +367,7 @@ static void check_point(CrashContext *ctx, CrashRun *run, CrashCursor *cur,
     unsigned count = 2 + states;
 
     ctx->totals.points++;
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = 0; i < count && !enough(ctx); i++) {
         unsigned pending;
         CrashImage *img = cursor_cut(cur, MIN(i, CUT_RANDOM), rng, &pending);
         g_autofree char *here = text("%s, stamp %u cut %u", path, cur->now, i);
@@ -384,7 +407,7 @@ static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
 
     points = points_choose(run, MAX(w->points / scale, 3), rng);
     cur = cursor_new(run->base, run->ops, run->payload);
-    for (guint i = 0; i < points->len; i++) {
+    for (guint i = 0; i < points->len && !enough(ctx); i++) {
         uint32_t at = g_array_index(points, uint32_t, i);
 
         cursor_advance(cur, at);
@@ -394,7 +417,7 @@ static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
     }
     cursor_free(cur);
 
-    if (run->closed && !w->create) {
+    if (run->closed && !w->create && !enough(ctx)) {
         g_autofree char *here = text("%s, closed", path);
         char *why = check_image(ctx, run->last, run->model, true, seen, rng);
 
@@ -410,7 +433,6 @@ void check_seed(CrashContext *ctx)
     CrashRng rng = { crash_mix(ctx->seed * 0x2545f4914f6cdd1dULL + 1) };
     CrashRun *made, *run;
 
-    /* The same image and schedule whatever else changes */
     ctx->totals.seeds++;
     made = guest_create(ctx->workload, &ctx->shape, &rng);
     if (ctx->workload->create || made->wrong->len) {

@@ -226,9 +226,17 @@ disk_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
     int ret;
 
-    if (disk->node.fixed_size) {
-        error_setg(errp, "A node of fixed size");
+    if (disk->node.no_truncate) {
+        error_setg(errp, "A node that has no such operation");
         return -ENOTSUP;
+    }
+    if (disk->node.fixed_size) {
+        /* As for a block device: to be longer than asked for is all right. */
+        if (offset > disk->view->size || exact) {
+            error_setg(errp, "A node of fixed size");
+            return -EINVAL;
+        }
+        return 0;
     }
     ret = disk_op(bs, (CrashOp) { .kind = OP_TRUNCATE, .offset = offset });
     if (ret < 0) {

@@ -276,7 +276,7 @@ static bool log_replay(CrashReader *r, const uint8_t *guid, char **why)
 {
     g_autoptr(GArray) entries = g_array_new(false, false, sizeof(Entry));
     g_autofree uint8_t *buf = g_malloc(r->log_length);
-    Entry e, *found, *head = NULL, *from = NULL;
+    Entry e, *found, *next, *head = NULL, *from = NULL;
 
     for (uint64_t pos = 0; pos < r->log_length;) {
         if (entry_read(r, guid, pos, &e, buf)) {
@@ -287,9 +287,15 @@ static bool log_replay(CrashReader *r, const uint8_t *guid, char **why)
         }
     }
     found = (Entry *)entries->data;
-    /* Each entry in turn as the last one of a run */
+    /* Each entry in turn, if it is the last one of a run */
     for (guint i = 0; i < entries->len; i++) {
         Entry *first = &found[i];
+
+        next = &found[(i + 1) % entries->len];
+        if ((first->offset + first->length) % r->log_length == next->offset &&
+            first->sequence + 1 == next->sequence) {
+            continue;
+        }
 
         for (guint n = 0; n < entries->len; n++) {
             guint k = (i + entries->len - n) % entries->len;
@@ -394,6 +400,24 @@ static bool regions_read(CrashReader *r, char **why)
     return true;
 }
 
+/* Whether the log has changed nothing but what is there for it to change. */
+static bool replay_is_fit(CrashReader *r, char **why)
+{
+    GHashTableIter iter;
+    void *key;
+
+    g_hash_table_iter_init(&iter, r->replayed);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint64_t at = (uintptr_t)key * CRASH_PAGE;
+
+        if ((at < 3 * 65536 || at >= 5 * 65536) &&
+            (at < r->bat_offset || at >= r->bat_offset + r->bat_length)) {
+            return wrong(why, "the log changes offset %" PRIu64, at);
+        }
+    }
+    return true;
+}
+
 static bool metadata_read(CrashReader *r, char **why)
 {
     g_autofree uint8_t *table = g_malloc(65536);
@@ -477,6 +501,10 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
         }
         g_hash_table_insert(r->blocks, (void *)(uintptr_t)block,
                             (void *)(uintptr_t)place);
+        for (uint64_t k = 0; k < r->block_size / MiB; k++) {
+            g_hash_table_insert(r->owners, (void *)(uintptr_t)(place + k),
+                                (void *)(uintptr_t)(block + 1));
+        }
     }
     return true;
 }
@@ -520,6 +548,12 @@ uint64_t reader_block(const CrashReader *r, uint64_t block)
            g_hash_table_lookup(r->blocks, (void *)(uintptr_t)block) * MiB;
 }
 
+uint64_t reader_owner(const CrashReader *r, uint64_t offset)
+{
+    return (uint64_t)(uintptr_t)
+           g_hash_table_lookup(r->owners, (void *)(uintptr_t)(offset / MiB));
+}
+
 CrashReader *reader_new(const CrashImage *img, char **why)
 {
     CrashReader *r = g_new(CrashReader, 1);
@@ -531,11 +565,12 @@ CrashReader *reader_new(const CrashImage *img, char **why)
         .size = img->size,
         .replayed = g_hash_table_new_full(NULL, NULL, NULL, image_page_unref),
         .blocks = g_hash_table_new(NULL, NULL),
+        .owners = g_hash_table_new(NULL, NULL),
     };
     if (!headers_read(r, header, why) ||
         (r->dirty && !log_replay(r, header + 48, why)) ||
-        !regions_read(r, why) || !metadata_read(r, why) ||
-        !bat_read(r, why)) {
+        !regions_read(r, why) || !replay_is_fit(r, why) ||
+        !metadata_read(r, why) || !bat_read(r, why)) {
         reader_free(r);
         return NULL;
     }
@@ -546,5 +581,6 @@ void reader_free(CrashReader *r)
 {
     g_hash_table_destroy(r->replayed);
     g_hash_table_destroy(r->blocks);
+    g_hash_table_destroy(r->owners);
     g_free(r);
 }

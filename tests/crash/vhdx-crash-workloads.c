@@ -97,6 +97,15 @@ const CrashWorkload crash_workloads[] = {
         .whole = 90,
         .points = 50, .states = 4, .recover = 5, .generations = 1,
     }, {
+        .name = "no-truncate",
+        .about = "a node that refuses all changes of its length",
+        .disk_mib = 12, .block_mib = { 1 }, .room_mib = 18, .only_512 = true,
+        .node = { .fixed_size = true, .no_truncate = true },
+        .guests = 4, .actions = 30,
+        .mix = { .zero = 6, .discard = 18, .flush = 15, .read = 10 },
+        .whole = 90,
+        .points = 30, .states = 3, .recover = 5, .generations = 1,
+    }, {
         .name = "nbd",
         .about = "a node whose new space is not zero",
         .disk_mib = 16, .block_mib = { 1, 2 },
@@ -121,6 +130,22 @@ const CrashWorkload crash_workloads[] = {
         .mix = { .zero = 6, .discard = 12, .flush = 20, .read = 5 },
         .whole = 80,
         .points = 50, .states = 4, .recover = 5, .generations = 1,
+    }, {
+        .name = "one-block-no-space",
+        .about = "many requests for new blocks, of which some fail",
+        .disk_mib = 8, .block_mib = { 1, 2 }, .full = true,
+        .guests = 12, .actions = 60,
+        .mix = { .zero = 12, .discard = 12, .flush = 15, .read = 10 },
+        .area_kib = 2048, .whole = 60,
+        .points = 40, .states = 4, .recover = 4, .generations = 1,
+    }, {
+        .name = "reuse-no-space",
+        .about = "blocks freed and used again, commits of that fail",
+        .disk_mib = 6, .block_mib = { 1 }, .full = true, .only_512 = true,
+        .state_zero = true, .guests = 6, .actions = 80,
+        .mix = { .zero = 8, .discard = 28, .flush = 18, .read = 10 },
+        .whole = 95,
+        .points = 50, .states = 4, .recover = 4, .generations = 1,
     }, {
         .name = "limit",
         .about = "a file that can't get long enough for all blocks",

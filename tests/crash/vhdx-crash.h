@@ -171,9 +171,10 @@ CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
 
 /* -- vhdx-crash-disk.c -- */
 
-/* What kind of node it is; all true for a plain file. */
+/* What kind of node it is; all false for a plain file. */
 typedef struct CrashNode {
     bool fixed_size;            /* can't grow or shrink, is full of garbage */
+    bool no_truncate;           /* ... and says so, also to shrinking */
     bool no_zero_growth;        /* what it gains in length is garbage */
     bool no_write_zeroes;
 } CrashNode;
@@ -306,6 +307,7 @@ typedef struct CrashReader {
     uint64_t block_size, disk_size, sector_size;
     uint64_t chunk_ratio;
     GHashTable *blocks;             /* file offset / MiB by block number */
+    GHashTable *owners;             /* block number + 1 by file offset / MiB */
 } CrashReader;
 
 /* Read and judge a file.  Returns NULL with @why set if it is not as it must. */
@@ -314,6 +316,9 @@ void reader_free(CrashReader *reader);
 
 /* Where @block is in the file, bytes, or 0. */
 uint64_t reader_block(const CrashReader *reader, uint64_t block);
+
+/* The block whose place byte @offset of the file is in, plus 1, or 0. */
+uint64_t reader_owner(const CrashReader *reader, uint64_t offset);
 
 /* The page at byte @offset of the file after replay; NULL: zeros. */
 CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
@@ -408,6 +413,7 @@ typedef struct CrashContext {
     uint64_t seed;
     CrashTotals totals;
     bool verbose;
+    bool stop;                      /* one violation is enough */
     const char *dump;               /* write the first bad image there */
 } CrashContext;
 
