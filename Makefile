@@ -35,6 +35,9 @@ check-threads:
 	@./configure --qemu-suite=trixie -- --enable-tsan
 	@scripts/run-checks threads
 
+bench:
+	@scripts/run-bench
+
 series:
 	@scripts/make-series
 
@@ -49,5 +52,5 @@ clean:
 
 .PHONY: all demo check check-unit check-iotests check-interop check-trace \
         check-crash check-series check-compat check-mutations \
-        check-iotests-10.0 check-asan check-threads series \
+        check-iotests-10.0 check-asan check-threads bench series \
         check-series-build install clean

@@ -1,0 +1,240 @@
+"""README.md and plots from the rows of results.tsv."""
+import os
+import subprocess
+
+from tools import MIB
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NAMES = {'raw': 'raw', 'ours': 'VHDX, this driver', 'stock': "VHDX, QEMU's own",
+         'qcow2': 'qcow2'}
+COMPARED = ('ours', 'stock', 'qcow2')
+GROUPS = (
+    ('present', 'Blocks that are there', 'Requests per second on images that '
+     'were filled with random data.'),
+    ('allocating', 'New blocks', 'Writes all over a fresh disk of 64 GiB, '
+     'nearly each to a block that is not there yet. Block sizes are those of '
+     'VHDX; qcow2 has its default clusters, raw is a sparse file.'),
+    ('sequential', 'New blocks in a row', 'A fresh disk of 64 GiB with default '
+     'blocks is written from its beginning.'),
+    ('convert', 'qemu-img convert', 'Times, so less is better. The end '
+     'includes a flush.'),
+)
+
+
+def number(value):
+    return '%.0f' % value if value >= 100 else '%.3g' % value
+
+
+def spread(value, form):
+    if not value:
+        return 'failed'
+    if value.low == value.high:
+        return form(value.median)
+    return '%s [%s..%s]' % tuple(form(v) for v in value)
+
+
+def ratio(value):
+    return spread(value, lambda v: '%.2f' % v)
+
+
+def table(head, rows):
+    lines = ['| %s |' % ' | '.join(head), '|' + '---|' * len(head)]
+    return lines + ['| %s |' % ' | '.join(row) for row in rows] + ['']
+
+
+def words(met):
+    return {None: '', True: 'met', False: '**NOT met**'}[met]
+
+
+def verdicts(results):
+    """(met, text) of each target; memory's is a number of bytes."""
+    for group, _, _ in GROUPS:
+        for case, how, _, target in results.cases(group):
+            if target:
+                yield (bool(results.met(group, case, how, target)),
+                       '%s (%s)' % (case, how))
+    for case, how, _, target in results.cases('memory'):
+        if target:
+            peak = results.absolute('memory', case, how, 'ours')
+            yield peak.high <= int(target[2:]), 'memory: ' + case
+
+
+def throughput(results):
+    for group, title, text in GROUPS:
+        cases = results.cases(group)
+        if not cases:
+            continue
+        rows = []
+        for case, how, unit, target in cases:
+            raw = results.absolute(group, case, how, 'raw')
+            rows.append([case, how, (spread(raw, number) + ' ' + unit)
+                         if raw else 'failed']
+                        + [ratio(results.ratio(group, case, how, f))
+                           for f in COMPARED]
+                        + [target.replace('=', '= '),
+                           words(results.met(group, case, how, target))])
+        yield from ['## ' + title, '', text, '']
+        yield from table(['case', 'with', 'raw']
+                         + [NAMES[f] + ' : raw' for f in COMPARED]
+                         + ['target', ''], rows)
+
+
+def instructions(results):
+    cases = results.cases('instructions')
+    if not cases:
+        return
+    yield from ['## Instructions for one request', '',
+                'User space, all threads, image in memory with aio=threads, '
+                'one request at a time, counted by %s. What raw takes is the '
+                'program, the block layer and the pool of threads; a thread '
+                'that waits runs a different number of instructions each '
+                'time.' % cases[0][1], '']
+    rows = []
+    for case, how, _, _ in cases:
+        rows.append([case] + [
+            spread(results.absolute('instructions', case, how, f), number)
+            for f in ('raw',) + COMPARED])
+    yield from table(['request'] + [NAMES[f] for f in ('raw',) + COMPARED],
+                     rows)
+
+
+def over_raw(results, case, how, fmt):
+    """Milliseconds that a part of a session takes more than with raw."""
+    value = results.absolute('scale', case, how, fmt)
+    part = case.split(', ')[1]
+    raw = results.absolute('scale', '1 GiB, ' + part, 'default blocks', 'raw')
+    if not value or not raw:
+        return None
+    base = raw.median if part in ('open', 'close') else 0
+    return type(value)(*((v - base) * 1000 for v in value))
+
+
+def scale(results):
+    cases = [c for c in results.cases('scale')]
+    if not cases:
+        return
+    yield from ['## As the disk grows', '',
+                'Milliseconds. Opening and closing: without what the program '
+                'takes with raw. A random write is to a new block; none is '
+                'flushed before the end.', '']
+    rows = []
+    for case, how, _, _ in cases:
+        size, part = case.split(', ')
+        row = [size, how, part]
+        for fmt in COMPARED:
+            value = over_raw(results, case, how, fmt)
+            none = how != 'default blocks' and fmt == 'qcow2'
+            row.append('' if none else spread(
+                value, lambda v: '%.3g' % (v if abs(v) >= 0.001 else 0)))
+        rows.append(row)
+    yield from table(['disk', 'VHDX with', 'part']
+                     + [NAMES[f] for f in COMPARED], rows)
+
+    rows = []
+    for case, how, _, target in results.cases('memory'):
+        for fmt in 'ours', 'stock':
+            peak = results.absolute('memory', case, how, fmt)
+            if not peak:
+                continue
+            bound = int(target[2:]) if target else None
+            rows.append([case, NAMES[fmt], '%.0f MiB' % (peak.high / MIB),
+                         '<= %d MiB' % (bound / MIB) if bound else '',
+                         words(peak.high <= bound if bound else None)])
+    yield from ['Memory: the most that the process ever had, with a disk of '
+                '64 TiB and blocks of 1 MiB. The target is the cache\'s limit '
+                'and 32 MiB.', '']
+    yield from table(['access', 'format', 'memory', 'target', ''], rows)
+
+    rows = []
+    for case, how, _, _ in results.cases('tools'):
+        rows.append(['qemu-img ' + case] + [
+            spread(results.absolute('tools', case, how, f), number) + ' s'
+            for f in ('ours', 'stock')])
+    yield from ['qemu-img on the same disks. Ours has what the accesses above '
+                'have written, QEMU\'s own the few blocks it was given.', '']
+    yield from table(['command', NAMES['ours'], NAMES['stock']], rows)
+
+
+def readme(results):
+    checks = list(verdicts(results))
+    missed = [text for met, text in checks if not met]
+    facts = dict(results.facts)
+    lines = [
+        '# Measurements', '',
+        'Made by `make bench`, which writes this file, the plots and '
+        '[results.tsv](results.tsv) anew; every value of every round is in '
+        'there.', '',
+        '%d targets: %d met, %d not met. %d measurements failed.' % (
+            len(checks), len(checks) - len(missed), len(missed),
+            len(results.failures)), '']
+    lines += ['- not met: ' + text for text in missed]
+    lines += ['- failed: ' + text for text in results.failures]
+    lines += [''] if missed or results.failures else []
+    lines += ['![Ratios to raw](ratios.svg)', '',
+              '![As the disk grows](scale.svg)', '', '## How', '',
+              'Raw, qcow2, QEMU\'s own VHDX driver and this one take turns '
+              'within each case, %s rounds of it, in an order that moves on. '
+              'QEMU\'s own driver is built from the same source with the same '
+              'options. The image file is opened with O_DIRECT. A ratio is '
+              'worked out within a round, then the median of the rounds is '
+              'taken; [least..most] follows. Ratios are of rates, so more is '
+              'better, except where times are told. A format that is much '
+              'slower than raw does fewer requests. Where a '
+              'case is done with fio, it goes through an NBD export of '
+              'qemu-storage-daemon, raw\'s as well.' % facts['Rounds'],
+              '', 'The targets are those of VHDX with this driver.', '',
+              '| machine | |', '|---|---|']
+    lines += ['| %s | %s |' % fact for fact in results.facts] + ['']
+    for part in throughput, instructions, scale:
+        lines += part(results)
+    return '\n'.join(lines).rstrip('\n') + '\n'
+
+
+def quoted(text):
+    return '"%s"' % text.replace('"', "'")
+
+
+def plot_data(results, folder):
+    """What gnuplot reads: one line for each group of bars, ? for none."""
+    with open(os.path.join(folder, 'ratios.dat'), 'w') as file:
+        for group, _, _ in GROUPS:
+            for case, how, _, _ in results.cases(group):
+                fields = [quoted('%s (%s)' % (case, how))]
+                for fmt in COMPARED:
+                    value = results.ratio(group, case, how, fmt)
+                    # a conversion's is turned round, so that more is better
+                    if value and group == 'convert':
+                        value = type(value)(1 / value.median, 1 / value.high,
+                                            1 / value.low)
+                    fields += ['%.4f' % v for v in value] if value else '???'
+                file.write(' '.join(fields) + '\n')
+    with open(os.path.join(folder, 'scale.dat'), 'w') as file:
+        for case, how, _, _ in results.cases('scale'):
+            size, part = case.split(', ')
+            fields = [quoted(part), quoted('%s, %s' % (size, how))]
+            for fmt in COMPARED:
+                value = over_raw(results, case, how, fmt)
+                fields.append('%.4f' % max(value.median, 0.01)
+                              if value else '?')
+            file.write(' '.join(fields) + '\n')
+
+
+def plot(results, folder, out):
+    plot_data(results, folder)
+    for name in 'ratios', 'scale':
+        subprocess.run(
+            ['gnuplot', '-e',
+             "data='%s'; set output '%s'" % (
+                 os.path.join(folder, name + '.dat'),
+                 os.path.join(out, name + '.svg')),
+             os.path.join(HERE, name + '.gp')],
+            check=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def write(results, folder, out):
+    os.makedirs(out, exist_ok=True)
+    results.save(os.path.join(out, 'results.tsv'))
+    with open(os.path.join(out, 'README.md'), 'w', encoding='utf-8') as file:
+        file.write(readme(results))
+    plot(results, folder, out)
+    return list(verdicts(results))
