@@ -293,7 +293,6 @@ static int disk_open(BlockDriverState *bs, QDict *options, int flags,
 static BlockDriver crash_disk = {
     .format_name            = "vhdx-crash-disk",
     .instance_size          = sizeof(BDRVCrashState),
-    .has_variable_length    = true,
 
     .bdrv_open              = disk_open,
     .bdrv_refresh_limits    = disk_refresh_limits,

@@ -252,9 +252,11 @@ static int compare_when(const void *a, const void *b)
 /* Which of the pending operations in @all a cut loses. */
 static void cut_choose(CrashCursor *cur, GArray *all, CrashRng *rng)
 {
+    static const unsigned tears[] = { 0, 25, 100 };
+    static const unsigned keeps[] = { 15, 50, 85 };
     unsigned way = rng_below(rng, 6);
-    unsigned tear = (unsigned[]) { 0, 25, 100 }[rng_below(rng, 3)];
-    unsigned keep = (unsigned[]) { 15, 50, 85 }[rng_below(rng, 3)];
+    unsigned tear = tears[rng_below(rng, ARRAY_SIZE(tears))];
+    unsigned keep = keeps[rng_below(rng, ARRAY_SIZE(keeps))];
     int class = rng_below(rng, CLASS_PAYLOAD + 1);
     guint one = rng_below(rng, all->len);
 

@@ -310,7 +310,7 @@ typedef struct CrashReader {
     GHashTable *owners;             /* block number + 1 by file offset / MiB */
 } CrashReader;
 
-/* Read and judge a file.  Returns NULL with @why set if it is not as it must. */
+/* Read and judge a file.  Returns NULL, with @why set, if it is not right. */
 CrashReader *reader_new(const CrashImage *img, char **why);
 void reader_free(CrashReader *reader);
 
