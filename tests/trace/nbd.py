@@ -99,9 +99,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def exported(ctx, image, record, delay=0, direct=False):
+def exported(ctx, image, record, delay=0, direct=False, rule=''):
     """A storage daemon with its image on NBD, its calls noted; a Client and
-    the process."""
+    the process.  'rule' is what blkdebug lets fail."""
     path = ctx.path('nbd.sock')
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
@@ -110,7 +110,10 @@ def exported(ctx, image, record, delay=0, direct=False):
             '--blockdev', 'file,node-name=file,filename=%s,aio=threads,'
             'discard=unmap,cache.direct=%s' % (image,
                                                'on' if direct else 'off'),
-            '--blockdev', 'vhdx,node-name=disk,file=file,discard=unmap',
+            *(['--blockdev', 'blkdebug,node-name=faulty,image=file,' + rule]
+              if rule else []),
+            '--blockdev', 'vhdx,node-name=disk,file=%s,discard=unmap'
+            % ('faulty' if rule else 'file'),
             '--nbd-server', 'addr.type=unix,addr.path=' + path,
             '--export', 'nbd,id=e,node-name=disk,name=disk,writable=on')
     with daemon:

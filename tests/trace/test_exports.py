@@ -8,6 +8,7 @@ from record import READ as PREAD
 from record import Layout, Record, preloaded
 from strict.report import KIB, MIB
 from test_counts import growth, same, without
+from vhdx_strict import Image
 
 
 def write(offset, length=4 * KIB):
@@ -128,6 +129,42 @@ def converted(ctx, size, *options):
     return layout.names(ops), ops
 
 
+def failed_commit(ctx):
+    """An entry cannot be written: that flush and all that follow fail, also
+    if nothing is written any more; reads go on, and the file is left alone."""
+    image = ctx.create('a.vhdx', '64M', block_size='1M')
+    layout = Layout(image)
+    record = Record(ctx.path('nbd.record'))
+    rule = 'inject-error.0.event=none,inject-error.0.iotype=write,' \
+        'inject-error.0.once=on,inject-error.0.sector=%d' \
+        % ((layout.log + 12 * KIB) // 512)
+    with exported(ctx, image, record.path, rule=rule) as (client, _):
+        client.do(write(0), Request(FLUSH))
+        client.do(write(0), Request(FLUSH))
+        # The opening has written one sector of the log, the first flush two.
+        client.do(write(5 * MIB))
+        errors = []
+        for _ in range(4):
+            flush = Request(FLUSH)
+            client.send(flush)
+            client.drain()
+            errors.append(flush.error)
+        expect(errors == [5] * 4, 'flushes gave %s', errors)
+        record.read()
+        for request in (write(7 * MIB), write(0), Request(TRIM, 0, MIB),
+                        Request(ZEROES, 0, MIB), Request(FLUSH)):
+            client.send(request)
+            client.drain()
+            expect(request.error == 5, '%s: error %d', request, request.error)
+        read = Request(READ, 0, 4 * KIB)
+        client.do(read)
+        expect(read.data == b'w' * (4 * KIB), 'other content')
+        same(layout.names(record.read()), [])
+    with Image(image, unclean=True) as view:
+        expect(not view.report.bad(), '\n'.join(view.report.lines()))
+        expect(view.read(0, 4 * KIB) == b'w' * (4 * KIB), 'content is lost')
+
+
 def convert(ctx):
     """Large requests stay whole, and the number of flushes does not depend
     on how much is copied."""
@@ -146,4 +183,5 @@ def convert(ctx):
 
 def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
-        queued_flushes, flushes_between, deep_reads, trims, delayed, convert)]
+        queued_flushes, flushes_between, deep_reads, trims, delayed,
+        failed_commit, convert)]
