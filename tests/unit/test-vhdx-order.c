@@ -1,0 +1,254 @@
+/*
+ * VHDX unit tests: requests that meet in a certain order
+ *
+ * blkdebug under the image holds one write back while others run and, where a
+ * case wants it, fails another half way.  So these cases come out the same each
+ * time; test-vhdx-threads.c looks for others by chance.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "block/vhdx-compat.h"
+
+#define BLOCK       MiB
+#define DISK_SIZE   (16 * MiB)
+#define TRANSFER    (64 * KiB)      /* what blkdebug lets pass at once */
+
+static char *test_dir;
+static char *image_path;
+
+static void create_image(void)
+{
+    g_autofree char *options = g_strdup_printf("block_size=%" PRIu64,
+                                               (uint64_t)BLOCK);
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, options, DISK_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+}
+
+/*
+ * Open the image over blkdebug, which fails the first write to the sector at
+ * @fail_at of the file unless that is 0.
+ */
+static BlockBackend *open_image(uint64_t fail_at)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "discard", "unmap");
+    qdict_put_str(options, "file.driver", "blkdebug");
+    qdict_put_int(options, "file.max-transfer", TRANSFER);
+    qdict_put_str(options, "file.image.driver", "file");
+    qdict_put_str(options, "file.image.filename", image_path);
+    if (fail_at) {
+        qdict_put_str(options, "file.inject-error.0.event", "none");
+        qdict_put_str(options, "file.inject-error.0.iotype", "write");
+        qdict_put_str(options, "file.inject-error.0.once", "on");
+        qdict_put_int(options, "file.inject-error.0.sector", fail_at / 512);
+    }
+    return blk_new_open(NULL, NULL, options,
+                        BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
+                        &error_abort);
+}
+
+static void write_ended(void *opaque, int ret)
+{
+    *(int *)opaque = ret;
+}
+
+/* A write that is held back. */
+typedef struct Held {
+    BlockBackend *blk;
+    QEMUIOVector qiov;
+    uint8_t *buf;
+    int ret;
+} Held;
+
+/* Start a write of @fill and hold it back just before its data is written. */
+static Held *hold_write(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+{
+    Held *held = g_new0(Held, 1);
+
+    held->blk = blk;
+    held->buf = g_malloc(bytes);
+    held->ret = -EINPROGRESS;
+    memset(held->buf, fill, bytes);
+    qemu_iovec_init_buf(&held->qiov, held->buf, bytes);
+    g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(blk), "pwritev", "held"), ==,
+                    0);
+    blk_aio_pwritev(blk, at, &held->qiov, 0, write_ended, &held->ret);
+    while (!bdrv_debug_is_suspended(blk_bs(blk), "held")) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return held;
+}
+
+/* Let it go on, and return its result. */
+static int release_write(Held *held)
+{
+    int ret;
+
+    g_assert_cmpint(held->ret, ==, -EINPROGRESS);
+    g_assert_cmpint(bdrv_debug_resume(blk_bs(held->blk), "held"), ==, 0);
+    while (held->ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    ret = held->ret;
+    g_free(held->buf);
+    g_free(held);
+    return ret;
+}
+
+static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, fill, bytes);
+    return blk_pwrite(blk, at, bytes, buf, 0);
+}
+
+static void check_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    g_autofree uint8_t *want = g_malloc(bytes);
+
+    memset(want, fill, bytes);
+    g_assert_cmpint(blk_pread(blk, at, bytes, buf, 0), >=, 0);
+    g_assert_cmpmem(buf, bytes, want, bytes);
+}
+
+static void check_image(BlockBackend *blk)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
+    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
+}
+
+/*
+ * Two writes share a new block.  One fails when half of it is written, and its
+ * range is zeroed then.  What it left must not show when the other succeeds.
+ */
+static void test_zero_after_failed_write(bool unmap)
+{
+    BlockBackend *blk;
+    struct stat st;
+    Held *held;
+
+    /* With block 0 in place, block 1 comes behind it. */
+    create_image();
+    blk = open_image(0);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    blk_unref(blk);
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+
+    blk = open_image(st.st_size + TRANSFER);
+    g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
+    held = hold_write(blk, BLOCK + BLOCK / 2, 4096, 2);
+    g_assert_cmpint(write_fill(blk, BLOCK, 2 * TRANSFER, 3), ==, -EIO);
+    g_assert_cmpint(blk_pwrite_zeroes(blk, BLOCK, 2 * TRANSFER,
+                                      unmap ? BDRV_REQ_MAY_UNMAP : 0), >=, 0);
+    g_assert_cmpint(release_write(held), >=, 0);
+
+    check_fill(blk, BLOCK, BLOCK / 2, 0);
+    check_fill(blk, BLOCK + BLOCK / 2, 4096, 2);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+static void test_zero_failed(void)
+{
+    test_zero_after_failed_write(false);
+}
+
+static void test_unmap_failed(void)
+{
+    test_zero_after_failed_write(true);
+}
+
+/* The place of a freed block is not used again while a write to it lasts. */
+static void test_write_to_freed(void)
+{
+    BlockBackend *blk;
+    Held *held;
+
+    create_image();
+    blk = open_image(0);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    held = hold_write(blk, 0, 4096, 2);
+    g_assert_cmpint(blk_pwrite_zeroes(blk, 0, BLOCK, BDRV_REQ_MAY_UNMAP), >=,
+                    0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    for (int i = 1; i < 16; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, 2 + i), >=, 0);
+    }
+    g_assert_cmpint(release_write(held), >=, 0);
+    for (int i = 1; i < 16; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, 2 + i);
+    }
+    check_fill(blk, 4096, BLOCK - 4096, 0);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/* A write that finds its new block freed again leaves no trace in others. */
+static void test_write_to_freed_new(void)
+{
+    BlockBackend *blk;
+    Held *held;
+
+    create_image();
+    blk = open_image(0);
+    g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
+    held = hold_write(blk, BLOCK, 4096, 2);
+    /* This one shares the place, and makes it that of the block. */
+    g_assert_cmpint(write_fill(blk, BLOCK + 4096, 4096, 3), >=, 0);
+    check_fill(blk, BLOCK + 4096, 4096, 3);
+    g_assert_cmpint(blk_pwrite_zeroes(blk, BLOCK, BLOCK, BDRV_REQ_MAY_UNMAP),
+                    >=, 0);
+    g_assert_cmpint(write_fill(blk, BLOCK + 8192, 4096, 4), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    for (int i = 2; i < 16; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, 3 + i), >=, 0);
+    }
+    g_assert_cmpint(release_write(held), >=, 0);
+    for (int i = 2; i < 16; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, 3 + i);
+    }
+    check_fill(blk, BLOCK + 4096, 4096, 0);
+    check_fill(blk, BLOCK + 8192, 4096, 4);
+    check_fill(blk, BLOCK + 12288, BLOCK - 12288, 0);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
+    g_assert_nonnull(test_dir);
+    image_path = g_build_filename(test_dir, "image.vhdx", NULL);
+
+    g_test_add_func("/vhdx/order/zero-after-failed-write", test_zero_failed);
+    g_test_add_func("/vhdx/order/unmap-after-failed-write", test_unmap_failed);
+    g_test_add_func("/vhdx/order/write-to-freed", test_write_to_freed);
+    g_test_add_func("/vhdx/order/write-to-freed-new", test_write_to_freed_new);
+    ret = g_test_run();
+
+    rmdir(test_dir);
+    g_free(image_path);
+    g_free(test_dir);
+    return ret;
+}
