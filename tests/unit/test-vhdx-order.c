@@ -1,9 +1,10 @@
 /*
  * VHDX unit tests: requests that meet in a certain order
  *
- * blkdebug under the image holds one write back while others run and, where a
- * case wants it, fails another half way.  So these cases come out the same each
- * time; test-vhdx-threads.c looks for others by chance.
+ * blkdebug under the image holds one write back while others run.  A filter of
+ * our own below it can fail a write when it is done already, as an error of a
+ * real disk may leave it.  So these cases come out the same each time;
+ * test-vhdx-threads.c looks for others by chance.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -16,7 +17,6 @@
 
 #define BLOCK       MiB
 #define DISK_SIZE   (16 * MiB)
-#define TRANSFER    (64 * KiB)      /* what blkdebug lets pass at once */
 
 static char *test_dir;
 static char *image_path;
@@ -30,26 +30,70 @@ static void create_image(void)
                     BDRV_O_RDWR, true, &error_abort);
 }
 
-/*
- * Open the image over blkdebug, which fails the first write to the sector at
- * @fail_at of the file unless that is 0.
- */
-static BlockBackend *open_image(uint64_t fail_at)
+/* Where in the file a write is to fail once, or 0. */
+static uint64_t fail_at;
+
+static int coroutine_fn GRAPH_RDLOCK
+fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+             QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+
+    if (ret == 0 && fail_at && fail_at - offset < bytes) {
+        fail_at = 0;
+        ret = -EIO;
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+            QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   BdrvRequestFlags flags)
+{
+    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+}
+
+static int fail_open(BlockDriverState *bs, QDict *options, int flags,
+                     Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    bs->total_sectors = bs->file->bs->total_sectors;
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    return 0;
+}
+
+static BlockDriver bdrv_fail = {
+    .format_name            = "vhdx-test-fail",
+    .is_filter              = true,
+    .bdrv_open              = fail_open,
+    .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_preadv         = fail_preadv,
+    .bdrv_co_pwritev        = fail_pwritev,
+    .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,
+};
+
+static BlockBackend *open_image(void)
 {
     QDict *options = qdict_new();
 
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "discard", "unmap");
     qdict_put_str(options, "file.driver", "blkdebug");
-    qdict_put_int(options, "file.max-transfer", TRANSFER);
-    qdict_put_str(options, "file.image.driver", "file");
-    qdict_put_str(options, "file.image.filename", image_path);
-    if (fail_at) {
-        qdict_put_str(options, "file.inject-error.0.event", "none");
-        qdict_put_str(options, "file.inject-error.0.iotype", "write");
-        qdict_put_str(options, "file.inject-error.0.once", "on");
-        qdict_put_int(options, "file.inject-error.0.sector", fail_at / 512);
-    }
+    qdict_put_str(options, "file.image.driver", "vhdx-test-fail");
+    qdict_put_str(options, "file.image.file.driver", "file");
+    qdict_put_str(options, "file.image.file.filename", image_path);
     return blk_new_open(NULL, NULL, options,
                         BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
                         &error_abort);
@@ -130,8 +174,8 @@ static void check_image(BlockBackend *blk)
 }
 
 /*
- * Two writes share a new block.  One fails when half of it is written, and its
- * range is zeroed then.  What it left must not show when the other succeeds.
+ * Two writes share a new block.  One fails when it is written, and its range is
+ * zeroed then.  What it left must not show when the other succeeds.
  */
 static void test_zero_after_failed_write(bool unmap)
 {
@@ -141,16 +185,17 @@ static void test_zero_after_failed_write(bool unmap)
 
     /* With block 0 in place, block 1 comes behind it. */
     create_image();
-    blk = open_image(0);
+    blk = open_image();
     g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
     blk_unref(blk);
     g_assert_cmpint(stat(image_path, &st), ==, 0);
 
-    blk = open_image(st.st_size + TRANSFER);
+    blk = open_image();
     g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
     held = hold_write(blk, BLOCK + BLOCK / 2, 4096, 2);
-    g_assert_cmpint(write_fill(blk, BLOCK, 2 * TRANSFER, 3), ==, -EIO);
-    g_assert_cmpint(blk_pwrite_zeroes(blk, BLOCK, 2 * TRANSFER,
+    fail_at = st.st_size;
+    g_assert_cmpint(write_fill(blk, BLOCK, 64 * KiB, 3), ==, -EIO);
+    g_assert_cmpint(blk_pwrite_zeroes(blk, BLOCK, 64 * KiB,
                                       unmap ? BDRV_REQ_MAY_UNMAP : 0), >=, 0);
     g_assert_cmpint(release_write(held), >=, 0);
 
@@ -178,7 +223,7 @@ static void test_write_to_freed(void)
     Held *held;
 
     create_image();
-    blk = open_image(0);
+    blk = open_image();
     g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
     held = hold_write(blk, 0, 4096, 2);
@@ -205,7 +250,7 @@ static void test_write_to_freed_new(void)
     Held *held;
 
     create_image();
-    blk = open_image(0);
+    blk = open_image();
     g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
     held = hold_write(blk, BLOCK, 4096, 2);
     /* This one shares the place, and makes it that of the block. */
@@ -236,6 +281,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     bdrv_init();
+    bdrv_register(&bdrv_fail);
     qemu_init_main_loop(&error_abort);
     test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
     g_assert_nonnull(test_dir);
