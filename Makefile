@@ -5,7 +5,7 @@
 
 BUILD ?= build
 PREFIX ?= /usr/local
-export BUILD PREFIX DESTDIR SEEDS
+export BUILD PREFIX DESTDIR
 
 all:
 	@scripts/build tools
