@@ -197,7 +197,8 @@ pages_load(BlockDriverState *bs, uint64_t offset)
     }
     qemu_co_queue_restart_all(&c->loaded);
     qemu_iovec_destroy(&qiov);
-    return ret;
+    /* An error in what was not asked for is none: the caller tries again. */
+    return count > 1 ? 0 : ret;
 }
 
 int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,

@@ -428,7 +428,10 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     }
     if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 ||
                      s->cache.logged > s->cache.limit / 4)) {
-        /* In good time for two more of the largest entries; if there is no space now there may be later. */
+        /*
+         * In good time: two of the largest entries fit in yet.  If there is no
+         * space now there may be later.
+         */
         ret = log_apply(bs);
         if (ret == -ENOSPC || ret == -EDQUOT) {
             ret = 0;
