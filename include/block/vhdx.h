@@ -25,8 +25,8 @@
  *
  * What is changed under commit_lock or grow_lock and looked at by requests is
  * changed under @lock as well; where the log lies in the file never changes.
- * @broken, @writable and @replay_done are read under no lock, by qatomic_read().
- * A VHDXPage may be dropped as soon as @lock is, a VHDXAlloc stays as long as
+ * @broken, @writable and @replay_done are read under no lock, atomically.  A
+ * VHDXPage may be dropped as soon as @lock is, a VHDXAlloc stays as long as
  * its user has a reference.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
