@@ -14,20 +14,32 @@
  *
  * @lock, a QemuMutex, guards everything in memory that a request looks at:
  * pages, allocations, free space, tickets.  It is held for a few instructions
- * and never across I/O.  A plain read or write of a present block takes
- * nothing else.
+ * and never across I/O or a yield: functions that may need either drop it, and
+ * say so.  The queues are waited on and woken under it, so that no wake-up is
+ * lost.  A plain read or write of a present block takes nothing else.
  *
  * @commit_lock, a CoMutex, is held across I/O by whoever changes headers or
  * the log: the first modification, a commit, closing the log.  @grow_lock, a
  * CoMutex too, is held across I/O by the one who makes the file longer, looks
  * for free space inside it or makes freed space available again.  The order is
- * commit_lock, grow_lock, lock.
+ * commit_lock, grow_lock, lock.  Nobody waits for a request to end while
+ * holding one of them, as that request may need it.
  *
- * What is changed under commit_lock or grow_lock and looked at by requests is
- * changed under @lock as well; where the log lies in the file never changes.
- * @broken, @writable and @replay_done are read under no lock, atomically.  A
- * VHDXPage may be dropped as soon as @lock is, a VHDXAlloc stays as long as
- * its user has a reference.
+ * What is read under lock but changes only with one of the CoMutexes is
+ * changed under both, and its changer may read it under either: the header
+ * (but for log_offset and log_length, which never change and are read under
+ * none), @logged of pages and their number, and @size, @scanned and
+ * @fixed_size of the space.
+ *
+ * A page that is dirty, logged or being committed stays in memory, and so does
+ * an allocation with a reference; other pointers to them end with lock.  What
+ * a request has looked up in the BAT may be out of date as soon as lock is
+ * dropped, but the request's ticket keeps the place it names from being used
+ * for anything else.
+ *
+ * @writable, @broken and @replay_done are read atomically under no lock.
+ *
+ * Open, close, reopen, inactivation and check come with no request under way.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
