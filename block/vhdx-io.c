@@ -385,6 +385,22 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req)
     return ret;
 }
 
+/*
+ * End @req, which has changed something, with the result @ret.  lock is held,
+ * and dropped.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool due;
+
+    request_end(s, req);
+    due = ret == 0 && vhdx_log_relief_due(s);
+    qemu_mutex_unlock(&s->lock);
+    return due ? vhdx_log_relieve(bs) : ret;
+}
+
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, QEMUIOVector *qiov,
                                       size_t qiov_offset,
@@ -423,9 +439,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         qiov_offset += p.bytes;
         bytes -= p.bytes;
     }
-    request_end(s, &req);
-    qemu_mutex_unlock(&s->lock);
-    return ret < 0 ? ret : vhdx_log_relieve(bs);
+    return request_changed(bs, &req, ret);
 }
 
 /* -- Zeroes and discard -- */
@@ -522,9 +536,7 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
         offset += n;
         bytes -= n;
     }
-    request_end(s, &req);
-    qemu_mutex_unlock(&s->lock);
-    return ret < 0 ? ret : vhdx_log_relieve(bs);
+    return request_changed(bs, &req, ret);
 }
 
 int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,

@@ -465,26 +465,25 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
     return ret;
 }
 
+bool vhdx_log_relief_due(BDRVVHDXState *s)
+{
+    unsigned changed = s->cache.dirty + s->cache.logged;
+
+    if (changed < s->cache.limit / 2 ||
+        (s->relieving && changed < s->cache.limit)) {
+        return false;
+    }
+    s->relieving = true;
+    return true;
+}
+
 int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool due = false;
-    int ret = 0;
+    int ret = vhdx_log_commit(bs);
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        unsigned changed = s->cache.dirty + s->cache.logged;
-
-        if (changed >= s->cache.limit / 2 &&
-            (!s->relieving || changed >= s->cache.limit)) {
-            due = s->relieving = true;
-        }
-    }
-    if (due) {
-        ret = vhdx_log_commit(bs);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            s->relieving = false;
-        }
-    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->relieving = false;
     return ret;
 }
 

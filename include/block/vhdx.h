@@ -471,9 +471,15 @@ vhdx_log_begin(BlockDriverState *bs, bool data);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
 
 /*
- * Commit if changed pages take half of the cache.  The request that finds this
- * does so while others go on, unless they fill all of it.  No lock is held.
- * Returns 0 or -errno, as vhdx_log_commit().
+ * Whether changed pages take half of the cache, so that the caller has to call
+ * vhdx_log_relieve().  While one request does so this is false for others,
+ * unless changed pages fill all of it.  lock is held.
+ */
+bool vhdx_log_relief_due(BDRVVHDXState *s);
+
+/*
+ * Commit because that is due.  No lock is held.  Returns 0 or -errno, as
+ * vhdx_log_commit().
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
 
