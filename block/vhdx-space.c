@@ -278,6 +278,17 @@ static uint64_t full_size(BDRVVHDXState *s)
 }
 
 /*
+ * The node can't change its length: space is what lies inside, and a map tells
+ * what of it is free.
+ */
+static void space_fix_size(BDRVVHDXState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->space.fixed_size = true;
+    s->space.scanned = false;
+}
+
+/*
  * Make room for one block: find out what is free, or make the file longer to
  * @end.  grow_lock is held.
  */
@@ -301,11 +312,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
     }
     ret = space_grow(bs, end);
     if (ret == -EINVAL || ret == -ENOTSUP) {
-        /* The node can't grow: look for space inside. */
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            sp->fixed_size = true;
-            sp->scanned = false;
-        }
+        space_fix_size(s);
         ret = vhdx_space_scan(bs);
     }
     return ret;
@@ -516,12 +523,8 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     }
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
                            NULL);
-    if (ret == -ENOTSUP || ret == -EINVAL) {
-        /* The node can't shrink.  What is behind the end is space like any. */
-        QEMU_LOCK_GUARD(&s->lock);
-        sp->fixed_size = true;
-        sp->scanned = false;
-        sp->zero_from = UINT64_MAX;
+    if (ret == -EINVAL || ret == -ENOTSUP) {
+        space_fix_size(s);
         return 0;
     }
     if (ret == 0) {
