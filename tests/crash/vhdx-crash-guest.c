@@ -14,6 +14,7 @@
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/main-loop.h"
 #include "vhdx-crash.h"
+#include "vhdx-test-request.h"
 
 /* So often the main loop may find nothing to do while guests wait. */
 #define IDLE_MAX        1000
@@ -88,31 +89,6 @@ guest_write(Guests *g, uint64_t sector, uint64_t count, bool fua)
     return ret;
 }
 
-typedef struct DiscardCall {
-    Coroutine *co;
-    int ret;
-} DiscardCall;
-
-static void discard_done(void *opaque, int ret)
-{
-    DiscardCall *call = opaque;
-
-    call->ret = ret;
-    aio_co_wake(call->co);
-}
-
-/* blk_co_pdiscard() has other parameters in some versions of QEMU. */
-static int coroutine_fn
-guest_discard(Guests *g, uint64_t sector, uint64_t count)
-{
-    DiscardCall call = { .co = qemu_coroutine_self() };
-
-    blk_aio_pdiscard(g->blk, sector * CRASH_SECTOR, count * CRASH_SECTOR,
-                     discard_done, &call);
-    qemu_coroutine_yield();
-    return call.ret;
-}
-
 static int coroutine_fn
 guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
 {
@@ -126,7 +102,8 @@ guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
                                    rng_chance(&g->rng, 60) ?
                                    BDRV_REQ_MAY_UNMAP : 0);
     } else {
-        ret = guest_discard(g, sector, count);
+        ret = co_discard(g->blk, sector * CRASH_SECTOR,
+                         count * CRASH_SECTOR);
     }
     model_end(g->run->model, index, guest_stamp(g), ret);
     return ret;

@@ -11,42 +11,11 @@
 
 #include "qemu/osdep.h"
 #include "vhdx-crash.h"
+#include "vhdx-test-util.h"
 
 #define LOG_SECTOR  4096
 
-/* GUIDs as they stand in a file */
-static const uint8_t guid_bat[16] = {
-    0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42,
-    0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08
-};
-static const uint8_t guid_metadata[16] = {
-    0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b,
-    0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e
-};
-static const uint8_t guid_parameters[16] = {
-    0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d,
-    0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b
-};
-static const uint8_t guid_disk_size[16] = {
-    0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48,
-    0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8
-};
-static const uint8_t guid_sector_size[16] = {
-    0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47,
-    0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f
-};
 static const uint8_t nil[16];
-
-/* The little-endian number of @n bytes at @p. */
-static uint64_t number(const uint8_t *p, int n)
-{
-    uint64_t value = 0;
-
-    while (n--) {
-        value = value << 8 | p[n];
-    }
-    return value;
-}
 
 /* Remember what is wrong; the first finding counts. */
 static bool G_GNUC_PRINTF(2, 3) wrong(char **why, const char *format, ...)
@@ -107,7 +76,7 @@ static bool sealed(const uint8_t *p, size_t n)
 
     crc = crc_update(crc, zeros, 4);
     crc = crc_update(crc, p + 8, n - 8);
-    return ~crc == (uint32_t)number(p + 4, 4);
+    return ~crc == (uint32_t)get_le(p + 4, 4);
 }
 
 /* -- Headers -- */
@@ -126,7 +95,7 @@ static bool headers_read(CrashReader *r, uint8_t *current, char **why)
         image_read(r->img, (i + 1) * 65536, 4096, copy[i]);
         r->header_valid[i] = !memcmp(copy[i], "head", 4) &&
                              sealed(copy[i], 4096);
-        sequence[i] = number(copy[i] + 8, 8);
+        sequence[i] = get_le(copy[i] + 8, 8);
         r->log_named[i] = memcmp(copy[i] + 48, nil, 16);
     }
     if (!r->header_valid[0] && !r->header_valid[1]) {
@@ -143,9 +112,9 @@ static bool headers_read(CrashReader *r, uint8_t *current, char **why)
     }
     memcpy(current, copy[best], 4096);
     r->dirty = r->log_named[best];
-    r->log_length = number(current + 68, 4);
-    r->log_offset = number(current + 72, 8);
-    if (number(current + 66, 2) != 1 || number(current + 64, 2) != 0) {
+    r->log_length = get_le(current + 68, 4);
+    r->log_offset = get_le(current + 72, 8);
+    if (get_le(current + 66, 2) != 1 || get_le(current + 64, 2) != 0) {
         return wrong(why, "a header of another version");
     }
     if (!r->log_length || r->log_length % MiB || r->log_offset % MiB ||
@@ -193,12 +162,12 @@ static bool entry_read(const CrashReader *r, const uint8_t *guid, uint32_t pos,
     log_copy(r, pos, 64, buf);
     *e = (Entry) {
         .offset = pos,
-        .length = number(buf + 8, 4),
-        .tail = number(buf + 12, 4),
-        .sequence = number(buf + 16, 8),
-        .count = number(buf + 24, 4),
-        .flushed = number(buf + 48, 8),
-        .last = number(buf + 56, 8),
+        .length = get_le(buf + 8, 4),
+        .tail = get_le(buf + 12, 4),
+        .sequence = get_le(buf + 16, 8),
+        .count = get_le(buf + 24, 4),
+        .flushed = get_le(buf + 48, 8),
+        .last = get_le(buf + 56, 8),
     };
     table = table_bytes(e->count);
     if (memcmp(buf, "loge", 4) || memcmp(buf + 32, guid, 16) ||
@@ -215,14 +184,14 @@ static bool entry_read(const CrashReader *r, const uint8_t *guid, uint32_t pos,
     for (uint32_t i = 0; i < e->count; i++) {
         const uint8_t *desc = buf + 64 + 32 * i;
 
-        if (number(desc + 24, 8) != e->sequence) {
+        if (get_le(desc + 24, 8) != e->sequence) {
             return false;
         }
         if (!memcmp(desc, "desc", 4)) {
             if (data + LOG_SECTOR > e->length ||
                 memcmp(buf + data, "data", 4) ||
-                (number(buf + data + 4, 4) << 32 |
-                 number(buf + data + 4092, 4)) != e->sequence) {
+                (get_le(buf + data + 4, 4) << 32 |
+                 get_le(buf + data + 4092, 4)) != e->sequence) {
                 return false;
             }
             data += LOG_SECTOR;
@@ -243,12 +212,12 @@ static bool entry_replay(CrashReader *r, const uint8_t *guid, const Entry *e,
     g_assert(entry_read(r, guid, e->offset, &again, buf));
     for (uint32_t i = 0; i < e->count; i++) {
         const uint8_t *desc = buf + 64 + 32 * i;
-        uint64_t offset = number(desc + 16, 8);
+        uint64_t offset = get_le(desc + 16, 8);
         uint64_t pages = 1;
         bool zero = !memcmp(desc, "zero", 4);
 
         if (zero) {
-            pages = number(desc + 8, 8) / CRASH_PAGE;
+            pages = get_le(desc + 8, 8) / CRASH_PAGE;
         }
         if (offset % CRASH_PAGE || offset < 3 * 65536 ||
             (offset < r->log_offset + r->log_length &&
@@ -371,6 +340,15 @@ static void file_read(const CrashReader *r, uint64_t offset, uint64_t n,
 
 /* -- Tables -- */
 
+/* Whether the GUID at @p is the one that is printed as @text. */
+static bool guid_is(const uint8_t *p, const char *text)
+{
+    uint8_t guid[16];
+
+    put_guid(guid, text);
+    return !memcmp(p, guid, sizeof(guid));
+}
+
 static bool regions_read(CrashReader *r, char **why)
 {
     g_autofree uint8_t *copies = g_malloc(2 * 65536);
@@ -378,17 +356,17 @@ static bool regions_read(CrashReader *r, char **why)
 
     file_read(r, 3 * 65536, 2 * 65536, copies);
     if (memcmp(copies, copies + 65536, 65536) || memcmp(copies, "regi", 4) ||
-        !sealed(copies, 65536) || number(copies + 8, 4) != 2) {
+        !sealed(copies, 65536) || get_le(copies + 8, 4) != 2) {
         return wrong(why, "a damaged region table");
     }
     for (int i = 0; i < 2; i++) {
         entry = copies + 16 + 32 * i;
-        if (!memcmp(entry, guid_bat, 16)) {
-            r->bat_offset = number(entry + 16, 8);
-            r->bat_length = number(entry + 24, 4);
-        } else if (!memcmp(entry, guid_metadata, 16)) {
-            r->meta_offset = number(entry + 16, 8);
-            r->meta_length = number(entry + 24, 4);
+        if (guid_is(entry, GUID_REGION_BAT)) {
+            r->bat_offset = get_le(entry + 16, 8);
+            r->bat_length = get_le(entry + 24, 4);
+        } else if (guid_is(entry, GUID_REGION_METADATA)) {
+            r->meta_offset = get_le(entry + 16, 8);
+            r->meta_length = get_le(entry + 24, 4);
         }
     }
     if (r->bat_offset < MiB || r->bat_offset % MiB || !r->bat_length ||
@@ -425,20 +403,20 @@ static bool metadata_read(CrashReader *r, char **why)
     unsigned count;
 
     file_read(r, r->meta_offset, 65536, table);
-    count = number(table + 10, 2);
+    count = get_le(table + 10, 2);
     if (memcmp(table, "metadata", 8) || count > 2047) {
         return wrong(why, "a damaged metadata table");
     }
     for (unsigned i = 0; i < count; i++) {
         const uint8_t *entry = table + 32 + 32 * i;
 
-        file_read(r, r->meta_offset + number(entry + 16, 4), 8, item);
-        if (!memcmp(entry, guid_parameters, 16)) {
-            r->block_size = number(item, 4);
-        } else if (!memcmp(entry, guid_disk_size, 16)) {
-            r->disk_size = number(item, 8);
-        } else if (!memcmp(entry, guid_sector_size, 16)) {
-            r->sector_size = number(item, 4);
+        file_read(r, r->meta_offset + get_le(entry + 16, 4), 8, item);
+        if (guid_is(entry, GUID_FILE_PARAMETERS)) {
+            r->block_size = get_le(item, 4);
+        } else if (guid_is(entry, GUID_DISK_SIZE)) {
+            r->disk_size = get_le(item, 8);
+        } else if (guid_is(entry, GUID_LOGICAL_SECTOR)) {
+            r->sector_size = get_le(item, 4);
         }
     }
     if (r->block_size < MiB || (r->block_size & (r->block_size - 1)) ||
@@ -468,7 +446,7 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
     CrashPage *page = reader_page(r, index * CRASH_PAGE);
 
     for (int i = 0; page && i < CRASH_PAGE; i += 8) {
-        uint64_t raw = number(page->data + i, 8);
+        uint64_t raw = get_le(page->data + i, 8);
         uint64_t n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
         uint64_t chunk = n / (r->chunk_ratio + 1);
         uint64_t block = n - chunk;

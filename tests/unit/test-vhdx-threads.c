@@ -24,6 +24,7 @@
 #include "block/vhdx.h"
 #include "iothread.h"
 #include "vhdx-test-model.h"
+#include "vhdx-test-request.h"
 
 #define THREADS         4
 #define MAX_BYTES       (2 * BLOCK)     /* in one request */
@@ -119,34 +120,11 @@ static void coroutine_fn do_zero(Worker *w)
     area_note(area, sector, count, 0, &ended, ret);
 }
 
-typedef struct Discard {
-    Coroutine *co;
-    int ret;
-} Discard;
-
-static void discard_ended(void *opaque, int ret)
-{
-    Discard *discard = opaque;
-
-    discard->ret = ret;
-    aio_co_wake(discard->co);
-}
-
-/* As a coroutine's this call is not the same in all versions. */
-static int coroutine_fn co_discard(Worker *w, int64_t offset, int64_t bytes)
-{
-    Discard discard = { .co = qemu_coroutine_self() };
-
-    blk_aio_pdiscard(w->run->blk, offset, bytes, discard_ended, &discard);
-    qemu_coroutine_yield();
-    return discard.ret;
-}
-
 static void coroutine_fn do_discard(Worker *w)
 {
     unsigned sector, count;
     Area *area = pick_own(w, &sector, &count);
-    int ret = co_discard(w, (area->start + sector) * SECTOR,
+    int ret = co_discard(w->run->blk, (area->start + sector) * SECTOR,
                          (uint64_t)count * SECTOR);
 
     check_ret(w, ret);
@@ -174,7 +152,7 @@ static void coroutine_fn do_free(Worker *w)
 
     area_free_begin(area, block);
     if (pick(w, 2)) {
-        ret = co_discard(w, at, BLOCK);
+        ret = co_discard(w->run->blk, at, BLOCK);
     } else {
         ret = blk_co_pwrite_zeroes(w->run->blk, at, BLOCK, BDRV_REQ_MAY_UNMAP);
     }
