@@ -42,3 +42,44 @@ load_config() {
 
 # The QEMU line of a source tree: 7.2 for version 7.2.22.
 qemu_line() { cut -d. -f1,2 "$1/VERSION"; }
+
+# Build these targets in BUILD/qemu, which is configured. Paths below the
+# repository do not count for the compiler's cache: a second clone, or another
+# build folder, finds what the first one compiled.
+ninja_build() {
+    local major
+    major=$(qemu_line "$BUILD/src")
+    major=${major%%.*}
+    . "$top/scripts/meson.sh"
+    CCACHE_BASEDIR=$top CCACHE_NOHASHDIR=1 \
+        ninja -C "$BUILD/qemu" -j "$(nproc)" "$@"
+}
+
+# Leave links to these targets in BUILD/bin.
+link_programs() {
+    local target
+    mkdir -p "$BUILD/bin"
+    for target in "$@"; do
+        ln -sf "../qemu/$target" "$BUILD/bin/"
+    done
+}
+
+# run_tap PROGRAM: run a test program of glib's, in the folder that it is in,
+# and set p, f and s to how many of its cases passed, failed and were skipped.
+# A program that ends early loses the cases it had planned: they have failed.
+run_tap() {
+    local name log plan rc=0
+    name=$(basename "$1")
+    log=$BUILD/results/$name.tap
+    mkdir -p "$BUILD/results"
+    (cd "$(dirname "$1")" && "./$name" --tap -k) 2>&1 | tee "$log" || rc=$?
+    plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | head -n 1)
+    s=$(grep -ciE '^ok .*# *skip' "$log" || true)
+    p=$(grep -c '^ok ' "$log" || true)
+    p=$((p - s))
+    f=$((${plan:-0} - p - s))
+    if [ -z "$plan" ] || { [ $rc -ne 0 ] && [ $f -le 0 ]; }; then
+        say "$name ended with exit status $rc"
+        f=1
+    fi
+}
