@@ -6,6 +6,7 @@ why it could not be tried.  Tests run in two processes side by side (JOBS=),
 are printed in their order, and every program they start has a time limit.
 """
 import contextlib
+import importlib
 import multiprocessing
 import os
 import re
@@ -203,7 +204,7 @@ def _run_number(number):
     return _run_one(_JOBS[number])
 
 
-def run_all(chosen, part='interop'):
+def run_all(part, chosen):
     """Run (name, function) pairs; the status to exit with."""
     counts = {'ok': 0, 'not ok': 0, 'skip': 0}
     top = tempfile.mkdtemp(prefix='vhdx-%s-' % part)
@@ -229,3 +230,22 @@ def run_all(chosen, part='interop'):
     print('%s: %d passed, %d failed, %d skipped'
           % (part, counts['ok'], counts['not ok'], counts['skip']))
     return 1 if counts['not ok'] or not counts['ok'] else 0
+
+
+def main(part, groups):
+    """Run the tests of these groups that the command line names, or list
+    them; the status to exit with."""
+    wanted = [a for a in sys.argv[1:] if a != '-l']
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    chosen = []
+    for group in groups:
+        module = importlib.import_module('test_' + group)
+        for name, function in module.tests():
+            name = group + '/' + name
+            if not wanted or any(name.startswith(w) for w in wanted):
+                chosen.append((name, function))
+    if '-l' in sys.argv[1:]:
+        for name, _ in chosen:
+            print(name)
+        return 0
+    return run_all(part, chosen)
