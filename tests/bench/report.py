@@ -170,8 +170,9 @@ def readme(results):
     lines += ['- not met: ' + text for text in missed]
     lines += ['- failed: ' + text for text in results.failures]
     lines += [''] if missed or results.failures else []
-    lines += ['![Ratios to raw](ratios.svg)', '',
-              '![As the disk grows](scale.svg)', '', '## How', '',
+    for name, title in plots(results):
+        lines += ['![%s](%s.svg)' % (title, name), '']
+    lines += ['## How', '',
               'Raw, qcow2, QEMU\'s own VHDX driver and this one take turns '
               'within each case, %s rounds of it, in an order that moves on. '
               'QEMU\'s own driver is built from the same source with the same '
@@ -219,9 +220,17 @@ def plot_data(results, folder):
             file.write(' '.join(fields) + '\n')
 
 
+def plots(results):
+    """(name, title) of those that there is something to plot for."""
+    if any(results.cases(group) for group, _, _ in GROUPS):
+        yield 'ratios', 'Ratios to raw'
+    if results.cases('scale'):
+        yield 'scale', 'As the disk grows'
+
+
 def plot(results, folder, out):
     plot_data(results, folder)
-    for name in 'ratios', 'scale':
+    for name, _ in plots(results):
         subprocess.run(
             ['gnuplot', '-e',
              "data='%s'; set output '%s'" % (
