@@ -222,6 +222,10 @@ def run_all(part, chosen):
                 if status == 'not ok':
                     print('\n'.join('# ' + l for l in text.splitlines()))
                 sys.stdout.flush()
+            # Not left to the end of "with", which sends signals: one that
+            # comes just before a process waits for its next test is lost.
+            pool.close()
+            pool.join()
     finally:
         if os.environ.get('KEEP'):
             print('# files are in ' + top)
