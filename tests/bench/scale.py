@@ -15,7 +15,6 @@ SIZES = (('1 GiB', GIB), ('1 TiB', TIB), ('64 TiB', 64 * TIB))
 PROMPT = b'qemu-io> '
 WRITES = 100        # random writes whose mean is taken
 SLACK = 32 * MIB    # what the process may need besides the cache
-AHEAD = 64          # commands that are sent before their answer is read
 LIMIT = 120
 
 
@@ -60,18 +59,6 @@ class QemuIO:
         self.process.stdin.write(text.encode() + b'\n')
         self.check(self.answer())
         return time.monotonic() - begin
-
-    def commands(self, texts):
-        """Many of them, a few sent ahead."""
-        waiting = 0
-        for text in texts:
-            self.process.stdin.write(text.encode() + b'\n')
-            waiting += 1
-            if waiting == AHEAD:
-                self.check(self.answer())
-                waiting -= 1
-        for _ in range(waiting):
-            self.check(self.answer())
 
     def peak(self):
         with open('/proc/%d/status' % self.process.pid) as file:
@@ -149,9 +136,9 @@ def memory(bench, results, fmt, path, cache_size):
     io = QemuIO(bench, fmt, tools.image_opts(fmt, path, 'native', **extra))
     try:
         for what in 'read', 'write':
-            io.commands('%s -q %d 4k' % (
-                what, where.randrange(size // (4 * KIB)) * 4 * KIB)
-                for _ in range(count))
+            for _ in range(count):
+                io.command('%s -q %d 4k' % (
+                    what, where.randrange(size // (4 * KIB)) * 4 * KIB))
         peak = io.peak()
         io.close()
     finally:
