@@ -303,28 +303,27 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
 }
 
 int coroutine_fn
-vhdx_bat_walk(BlockDriverState *bs,
+vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
               int (*func)(BlockDriverState *bs, uint64_t index,
                           const uint64_t *entries, uint64_t count,
                           void *opaque),
               void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t end = s->bat.offset + ROUND_UP(s->geo.bat_entries *
-                                            VHDX_BAT_ENTRY_SIZE,
-                                            VHDX_PAGE_SIZE);
+    uint64_t from = QEMU_ALIGN_DOWN(entry_offset(s, first), VHDX_PAGE_SIZE);
+    uint64_t to = ROUND_UP(entry_offset(s, end), VHDX_PAGE_SIZE);
     uint64_t *entries = qemu_try_blockalign(bs->file->bs, WALK_BYTES);
     int ret = 0;
 
     if (!entries) {
         return -ENOMEM;
     }
-    for (uint64_t offset = s->bat.offset; offset < end && ret == 0;
+    for (uint64_t offset = from; offset < to && ret == 0;
          offset += WALK_BYTES) {
-        uint64_t bytes = MIN(WALK_BYTES, end - offset);
+        uint64_t bytes = MIN(WALK_BYTES, to - offset);
         uint64_t index = (offset - s->bat.offset) / VHDX_BAT_ENTRY_SIZE;
-        uint64_t count = MIN(bytes / VHDX_BAT_ENTRY_SIZE,
-                             s->geo.bat_entries - index);
+        uint64_t skip = index < first ? first - index : 0;
+        uint64_t count = MIN(bytes / VHDX_BAT_ENTRY_SIZE, end - index);
 
         ret = walk_read(bs, offset, bytes, (uint8_t *)entries);
         if (ret > 0) {
@@ -337,7 +336,7 @@ vhdx_bat_walk(BlockDriverState *bs,
         for (uint64_t i = 0; i < count; i++) {
             le64_to_cpus(&entries[i]);
         }
-        ret = func(bs, index, entries, count, opaque);
+        ret = func(bs, index + skip, entries + skip, count - skip, opaque);
     }
     qemu_vfree(entries);
     return ret;

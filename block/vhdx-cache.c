@@ -283,6 +283,63 @@ void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable)
     }
 }
 
+/* Copy what of @buf, for @bytes at @offset, lies in the page at @at. */
+static void page_update(BDRVVHDXState *s, uint64_t at, uint64_t offset,
+                        uint64_t bytes, const uint8_t *buf)
+{
+    VHDXPage *page = vhdx_cache_peek(s, at);
+    uint64_t from = MAX(at, offset);
+    uint64_t n = MIN(at + VHDX_PAGE_SIZE, offset + bytes) - from;
+
+    if (memcmp(page->data + from - at, buf + from - offset, n)) {
+        memcpy(vhdx_cache_change(s, page) + from - at, buf + from - offset, n);
+    }
+}
+
+int coroutine_fn vhdx_cache_update(BlockDriverState *bs, uint64_t offset,
+                                   uint64_t bytes, const void *buf)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t first = QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE);
+    uint64_t end = offset + bytes;
+    bool all;
+    int ret;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    /* Those that are read first may be dropped while others are read. */
+    do {
+        all = true;
+        for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
+            VHDXPage *page = vhdx_cache_peek(s, at);
+
+            if (!page) {
+                all = false;
+                ret = vhdx_cache_get(bs, at, &page);
+                if (ret < 0) {
+                    return ret;
+                }
+            }
+        }
+    } while (!all);
+    for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
+        page_update(s, at, offset, bytes, buf);
+    }
+    s->write_gen++;
+    return 0;
+}
+
+void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    VHDXPage *page, *next;
+
+    QTAILQ_FOREACH_SAFE(page, &s->cache.lru, next, next) {
+        if (page->offset >= offset && page->offset - offset < bytes) {
+            assert(!page->loading && !page->dirty && !page->logged);
+            page_remove(&s->cache, page);
+        }
+    }
+}
+
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page)
 {
     VHDXCache *c = &s->cache;

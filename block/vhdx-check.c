@@ -141,7 +141,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
 
     check.seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
                                        g_free);
-    ret = vhdx_bat_walk(bs, check_entries, &check);
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, check_entries, &check);
     g_hash_table_destroy(check.seen);
     if (ret < 0) {
         result->check_errors++;

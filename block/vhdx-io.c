@@ -58,15 +58,44 @@ void vhdx_io_free(BDRVVHDXState *s)
     g_clear_pointer(&s->allocs, g_hash_table_destroy);
 }
 
-static void request_begin(BDRVVHDXState *s, VHDXRequest *req)
+/*
+ * Begin @req, for @bytes bytes at @offset.  Returns -EIO if the disk has become
+ * too short for it since the block layer looked; it has begun all the same.
+ * lock is held, and dropped while requests are frozen.
+ */
+static int coroutine_fn request_begin(BDRVVHDXState *s, VHDXRequest *req,
+                                      uint64_t offset, uint64_t bytes)
 {
+    while (s->frozen) {
+        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    }
     req->ticket = s->next_ticket++;
     QTAILQ_INSERT_TAIL(&s->requests, req, next);
+    return offset + bytes > s->geo.disk_size ? -EIO : 0;
 }
 
 static void coroutine_fn request_end(BDRVVHDXState *s, VHDXRequest *req)
 {
     QTAILQ_REMOVE(&s->requests, req, next);
+    qemu_co_queue_restart_all(&s->request_queue);
+}
+
+void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    while (s->frozen) {
+        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    }
+    s->frozen = true;
+    while (!QTAILQ_EMPTY(&s->requests)) {
+        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    }
+}
+
+void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->frozen = false;
     qemu_co_queue_restart_all(&s->request_queue);
 }
 
@@ -134,10 +163,10 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    int ret = 0;
+    int ret;
 
     qemu_mutex_lock(&s->lock);
-    request_begin(s, &req);
+    ret = request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
@@ -176,7 +205,8 @@ static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
         g_hash_table_remove(s->allocs, &alloc->block);
     }
     if (!alloc->published) {
-        vhdx_space_abandon(s, alloc->offset, alloc->touched);
+        vhdx_space_abandon(s, alloc->offset, s->geo.block_size,
+                           alloc->touched);
     }
     g_free(alloc);
 }
@@ -190,13 +220,13 @@ alloc_new(BlockDriverState *bs, uint64_t block, VHDXAlloc **alloc)
 {
     BDRVVHDXState *s = bs->opaque;
     bool zero;
-    int64_t offset = vhdx_space_alloc(bs, &zero);
+    int64_t offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
 
     if (offset < 0) {
         return offset;
     }
     if (g_hash_table_contains(s->allocs, &block)) {
-        vhdx_space_abandon(s, offset, false);
+        vhdx_space_abandon(s, offset, s->geo.block_size, false);
         return 0;
     }
     *alloc = g_new(VHDXAlloc, 1);
@@ -360,13 +390,14 @@ piece_complete(BlockDriverState *bs, Piece *p, int ret)
  * There is no space for @req, which holds no place yet.  If blocks have been
  * freed, make their space available: commit that, and wait for the requests
  * that may still use it.  lock is held, and dropped meanwhile.  Returns 0 if
- * it is worth trying again.
+ * it is worth trying again with the rest, @bytes bytes at @offset.
  */
 static int coroutine_fn GRAPH_RDLOCK
-request_wait_space(BlockDriverState *bs, VHDXRequest *req)
+request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
+                   uint64_t bytes)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret;
+    int ret, begun;
 
     if (!vhdx_space_pending(s)) {
         return -ENOSPC;
@@ -381,8 +412,8 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req)
     qemu_mutex_unlock(&s->lock);
     vhdx_space_reclaim(bs);
     qemu_mutex_lock(&s->lock);
-    request_begin(s, req);
-    return ret;
+    begun = request_begin(s, req, offset, bytes);
+    return ret < 0 ? ret : begun;
 }
 
 /*
@@ -415,13 +446,13 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         return ret;
     }
     qemu_mutex_lock(&s->lock);
-    request_begin(s, &req);
+    ret = request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
         ret = piece_allocate(bs, offset, bytes, &p);
         if (ret == -ENOSPC) {
-            ret = request_wait_space(bs, &req);
+            ret = request_wait_space(bs, &req, offset, bytes);
             continue;
         }
         if (ret < 0) {
@@ -455,7 +486,7 @@ static void block_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
         alloc->detached = true;
     }
     vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
-    vhdx_space_release(s, place);
+    vhdx_space_release(s, place, s->geo.block_size);
     s->write_gen++;
 }
 
@@ -497,10 +528,10 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    int ret = 0;
+    int ret;
 
     qemu_mutex_lock(&s->lock);
-    request_begin(s, &req);
+    ret = request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         uint64_t block = offset >> s->geo.block_bits;
         uint64_t n = to_block_end(s, offset, bytes);
@@ -578,12 +609,17 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
                                       int64_t *map, BlockDriverState **file)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
     Piece p;
     int ret;
 
     bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        ret = piece_lookup(bs, offset, bytes, &p);
+        ret = request_begin(s, &req, offset, bytes);
+        if (ret == 0) {
+            ret = piece_lookup(bs, offset, bytes, &p);
+        }
+        request_end(s, &req);
     }
     if (ret < 0) {
         return ret;

@@ -629,6 +629,20 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
     return ret;
 }
 
+int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
+    if (ret == 0) {
+        ret = log_checkpoint(bs);
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
 /* Put everything in place, and take the log's name out of the headers. */
 static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
 {

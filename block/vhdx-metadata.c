@@ -498,6 +498,9 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
         return ret;
     }
     vhdx_metadata_item_decode(known_items[i].guid, buf, &s->params);
+    if (known_items[i].guid == &vhdx_item_disk_size) {
+        s->disk_size_item = item->offset;
+    }
     return 0;
 }
 
@@ -552,30 +555,21 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
 int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *buf = g_malloc(VHDX_REGION_TABLE_SIZE);
+    int bad, ret;
 
     if (s->mend_region_table[0] == s->mend_region_table[1]) {
         return 0;
     }
-    for (uint64_t at = 0; at < VHDX_REGION_TABLE_SIZE; at += VHDX_PAGE_SIZE) {
-        int bad = s->mend_region_table[0] ? 0 : 1;
-        uint8_t data[VHDX_PAGE_SIZE];
-        VHDXPage *page;
-        int ret;
-
-        QEMU_LOCK_GUARD(&s->lock);
-        ret = vhdx_cache_get(bs, VHDX_REGION_TABLE_OFFSET(!bad) + at, &page);
-        if (ret < 0) {
-            return ret;
-        }
-        memcpy(data, page->data, VHDX_PAGE_SIZE);
-        ret = vhdx_cache_get(bs, VHDX_REGION_TABLE_OFFSET(bad) + at, &page);
-        if (ret < 0) {
-            return ret;
-        }
-        if (memcmp(page->data, data, VHDX_PAGE_SIZE)) {
-            memcpy(vhdx_cache_change(s, page), data, VHDX_PAGE_SIZE);
-        }
+    bad = s->mend_region_table[0] ? 0 : 1;
+    ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(!bad),
+                           VHDX_REGION_TABLE_SIZE, buf);
+    if (ret == 0) {
+        ret = vhdx_cache_update(bs, VHDX_REGION_TABLE_OFFSET(bad),
+                                VHDX_REGION_TABLE_SIZE, buf);
     }
-    s->mend_region_table[0] = s->mend_region_table[1] = false;
-    return 0;
+    if (ret == 0) {
+        s->mend_region_table[bad] = false;
+    }
+    return ret;
 }

@@ -104,23 +104,24 @@ static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
     sp->hint = MIN(sp->hint, offset / VHDX_MIB);
 }
 
-/* A free place of @bytes bytes below the end by the map, or 0. */
-static uint64_t map_take(VHDXSpace *sp, uint64_t bytes)
+/*
+ * Take the first free place of @bytes bytes by the map that begins at MiB @from
+ * or behind it and ends before MiB @limit.  Returns its offset, or 0.
+ */
+static uint64_t map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
+                         uint64_t limit)
 {
-    uint64_t limit = sp->end / VHDX_MIB;
     uint64_t n = bytes / VHDX_MIB;
     uint64_t at;
 
-    if (!sp->used) {
+    if (!sp->used || sp->scanning) {
         return 0;
     }
-    at = bitmap_find_next_zero_area(sp->used, limit, sp->hint, n, 0);
+    at = bitmap_find_next_zero_area(sp->used, limit, from, n, 0);
     if (at + n > limit) {
-        sp->hint = limit;
         return 0;
     }
     bitmap_set(sp->used, at, n);
-    sp->hint = at + n;
     return at * VHDX_MIB;
 }
 
@@ -199,7 +200,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
             scan_mark(&scan, alloc->offset, s->geo.block_size);
         }
     }
-    ret = vhdx_bat_walk(bs, scan_entries, &scan);
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
 
     QEMU_LOCK_GUARD(&s->lock);
     sp->scanning = false;
@@ -228,29 +229,20 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 
 /* -- Giving space out and taking it back -- */
 
-/* Set the length of the file to at least @end; by a step if that works. */
+/* Set the length of the file to @size, which is more than it has. */
 static int coroutine_fn GRAPH_RDLOCK
-space_grow(BlockDriverState *bs, uint64_t end)
+file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t old = s->space.size;
-    uint64_t step = MAX(MIN(MAX(old / 8, GROW_MIN), GROW_MAX),
-                        GROW_BLOCKS * (uint64_t)s->geo.block_size);
-    uint64_t size = end + QEMU_ALIGN_UP(step, VHDX_MIB);
     bool zero = true;
     int ret;
 
-    ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF,
+    ret = bdrv_co_truncate(bs->file, size, false, prealloc,
                            BDRV_REQ_ZERO_WRITE, NULL);
-    if (ret < 0) {
-        size = end;
-        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF,
-                               BDRV_REQ_ZERO_WRITE, NULL);
-    }
     if (ret == -ENOTSUP) {
         zero = false;
-        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0,
-                               NULL);
+        ret = bdrv_co_truncate(bs->file, size, false, prealloc, 0, NULL);
     }
     if (ret < 0) {
         return ret;
@@ -263,6 +255,19 @@ space_grow(BlockDriverState *bs, uint64_t end)
         s->space.zero_from = old;
     }
     return 0;
+}
+
+/* Set the length of the file to at least @end; by a step if that works. */
+static int coroutine_fn GRAPH_RDLOCK
+space_grow(BlockDriverState *bs, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t step = MAX(MIN(MAX(s->space.size / 8, GROW_MIN), GROW_MAX),
+                        GROW_BLOCKS * (uint64_t)s->geo.block_size);
+    int ret = file_grow(bs, end + QEMU_ALIGN_UP(step, VHDX_MIB),
+                        PREALLOC_MODE_OFF);
+
+    return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
 }
 
 /* How long the file is with all objects and blocks, and no space free. */
@@ -289,8 +294,8 @@ static void space_fix_size(BDRVVHDXState *s)
 }
 
 /*
- * Make room for one block: find out what is free, or make the file longer to
- * @end.  grow_lock is held.
+ * Make room: find out what is free, or make the file longer to @end.  grow_lock
+ * is held.
  */
 static int coroutine_fn GRAPH_RDLOCK
 space_extend(BlockDriverState *bs, uint64_t end)
@@ -319,19 +324,22 @@ space_extend(BlockDriverState *bs, uint64_t end)
 }
 
 /*
- * Take a place that is known to be free, below the end or at it.  lock is
- * held.  Returns 0 if there is none.
+ * Take a place of @bytes bytes that is known to be free, below the end or at
+ * it.  lock is held.  Returns 0 if there is none.
  */
-static uint64_t space_take(BDRVVHDXState *s, bool *zero)
+static uint64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
 {
     VHDXSpace *sp = &s->space;
-    uint64_t bytes = s->geo.block_size;
+    bool block = bytes == s->geo.block_size;
     uint64_t offset;
 
     if (sp->scanning) {
         return 0;
     }
-    offset = map_take(sp, bytes);
+    offset = map_take(sp, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
+    if (block) {
+        sp->hint = (offset ? offset + bytes : sp->end) / VHDX_MIB;
+    }
     if (offset) {
         *zero = false;
         return offset;
@@ -364,7 +372,51 @@ void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
     }
 }
 
-int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
+int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    qemu_co_mutex_lock(&s->grow_lock);
+    if (end > s->space.size) {
+        ret = file_grow(bs, end, PREALLOC_MODE_OFF);
+    }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    return ret;
+}
+
+int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
+                                    PreallocMode prealloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret = 0;
+
+    qemu_co_mutex_lock(&s->grow_lock);
+    if (!sp->scanned) {
+        ret = vhdx_space_scan(bs);
+    }
+    if (ret == 0 && !sp->fixed_size && sp->end + bytes > sp->size) {
+        ret = file_grow(bs, sp->end + bytes, prealloc);
+        if (ret == -EINVAL || ret == -ENOTSUP) {
+            space_fix_size(s);
+            ret = vhdx_space_scan(bs);
+        }
+    }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    return ret;
+}
+
+uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
+                               uint64_t limit)
+{
+    VHDXSpace *sp = &s->space;
+
+    return map_take(sp, bytes, 0, MIN(limit, sp->end) / VHDX_MIB);
+}
+
+int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
+                                      bool *zero)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
@@ -375,12 +427,12 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
      * Take what there is; if that is nothing, and is still so when no other
      * request is making room, make some.
      */
-    while (!(offset = space_take(s, zero))) {
+    while (!(offset = space_take(s, bytes, zero))) {
         qemu_mutex_unlock(&s->lock);
         qemu_co_mutex_lock(&s->grow_lock);
         qemu_mutex_lock(&s->lock);
-        offset = space_take(s, zero);
-        end = sp->end + s->geo.block_size;
+        offset = space_take(s, bytes, zero);
+        end = sp->end + bytes;
         ret = 0;
         if (!offset) {
             qemu_mutex_unlock(&s->lock);
@@ -395,10 +447,10 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, bool *zero)
     return offset;
 }
 
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, bool touched)
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                        bool touched)
 {
     VHDXSpace *sp = &s->space;
-    uint64_t bytes = s->geo.block_size;
 
     if (offset + bytes == sp->end && !sp->used) {
         sp->end = offset;
@@ -411,11 +463,11 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, bool touched)
     }
 }
 
-void vhdx_space_release(BDRVVHDXState *s, uint64_t offset)
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     VHDXFreed freed = {
         .offset = offset,
-        .length = s->geo.block_size,
+        .length = bytes,
         .ticket = s->next_ticket,
     };
 

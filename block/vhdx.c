@@ -231,6 +231,8 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
         return ret;
     }
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    /* A longer disk reads as zeros in any case. */
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     return vhdx_call((VHDXCall) {
         .func = vhdx_load,
         .bs = bs,
@@ -431,6 +433,7 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_co_pdiscard           = vhdx_co_pdiscard,
     .bdrv_co_block_status       = vhdx_co_block_status,
     .bdrv_co_flush              = vhdx_co_flush,
+    .bdrv_co_truncate           = vhdx_co_truncate,
     .bdrv_co_check              = vhdx_co_check,
 
     .bdrv_co_create             = vhdx_co_create,

@@ -6,7 +6,7 @@
  *   format                       bytes and structs (vhdx-format.h)
  *   header, metadata, replay     what open reads
  *   cache, bat, space, log       state of an image that is being changed
- *   io, check                    requests
+ *   io, resize, check            requests
  *   create                       new images
  *   vhdx.c                       the BlockDriver
  *
@@ -178,13 +178,14 @@ typedef struct VHDXRequest {
 } VHDXRequest;
 
 typedef struct BDRVVHDXState {
-    /* Fixed once the image is open */
+    /* Fixed once the image is open, but for a resize, which freezes requests */
     VHDXParams params;
     VHDXGeometry geo;
     VHDXRegion bat;
     VHDXRegion metadata;
     VHDXRegion *regions;            /* all of them, @region_count */
     uint32_t region_count;
+    uint32_t disk_size_item;        /* its offset in the metadata region */
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
     uint64_t cache_size;            /* bytes; fixed while requests run */
@@ -214,6 +215,7 @@ typedef struct BDRVVHDXState {
     CoQueue request_queue;          /* waits for requests to end */
     bool barrier;                   /* flush data before the next commit */
     bool relieving;                 /* a commit makes room in the cache */
+    bool frozen;                    /* requests wait */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
     uint64_t write_gen;             /* counts completed changes */
@@ -339,6 +341,21 @@ uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page);
 VHDXPage *vhdx_cache_commit(BDRVVHDXState *s);
 void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable);
 
+/*
+ * Replace @bytes bytes of metadata at file offset @offset by @buf, in pages
+ * that get dirty together.  No lock is held, or commit_lock; nobody else
+ * changes these pages.  Returns 0 or -errno of reading what surrounds it.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_cache_update(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                  const void *buf);
+
+/*
+ * Forget the pages in @bytes bytes at file offset @offset, none of which has a
+ * change under way.  lock is held.
+ */
+void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
 /* Note that @page->logged is in place.  commit_lock and lock are held. */
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 
@@ -376,13 +393,14 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
                          Error **errp);
 
 /*
- * Call @func for every run of the BAT that is not a hole in the file, as it is
- * now with all changes: @entries has @count raw entries from @index on.  Ends
- * early where @func returns non-zero, and returns that; otherwise 0 or -errno
- * of reading.  No lock is held, or commit_lock.
+ * Go through BAT entries @first to @end - 1: call @func for every run that is
+ * not a hole in the file, as it is now with all changes: @entries has @count
+ * raw entries from @index on.  Ends early where @func returns non-zero, and
+ * returns that; otherwise 0 or -errno of reading.  No lock is held, or
+ * commit_lock.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_bat_walk(BlockDriverState *bs,
+vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
               int (*func)(BlockDriverState *bs, uint64_t index,
                           const uint64_t *entries, uint64_t count,
                           void *opaque),
@@ -401,26 +419,54 @@ void vhdx_space_free(BDRVVHDXState *s);
 void coroutine_fn GRAPH_RDLOCK vhdx_space_begin(BlockDriverState *bs);
 
 /*
- * Find a place of one payload block.  @zero tells whether it reads as zeros
- * and will still do after a power cut.  lock is held; it may be dropped before
- * the place is found, but not after: a place that is neither in @s->allocs nor
- * in the BAT may be found again.  Returns the offset in bytes, or -errno:
- * -ENOSPC where file and node are full.
+ * Find a place of @bytes bytes, a multiple of 1 MiB.  @zero tells whether it
+ * reads as zeros and will still do after a power cut.  lock is held; it may be
+ * dropped before the place is found, but not after: a place that is neither in
+ * @s->allocs nor in the BAT may be found again by a scan.  Returns the offset
+ * in bytes, or -errno: -ENOSPC where file and node are full.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
-vhdx_space_alloc(BlockDriverState *bs, bool *zero);
+vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes, bool *zero);
 
 /*
- * Give back a place of vhdx_space_alloc() that no BAT entry has ever named.
- * @touched tells whether it may have been written to.  lock is held.
+ * Take the first place of @bytes bytes, a multiple of 1 MiB, that the map shows
+ * as free and that ends at file offset @limit or before; it is not known to
+ * read as zeros.  lock is held, and the space has been scanned.  Returns the
+ * offset in bytes, or 0 if there is none.
  */
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, bool touched);
+uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
+                               uint64_t limit);
 
 /*
- * Note that the BAT no longer names the payload block at @offset: it is free
- * once that is committed and all requests of now have ended.  lock is held.
+ * Make the file at least @end bytes long.  No lock is held, or commit_lock.
+ * Returns 0 or -errno.
  */
-void vhdx_space_release(BDRVVHDXState *s, uint64_t offset);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_space_cover(BlockDriverState *bs, uint64_t end);
+
+/*
+ * Know what is free, and have @bytes more of it if the node can grow, by
+ * @prealloc, so that there is no scan while that is taken.  No lock is held, or
+ * commit_lock.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc);
+
+/*
+ * Give back a place of @bytes bytes, of vhdx_space_alloc(), that nothing in the
+ * file has ever named.  @touched tells whether it may have been written to.
+ * lock is held.
+ */
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                        bool touched);
+
+/*
+ * Note that the object of @bytes bytes at @offset is no longer named: its
+ * space is free once that is committed and all requests of now have ended.
+ * For an object that the log may still write to, vhdx_log_checkpoint() comes
+ * first.  lock is held.
+ */
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
 
 /*
  * A commit begins that tells of what was released until now; it has ended, and
@@ -490,6 +536,13 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_close(BlockDriverState *bs);
 
+/*
+ * Commit, and put everything in place so that no replay writes there again:
+ * the log's tail is past all of it, and stable.  No lock is held.  Returns 0
+ * or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_checkpoint(BlockDriverState *bs);
+
 /* Forget the log without touching the file. */
 void vhdx_log_free(BDRVVHDXState *s);
 
@@ -497,6 +550,13 @@ void vhdx_log_free(BDRVVHDXState *s);
 
 void vhdx_io_init(BDRVVHDXState *s);
 void vhdx_io_free(BDRVVHDXState *s);
+
+/*
+ * Wait until all requests have ended and hold off new ones, which wait, until
+ * vhdx_io_thaw().  Flushes go on.  No lock is held.
+ */
+void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s);
+void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s);
 
 /* The oldest request's ticket, or the next one's.  lock is held. */
 uint64_t vhdx_oldest_ticket(BDRVVHDXState *s);
@@ -519,6 +579,23 @@ vhdx_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
                      int64_t bytes, int64_t *pnum, int64_t *map,
                      BlockDriverState **file);
 int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
+
+/* -- vhdx-resize.c -- */
+
+/*
+ * Move @region, one of @s->regions, to @length bytes at file offset @offset,
+ * space that is free, and which reads as zeros if @zero; the old place is
+ * released.  What the new length adds reads as zeros.  Requests are frozen, no
+ * lock is held.  Returns 0 or -errno; then nothing has moved, and @offset is
+ * the caller's to give back.  Sections 2.2.3 and 2.4.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
+                 uint32_t length, bool zero);
+
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+                 PreallocMode prealloc, BdrvRequestFlags flags, Error **errp);
 
 /* -- vhdx-check.c -- */
 

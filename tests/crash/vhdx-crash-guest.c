@@ -29,6 +29,8 @@ typedef struct Guests {
     unsigned left;                  /* actions to be done */
     unsigned running;               /* coroutines */
     uint64_t next_page;             /* of the BAT, to be dirtied next */
+    uint64_t disk_size;             /* bytes */
+    bool resizing;
 } Guests;
 
 static void G_GNUC_PRINTF(2, 3)
@@ -119,6 +121,10 @@ guest_read(Guests *g, uint64_t sector, uint64_t count)
     int ret = blk_co_preadv(g->blk, sector * CRASH_SECTOR, bytes, &qiov, 0);
     char *why;
 
+    if (ret == -EIO && g->w->max_mib) {
+        /* The disk has become too short for it. */
+        return ret;
+    }
     if (ret < 0) {
         run_wrong(g->run, "a read of sector %" PRIu64 " fails: %s", sector,
                   strerror(-ret));
@@ -132,6 +138,30 @@ guest_read(Guests *g, uint64_t sector, uint64_t count)
     return 0;
 }
 
+static int coroutine_fn guest_resize(Guests *g)
+{
+    uint64_t most = g->w->max_mib * MiB / CRASH_PAGE;
+    uint64_t least = MIN(most, g->shape->disk_size / CRASH_PAGE) / 2;
+    uint64_t size = (least + rng_below(&g->rng, most - least + 1)) * CRASH_PAGE;
+    unsigned index;
+    int ret;
+
+    if (g->resizing) {
+        return 0;
+    }
+    g->resizing = true;
+    index = model_resize_begin(g->run->model, g->disk_size, size,
+                               MAX(g->disk_size, g->w->max_mib * MiB),
+                               guest_stamp(g));
+    ret = blk_co_truncate(g->blk, size, true, PREALLOC_MODE_OFF, 0, NULL);
+    model_resize_end(g->run->model, index, guest_stamp(g), ret);
+    if (ret == 0) {
+        g->disk_size = size;
+    }
+    g->resizing = false;
+    return ret;
+}
+
 /* -- What to do next -- */
 
 typedef struct Range {
@@ -143,7 +173,7 @@ typedef struct Range {
 static Range range_fit(Guests *g, Range r)
 {
     uint64_t unit = g->shape->sector_size / CRASH_SECTOR;
-    uint64_t sectors = g->shape->disk_size / CRASH_SECTOR;
+    uint64_t sectors = g->disk_size / CRASH_SECTOR;
 
     r.sector = ROUND_UP(r.sector + 1, unit) - unit;
     r.sector = MIN(r.sector, sectors - unit);
@@ -154,7 +184,7 @@ static Range range_fit(Guests *g, Range r)
 
 static Range range_choose(Guests *g, GuestKind kind)
 {
-    uint64_t area = g->shape->disk_size / CRASH_SECTOR;
+    uint64_t area = g->disk_size / CRASH_SECTOR;
     uint64_t block = g->shape->block_size / CRASH_SECTOR;
     unsigned size = rng_below(&g->rng, 100);
     Range r;
@@ -212,6 +242,10 @@ static int coroutine_fn guest_act(Guests *g)
         return guest_zero(g, GUEST_DISCARD, r.sector, r.count);
     }
     dice -= mix->discard;
+    if (dice < mix->resize) {
+        return guest_resize(g);
+    }
+    dice -= mix->resize;
     r = range_choose(g, GUEST_WRITE);
     if (dice < mix->read) {
         return guest_read(g, r.sector, r.count);
@@ -242,7 +276,7 @@ static void coroutine_fn guest_last(void *opaque)
     Range r = range_choose(g, GUEST_WRITE);
     int ret;
 
-    if (g->shape->disk_size / CRASH_SECTOR > r.count) {
+    if (g->disk_size / CRASH_SECTOR > r.count) {
         r.count = g->shape->sector_size / CRASH_SECTOR;
     }
     ret = guest_write(g, r.sector, r.count, false);
@@ -311,7 +345,7 @@ static void guests_exempt(Guests *g)
 /* From open to close.  Returns whether all went well. */
 static bool guests_session(Guests *g, unsigned actions, unsigned count)
 {
-    const unsigned flags = BDRV_O_RDWR | BDRV_O_UNMAP;
+    const unsigned flags = BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP;
     Error *err = NULL;
     unsigned index;
     bool clean;
@@ -321,6 +355,10 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
         run_wrong(g->run, "does not open: %s", error_get_pretty(err));
         error_free(err);
         return false;
+    }
+    g->disk_size = blk_getlength(g->blk);
+    if (!g->run->model->first_size) {
+        g->run->model->first_size = g->disk_size;
     }
     g->left = actions;
     guests_start(g, guest_entry, count);
@@ -491,6 +529,7 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
         }
     }
     run->model = model_new(NULL, NULL);
+    run->model->first_size = shape->disk_size;
     run->payload = shape->payload;
     run_end(run, disk);
     model_settle(run->model);

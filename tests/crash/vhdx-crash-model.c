@@ -22,6 +22,7 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen)
 
     model->first_id = before ? before->first_id + before->ops->len : 1;
     model->ops = g_array_new(false, false, sizeof(GuestOp));
+    model->resizes = g_array_new(false, false, sizeof(GuestResize));
     model->spots = g_array_new(false, true, sizeof(CrashSpot));
     model->settled = g_array_new(false, true, sizeof(bool));
     for (guint i = 0; before && i < before->spots->len; i++) {
@@ -38,6 +39,7 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen)
 void model_free(CrashModel *model)
 {
     g_array_unref(model->ops);
+    g_array_unref(model->resizes);
     g_array_unref(model->spots);
     g_array_unref(model->settled);
     g_free(model);
@@ -65,6 +67,55 @@ void model_end(CrashModel *model, unsigned index, uint32_t now, int ret)
 
     op->end = now;
     op->ret = ret;
+}
+
+unsigned model_resize_begin(CrashModel *model, uint64_t size,
+                            uint64_t new_size, uint64_t max_size,
+                            uint32_t now)
+{
+    GuestResize resize = {
+        .size = new_size,
+        .start = now,
+        .end = CRASH_NEVER,
+        .ret = -EINPROGRESS,
+    };
+    uint64_t from = MIN(size, new_size) / CRASH_SECTOR;
+    unsigned index = model_begin(model, GUEST_ZERO, from,
+                                 max_size / CRASH_SECTOR - from, now);
+
+    /* It is stable when it ends. */
+    g_array_index(model->ops, GuestOp, index).fua = true;
+    g_array_append_val(model->resizes, resize);
+    return index;
+}
+
+void model_resize_end(CrashModel *model, unsigned index, uint32_t now, int ret)
+{
+    GuestResize *resize = &g_array_index(model->resizes, GuestResize,
+                                         model->resizes->len - 1);
+
+    model_end(model, index, now, ret);
+    resize->end = now;
+    resize->ret = ret;
+}
+
+bool model_allows_size(const CrashModel *model, uint64_t size)
+{
+    bool allowed = size == model->first_size;
+
+    for (guint i = 0; i < model->resizes->len; i++) {
+        GuestResize *r = &g_array_index(model->resizes, GuestResize, i);
+
+        if (r->start > model->now) {
+            break;
+        }
+        if (r->end <= model->now && r->ret == 0) {
+            allowed = size == r->size;
+        } else if (r->end > model->now || r->ret != -ENOSPC) {
+            allowed |= size == r->size;
+        }
+    }
+    return allowed;
 }
 
 /* -- What sectors hold -- */

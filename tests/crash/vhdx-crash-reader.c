@@ -389,6 +389,7 @@ static bool replay_is_fit(CrashReader *r, char **why)
         uint64_t at = (uintptr_t)key * CRASH_PAGE;
 
         if ((at < 3 * 65536 || at >= 5 * 65536) &&
+            (at < r->meta_offset || at >= r->meta_offset + r->meta_length) &&
             (at < r->bat_offset || at >= r->bat_offset + r->bat_length)) {
             return wrong(why, "the log changes offset %" PRIu64, at);
         }
@@ -456,7 +457,11 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
         if (!raw) {
             continue;
         }
-        if (bitmap || block >= blocks || (raw & 0xffff8) ||
+        if (block >= blocks && !bitmap) {
+            r->behind++;
+            continue;
+        }
+        if (bitmap || (raw & 0xffff8) ||
             (state != 2 && state != 6) || (state == 2 && place)) {
             return wrong(why, "BAT entry %" PRIu64 " is 0x%" PRIx64, n, raw);
         }

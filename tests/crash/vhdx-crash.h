@@ -241,10 +241,20 @@ typedef struct CrashSpot {
     uint32_t zero[CRASH_SECTORS];   /* latest end of a zeroing; 0: none */
 } CrashSpot;
 
+/* A change of the disk's size; there is one at a time. */
+typedef struct GuestResize {
+    uint64_t size;              /* bytes */
+    uint32_t start;             /* stamps */
+    uint32_t end;
+    int ret;
+} GuestResize;
+
 typedef struct CrashModel {
     uint32_t first_id;              /* number of @ops' first */
     GArray *ops;                    /* GuestOp, in order of their start */
     GArray *spots;                  /* CrashSpot, by page */
+    uint64_t first_size;            /* of the disk at first, bytes */
+    GArray *resizes;                /* GuestResize */
     uint32_t now;                   /* stamp up to which @spots tells */
     uint32_t flush_start;           /* of the latest successful flush */
     GArray *settled;                /* bool for each of @ops: in @stable */
@@ -272,6 +282,19 @@ void model_fill(CrashModel *model, unsigned index, uint64_t sector,
  * CRASH_NEVER for what no write ever made.
  */
 uint32_t model_decode(CrashPage *page, unsigned i, uint64_t *sector);
+
+/*
+ * Note a change of the disk's size, which was @size, to @new_size: what is
+ * behind the smaller one is zero afterwards.  Returns its index in @ops.
+ */
+unsigned model_resize_begin(CrashModel *model, uint64_t size,
+                            uint64_t new_size, uint64_t max_size,
+                            uint32_t now);
+void model_resize_end(CrashModel *model, unsigned index, uint32_t now,
+                      int ret);
+
+/* Whether the disk may have @size bytes now. */
+bool model_allows_size(const CrashModel *model, uint64_t size);
 
 /*
  * Check what the guest has read between the stamps @start and @end.  Returns
@@ -306,6 +329,7 @@ typedef struct CrashReader {
     uint32_t log_length, bat_length, meta_length;
     uint64_t block_size, disk_size, sector_size;
     uint64_t chunk_ratio;
+    uint64_t behind;                /* BAT entries behind the last block's */
     GHashTable *blocks;             /* file offset / MiB by block number */
     GHashTable *owners;             /* block number + 1 by file offset / MiB */
 } CrashReader;
@@ -327,7 +351,7 @@ CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
 
 /* What a guest does, out of a hundred. */
 typedef struct CrashMix {
-    unsigned write, zero, discard, flush, read;
+    unsigned write, zero, discard, flush, read, resize;
 } CrashMix;
 
 typedef struct CrashWorkload {
@@ -335,6 +359,7 @@ typedef struct CrashWorkload {
     const char *about;
     /* The image */
     uint64_t disk_mib;
+    uint64_t max_mib;               /* it is resized to that at the most */
     unsigned block_mib[3];          /* one of them; 0: none */
     bool fixed;
     bool state_zero;

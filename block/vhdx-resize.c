@@ -1,0 +1,478 @@
+/*
+ * VHDX: another size of the disk
+ *
+ * The size is a metadata item of eight bytes, and one log entry changes it.
+ * Whatever has to be ready for the new size is made so, and stable, before; what
+ * the old size alone needed is given up afterwards.  So a power cut leaves the
+ * old size or the new one, with all that belongs to it.
+ *
+ * Longer:
+ *
+ *   1. The last block, if it ends with the disk in its midst, gets its full
+ *      length in the file, and what is behind the disk's old end is zeroed.
+ *   2. If the new entries do not fit into the BAT region, that moves: a copy is
+ *      made in free space and made stable, then one log entry changes both
+ *      region tables.
+ *   3. BAT entries behind the last block mean nothing, and may hold anything
+ *      after a power cut in an earlier resize.  Now they are cleared, or in a
+ *      fixed image name the places of the new blocks.
+ *   4. The size is changed.
+ *
+ * Shorter: the size is changed, then entries behind the new end are cleared,
+ * their blocks given back, and the end of the last block is zeroed.  Should
+ * that fail the disk has its new size all the same, and the file is longer than
+ * it need be.
+ *
+ * Requests are frozen throughout, as these things are read without being
+ * looked at again.  It is done seldom and does not take long.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/vhdx.h"
+
+#define COPY_BYTES  MiB
+
+/*
+ * Put @buf over @bytes bytes of metadata at file offset @offset, which hold
+ * @old, and make that stable.  If that fails they are @old again.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+metadata_commit(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                const void *buf, const void *old)
+{
+    int ret;
+
+    /* Alone, so that it is one log entry, and after all that it counts on. */
+    ret = vhdx_log_commit(bs);
+    if (ret == 0) {
+        ret = vhdx_cache_update(bs, offset, bytes, buf);
+    }
+    if (ret == 0) {
+        ret = vhdx_log_commit(bs);
+        if (ret < 0) {
+            /* The pages are dirty, thus in memory: nothing is read. */
+            (void)vhdx_cache_update(bs, offset, bytes, old);
+        }
+    }
+    return ret;
+}
+
+/* -- Moving a region -- */
+
+/* Copy @bytes bytes of the file from @from to @to, where there are zeros. */
+static int coroutine_fn GRAPH_RDLOCK
+copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    uint8_t *buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES);
+    int ret = buf ? 0 : -ENOMEM;
+
+    for (uint64_t at = 0; at < bytes && ret == 0; at += COPY_BYTES) {
+        uint64_t n = MIN(bytes - at, COPY_BYTES);
+
+        ret = bdrv_co_pread(bs->file, from + at, n, buf, 0);
+        if (ret == 0 && !buffer_is_zero(buf, n)) {
+            ret = bdrv_co_pwrite(bs->file, to + at, n, buf, 0);
+        }
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+/* Change both region tables from @old regions to @new ones. */
+static int coroutine_fn GRAPH_RDLOCK
+region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
+                     const VHDXRegion *new)
+{
+    BDRVVHDXState *s = bs->opaque;
+    const size_t bytes = VHDX_REGION_TABLE_SIZE;
+    g_autofree uint8_t *buf = g_malloc(4 * bytes);
+
+    /* The two copies lie next to each other in the file. */
+    QEMU_BUILD_BUG_ON(VHDX_REGION_TABLE_OFFSET(1) !=
+                      VHDX_REGION_TABLE_OFFSET(0) + VHDX_REGION_TABLE_SIZE);
+    for (int i = 0; i < 2; i++) {
+        vhdx_region_table_encode(new, s->region_count, buf + i * bytes);
+        vhdx_region_table_encode(old, s->region_count, buf + (2 + i) * bytes);
+    }
+    return metadata_commit(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes, buf,
+                           buf + 2 * bytes);
+}
+
+int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
+                                  uint64_t offset, uint32_t length, bool zero)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRegion old = *region;
+    size_t index = region - s->regions;
+    g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
+                                               sizeof(*regions));
+    int ret;
+
+    regions[index].offset = offset;
+    regions[index].length = length;
+
+    /* Now all of the region is in place, and no replay writes there again. */
+    ret = vhdx_log_checkpoint(bs);
+    if (ret == 0 && !zero) {
+        ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
+                                    BDRV_REQ_MAY_UNMAP);
+    }
+    if (ret == 0) {
+        ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
+    }
+    if (ret == 0) {
+        ret = bdrv_co_flush(bs->file->bs);
+    }
+    if (ret == 0) {
+        ret = region_tables_commit(bs, s->regions, regions);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        *region = regions[index];
+        if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
+            s->bat = *region;
+        } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
+            s->metadata = *region;
+        }
+        vhdx_cache_drop(s, old.offset, old.length);
+        vhdx_space_release(s, old.offset, old.length);
+        s->write_gen++;
+    }
+    return 0;
+}
+
+/* -- BAT entries -- */
+
+/* Clear those entries on one page that do not read as zero. */
+static int coroutine_fn GRAPH_RDLOCK
+entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
+                   bool release)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
+    uint64_t in_page = offset % VHDX_PAGE_SIZE;
+    VHDXPage *page;
+    uint8_t *raw;
+    bool due;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        ret = vhdx_cache_get(bs, offset - in_page, &page);
+        if (ret < 0) {
+            return ret;
+        }
+        raw = vhdx_cache_change(s, page) + in_page;
+        for (uint64_t i = 0; i < count; i++) {
+            uint64_t entry = ldq_le_p(raw + i * VHDX_BAT_ENTRY_SIZE);
+
+            if (release && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+                vhdx_bat_entry_check(s, index + i, entry, NULL) == 0) {
+                vhdx_space_release(s, vhdx_bat_offset(entry),
+                                   s->geo.block_size);
+            }
+        }
+        memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
+        s->write_gen++;
+        due = vhdx_log_relief_due(s);
+    }
+    return due ? vhdx_log_relieve(bs) : 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+entries_clear_run(BlockDriverState *bs, uint64_t index,
+                  const uint64_t *entries, uint64_t count, void *opaque)
+{
+    bool *release = opaque;
+    int ret = 0;
+
+    while (count && ret == 0) {
+        uint64_t n = MIN(count, VHDX_BAT_PAGE_ENTRIES -
+                                index % VHDX_BAT_PAGE_ENTRIES);
+
+        if (!buffer_is_zero(entries, n * VHDX_BAT_ENTRY_SIZE)) {
+            ret = entries_clear_page(bs, index, n, *release);
+        }
+        index += n;
+        entries += n;
+        count -= n;
+    }
+    return ret;
+}
+
+/*
+ * Clear BAT entries from @first to @end - 1.  With @release the blocks that
+ * they name get free.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entries_clear(BlockDriverState *bs, uint64_t first, uint64_t end, bool release)
+{
+    return vhdx_bat_walk(bs, first, end, entries_clear_run, &release);
+}
+
+/*
+ * Set the entry of a block behind the last one: @block is present at @offset.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t at = s->bat.offset +
+                  vhdx_bat_index(&s->geo, block) * VHDX_BAT_ENTRY_SIZE;
+    VHDXPage *page;
+    bool due;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(at, VHDX_PAGE_SIZE), &page);
+        if (ret < 0) {
+            return ret;
+        }
+        stq_le_p(vhdx_cache_change(s, page) + at % VHDX_PAGE_SIZE,
+                 vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset));
+        s->write_gen++;
+        due = vhdx_log_relief_due(s);
+    }
+    return due ? vhdx_log_relieve(bs) : 0;
+}
+
+/* -- Longer -- */
+
+/*
+ * In the last block of a disk of @disk_size bytes, make what is behind its end
+ * zeros.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+last_block_zero(BlockDriverState *bs, uint64_t disk_size)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t used = disk_size & (s->geo.block_size - 1);
+    uint64_t entry, place;
+    int ret;
+
+    if (!used) {
+        return 0;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        ret = vhdx_bat_get(bs, disk_size >> s->geo.block_bits, &entry);
+    }
+    if (ret < 0 || vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+        return ret;
+    }
+    place = vhdx_bat_offset(entry);
+    ret = vhdx_space_cover(bs, place + s->geo.block_size);
+    if (ret == 0) {
+        ret = bdrv_co_pwrite_zeroes(bs->file, place + used,
+                                    s->geo.block_size - used,
+                                    s->params.leave_allocated ? 0 :
+                                    BDRV_REQ_MAY_UNMAP);
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->write_gen++;
+    }
+    return ret;
+}
+
+/* Move the BAT to where there is room for @entries. */
+static int coroutine_fn GRAPH_RDLOCK
+bat_move(BlockDriverState *bs, uint64_t entries)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t length = ROUND_UP(entries * VHDX_BAT_ENTRY_SIZE, VHDX_MIB);
+    VHDXRegion *region = s->regions;
+    int64_t offset;
+    bool zero;
+    int ret;
+
+    while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
+        region++;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        offset = vhdx_space_alloc(bs, length, &zero);
+    }
+    if (offset < 0) {
+        return offset;
+    }
+    ret = vhdx_region_move(bs, region, offset, length, zero);
+    if (ret < 0) {
+        QEMU_LOCK_GUARD(&s->lock);
+        vhdx_space_abandon(s, offset, length, true);
+    }
+    return ret;
+}
+
+/*
+ * Find places for blocks @first to @end - 1 of a fixed image, all of them
+ * zeros, and enter them behind the last entry.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
+                PreallocMode prealloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool keep = prealloc == PREALLOC_MODE_FALLOC ||
+                prealloc == PREALLOC_MODE_FULL;
+    int ret;
+
+    /* A scan on the way would not find what the last entry does not cover. */
+    ret = vhdx_space_reserve(bs, (end - first) << s->geo.block_bits,
+                             keep ? prealloc : PREALLOC_MODE_OFF);
+    for (uint64_t block = first; block < end && ret == 0; block++) {
+        int64_t offset;
+        bool zero;
+
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+        }
+        if (offset < 0) {
+            return offset;
+        }
+        if (!zero) {
+            ret = bdrv_co_pwrite_zeroes(bs->file, offset, s->geo.block_size,
+                                        keep ? 0 : BDRV_REQ_MAY_UNMAP);
+        }
+        if (ret == 0) {
+            ret = entry_set_present(bs, block, offset);
+        }
+        if (ret < 0) {
+            QEMU_LOCK_GUARD(&s->lock);
+            vhdx_space_abandon(s, offset, s->geo.block_size, true);
+        }
+    }
+    return ret;
+}
+
+/* Change the disk's size, in the image and then here. */
+static int coroutine_fn GRAPH_RDLOCK
+disk_size_commit(BlockDriverState *bs, uint64_t disk_size)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t new = cpu_to_le64(disk_size);
+    uint64_t old = cpu_to_le64(s->params.disk_size);
+
+    return metadata_commit(bs, s->metadata.offset + s->disk_size_item,
+                           sizeof(new), &new, &old);
+}
+
+static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
+                         const VHDXGeometry *geo)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->params = *params;
+    s->geo = *geo;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
+          Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    const char *what = "make room at the end of the last block";
+    VHDXGeometry geo;
+    int ret;
+
+    vhdx_geometry_init(&geo, params);
+    ret = last_block_zero(bs, s->geo.disk_size);
+    if (ret == 0 && geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
+        what = "move the BAT";
+        ret = bat_move(bs, geo.bat_entries);
+    }
+    if (ret == 0) {
+        what = "clear the BAT behind its last entry";
+        ret = entries_clear(bs, s->geo.bat_entries, geo.bat_entries, false);
+    }
+    if (ret == 0 && s->params.leave_allocated) {
+        what = "allocate the new blocks";
+        ret = blocks_allocate(bs, s->geo.blocks, geo.blocks, prealloc);
+        if (ret < 0) {
+            /* If this fails as well, the entries mean nothing. */
+            (void)entries_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
+        }
+    }
+    if (ret == 0) {
+        what = "write the new size";
+        ret = disk_size_commit(bs, params->disk_size);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not %s", what);
+        return ret;
+    }
+    geometry_set(s, params, &geo);
+    return 0;
+}
+
+/* -- Shorter -- */
+
+static int coroutine_fn GRAPH_RDLOCK
+disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXGeometry geo;
+    int ret;
+
+    vhdx_geometry_init(&geo, params);
+    ret = disk_size_commit(bs, params->disk_size);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the new size");
+        return ret;
+    }
+    ret = last_block_zero(bs, params->disk_size);
+    if (ret == 0) {
+        ret = entries_clear(bs, geo.bat_entries, s->geo.bat_entries, true);
+    }
+    geometry_set(s, params, &geo);
+    if (ret == 0) {
+        ret = vhdx_log_commit(bs);
+    }
+    if (ret < 0) {
+        warn_report("VHDX image '%s': the disk has become shorter, but not all "
+                    "that it no longer has could be given up: %s",
+                    bs->filename, strerror(-ret));
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
+                                  bool exact, PreallocMode prealloc,
+                                  BdrvRequestFlags flags, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXParams params;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        params = s->params;
+    }
+    params.disk_size = offset;
+    if (vhdx_params_check(&params, errp) < 0) {
+        return -EINVAL;
+    }
+    if (prealloc != PREALLOC_MODE_OFF && !params.leave_allocated) {
+        error_setg(errp, "Preallocation mode '%s' needs a fixed image",
+                   PreallocMode_str(prealloc));
+        return -ENOTSUP;
+    }
+    ret = vhdx_log_begin(bs, true);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not begin to change the image");
+        return ret;
+    }
+
+    vhdx_io_freeze(s);
+    if (offset > s->params.disk_size) {
+        ret = disk_grow(bs, &params, prealloc, errp);
+    } else if (offset < s->params.disk_size) {
+        ret = disk_shrink(bs, &params, errp);
+    }
+    vhdx_io_thaw(s);
+    return ret;
+}
