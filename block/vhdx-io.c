@@ -441,15 +441,21 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     VHDXRequest req;
     int ret;
 
-    ret = vhdx_log_begin(bs, true);
-    if (ret < 0) {
-        return ret;
+    if (qatomic_read(&s->broken)) {
+        return -EIO;
     }
     qemu_mutex_lock(&s->lock);
     ret = request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
+        /* Whoever held requests off may have closed the log. */
+        if (!qatomic_read(&s->writable)) {
+            qemu_mutex_unlock(&s->lock);
+            ret = vhdx_log_begin(bs, true);
+            qemu_mutex_lock(&s->lock);
+            continue;
+        }
         ret = piece_allocate(bs, offset, bytes, &p);
         if (ret == -ENOSPC) {
             ret = request_wait_space(bs, &req, offset, bytes);

@@ -461,14 +461,11 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
                    PreallocMode_str(prealloc));
         return -ENOTSUP;
     }
+    vhdx_io_freeze(s);
     ret = vhdx_log_begin(bs, true);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to change the image");
-        return ret;
-    }
-
-    vhdx_io_freeze(s);
-    if (offset > s->params.disk_size) {
+    } else if (offset > s->params.disk_size) {
         ret = disk_grow(bs, &params, prealloc, errp);
     } else if (offset < s->params.disk_size) {
         ret = disk_shrink(bs, &params, errp);

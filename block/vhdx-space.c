@@ -106,7 +106,8 @@ static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
 
 /*
  * Take the first free place of @bytes bytes by the map that begins at MiB @from
- * or behind it and ends before MiB @limit.  Returns its offset, or 0.
+ * or behind it and ends before MiB @limit, and in the file, which may have no
+ * more of its last block than what the disk needs.  Returns its offset, or 0.
  */
 static uint64_t map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
                          uint64_t limit)
@@ -117,6 +118,7 @@ static uint64_t map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
     if (!sp->used || sp->scanning) {
         return 0;
     }
+    limit = MIN(limit, sp->size / VHDX_MIB);
     at = bitmap_find_next_zero_area(sp->used, limit, from, n, 0);
     if (at + n > limit) {
         return 0;
@@ -413,6 +415,16 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
     VHDXSpace *sp = &s->space;
 
     return map_take(sp, bytes, 0, MIN(limit, sp->end) / VHDX_MIB);
+}
+
+uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t end = MIN(to / VHDX_MIB, sp->used_bits);
+    uint64_t first = MIN(from / VHDX_MIB, end);
+
+    return bitmap_count_one_with_offset(sp->used, first, end - first) *
+           VHDX_MIB;
 }
 
 int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,

@@ -32,6 +32,7 @@
 #define FLOPPY_SIZE         (2880 * KiB)
 
 #define VHDX_OPT_CACHE_SIZE "cache-size"
+#define VHDX_OPT_COMPACT    "compact"
 
 static QemuOptsList vhdx_runtime_opts = {
     .name = "vhdx",
@@ -41,6 +42,21 @@ static QemuOptsList vhdx_runtime_opts = {
             .name = VHDX_OPT_CACHE_SIZE,
             .type = QEMU_OPT_SIZE,
             .help = "Memory that metadata pages may take (default: 32 MiB)",
+        },
+        { /* end of list */ }
+    },
+};
+
+static QemuOptsList vhdx_amend_opts = {
+    .name = "vhdx-amend-opts",
+    .head = QTAILQ_HEAD_INITIALIZER(vhdx_amend_opts.head),
+    .desc = {
+        {
+            .name = VHDX_OPT_COMPACT,
+            .type = QEMU_OPT_STRING,
+            .help = "Make the file of a dynamic image shorter: 'space' fills "
+                    "free space with blocks from the end, 'zeroes' gives up "
+                    "blocks full of zeros before that",
         },
         { /* end of list */ }
     },
@@ -161,9 +177,11 @@ vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
 
 /* A function that must run in a coroutine, and what it is called with. */
 typedef struct VHDXCall {
-    int coroutine_fn (*func)(BlockDriverState *bs, bool flag, Error **errp);
+    int coroutine_fn (*func)(const struct VHDXCall *call);
     BlockDriverState *bs;
     bool flag;
+    BlockDriverAmendStatusCB *status_cb;
+    void *cb_opaque;
     Error **errp;
     int ret;
 } VHDXCall;
@@ -174,7 +192,7 @@ static void coroutine_fn vhdx_call_entry(void *opaque)
     int ret;
 
     GRAPH_RDLOCK_GUARD();
-    ret = call->func(call->bs, call->flag, call->errp);
+    ret = call->func(call);
     qatomic_set(&call->ret, ret);
     aio_wait_kick();
 }
@@ -191,6 +209,11 @@ static int coroutine_mixed_fn vhdx_call(VHDXCall call)
         BDRV_POLL_WHILE(call.bs, qatomic_read(&call.ret) == -EINPROGRESS);
     }
     return call.ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK vhdx_load_entry(const VHDXCall *call)
+{
+    return vhdx_load(call->bs, call->flag, call->errp);
 }
 
 /* Take the cache's size in bytes out of @options. */
@@ -234,7 +257,7 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     return vhdx_call((VHDXCall) {
-        .func = vhdx_load,
+        .func = vhdx_load_entry,
         .bs = bs,
         .flag = flags & BDRV_O_INACTIVE,
         .errp = errp,
@@ -242,23 +265,31 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 }
 
 /* Put everything in place; after this the file is whole without a log. */
-static int coroutine_fn GRAPH_RDLOCK
-vhdx_settle(BlockDriverState *bs, bool unused, Error **errp)
+static int coroutine_fn GRAPH_RDLOCK vhdx_settle_entry(const VHDXCall *call)
 {
-    int ret = vhdx_log_close(bs);
+    int ret = vhdx_log_close(call->bs);
 
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not finish writing VHDX image "
-                         "'%s'", bs->filename);
+        error_setg_errno(call->errp, -ret, "Could not finish writing VHDX "
+                         "image '%s'", call->bs->filename);
     }
     return ret;
+}
+
+static int coroutine_mixed_fn vhdx_settle(BlockDriverState *bs, Error **errp)
+{
+    return vhdx_call((VHDXCall) {
+        .func = vhdx_settle_entry,
+        .bs = bs,
+        .errp = errp,
+    });
 }
 
 static void vhdx_close(BlockDriverState *bs)
 {
     Error *err = NULL;
 
-    if (vhdx_call((VHDXCall) { vhdx_settle, bs, false, &err }) < 0) {
+    if (vhdx_settle(bs, &err) < 0) {
         error_report_err(err);
     }
     vhdx_state_free(bs->opaque);
@@ -271,7 +302,7 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
     int ret = cache_size_get(state->options, cache_size, errp);
 
     if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
-        ret = vhdx_call((VHDXCall) { vhdx_settle, state->bs, false, errp });
+        ret = vhdx_settle(state->bs, errp);
     }
     if (ret < 0) {
         g_free(cache_size);
@@ -300,7 +331,7 @@ static void vhdx_reopen_abort(BDRVReopenState *state)
 static int vhdx_inactivate(BlockDriverState *bs)
 {
     Error *err = NULL;
-    int ret = vhdx_call((VHDXCall) { vhdx_settle, bs, false, &err });
+    int ret = vhdx_settle(bs, &err);
 
     if (ret < 0) {
         error_report_err(err);
@@ -408,11 +439,46 @@ static int vhdx_has_zero_init(BlockDriverState *bs)
     return vhdx_bat_state(ldq_le_p(entry)) != VHDX_BLOCK_NOT_PRESENT;
 }
 
+/* -- Changes of the format's options -- */
+
+static int coroutine_fn GRAPH_RDLOCK vhdx_compact_entry(const VHDXCall *call)
+{
+    return vhdx_co_compact(call->bs, call->flag, call->status_cb,
+                           call->cb_opaque, call->errp);
+}
+
+static int coroutine_mixed_fn
+vhdx_amend_options(BlockDriverState *bs, QemuOpts *opts,
+                   BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
+                   bool force, Error **errp)
+{
+    const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
+    bool zeroes = compact && !strcmp(compact, "zeroes");
+
+    if (!compact) {
+        return 0;
+    }
+    if (!zeroes && strcmp(compact, "space")) {
+        error_setg(errp, VHDX_OPT_COMPACT " can be 'space' or 'zeroes', not "
+                   "'%s'", compact);
+        return -EINVAL;
+    }
+    return vhdx_call((VHDXCall) {
+        .func = vhdx_compact_entry,
+        .bs = bs,
+        .flag = zeroes,
+        .status_cb = status_cb,
+        .cb_opaque = cb_opaque,
+        .errp = errp,
+    });
+}
+
 static BlockDriver bdrv_vhdx = {
     .format_name                = "vhdx",
     .instance_size              = sizeof(BDRVVHDXState),
     .is_format                  = true,
     .create_opts                = &vhdx_create_opts,
+    .amend_opts                 = &vhdx_amend_opts,
 
     .bdrv_probe                 = vhdx_probe,
     .bdrv_open                  = vhdx_open,
@@ -439,6 +505,7 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_co_create             = vhdx_co_create,
     .bdrv_co_create_opts        = vhdx_co_create_opts,
     .bdrv_measure               = vhdx_measure,
+    .bdrv_amend_options         = vhdx_amend_options,
 
     .bdrv_co_get_info           = vhdx_get_info,
     .bdrv_get_specific_info     = vhdx_get_specific_info,

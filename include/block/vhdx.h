@@ -6,7 +6,8 @@
  *   format                       bytes and structs (vhdx-format.h)
  *   header, metadata, replay     what open reads
  *   cache, bat, space, log       state of an image that is being changed
- *   io, resize, check            requests
+ *   io, resize, check, move,
+ *   compact                      requests
  *   create                       new images
  *   vhdx.c                       the BlockDriver
  *
@@ -438,6 +439,12 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
                                uint64_t limit);
 
 /*
+ * How many bytes the map shows as used from file offset @from to @to, multiples
+ * of 1 MiB.  lock is held, and the space has been scanned.
+ */
+uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
+
+/*
  * Make the file at least @end bytes long.  No lock is held, or commit_lock.
  * Returns 0 or -errno.
  */
@@ -596,6 +603,60 @@ vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                  PreallocMode prealloc, BdrvRequestFlags flags, Error **errp);
+
+/* -- vhdx-move.c -- */
+
+typedef struct VHDXMove {
+    uint64_t block;
+    uint64_t from;                  /* where it is, bytes */
+    uint64_t to;                    /* where it goes, bytes */
+    uint64_t bytes;                 /* those that belong to the disk */
+    bool data;                      /* there are not only zeros in it */
+} VHDXMove;
+
+/* Blocks that are looked at, or moved, together. */
+typedef struct VHDXBatch {
+    unsigned count;
+    VHDXMove moves[64];
+} VHDXBatch;
+
+/*
+ * Add the payload block of BAT entry @index, present at @from, that may go to
+ * @to.  Returns whether the batch is full.
+ */
+bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
+                    uint64_t from, uint64_t to);
+
+/*
+ * Give blocks of @batch in which there are only zeros the state ZERO, commit
+ * that, and add their number to @dropped.  Requests are frozen, no lock is
+ * held.  Returns 0 or -errno; the image is right in either case.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_batch_drop_zeroes(BlockDriverState *bs, VHDXBatch *batch,
+                       uint64_t *dropped);
+
+/*
+ * Move the blocks of @batch, each to a place that is taken for it, and commit
+ * that.  Requests are frozen, no lock is held.  Returns 0 or -errno; what has
+ * not moved then is where it was, and its new place is free.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch);
+
+/* -- vhdx-compact.c -- */
+
+/*
+ * Make the file of a dynamic image shorter, by moving blocks into free space,
+ * and first, with @zeroes, by giving up blocks full of zeros.  @status_cb is
+ * called with @cb_opaque as it goes on.  The disk's content does not change.
+ * Requests wait meanwhile.  No lock is held.  Returns 0, or -errno with @errp
+ * set: then the image is whole, and it may be tried again.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_compact(BlockDriverState *bs, bool zeroes,
+                BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
+                Error **errp);
 
 /* -- vhdx-check.c -- */
 

@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/main-loop.h"
+#include "qemu/option.h"
 #include "vhdx-crash.h"
 #include "vhdx-test-request.h"
 
@@ -31,6 +32,8 @@ typedef struct Guests {
     uint64_t next_page;             /* of the BAT, to be dirtied next */
     uint64_t disk_size;             /* bytes */
     bool resizing;
+    bool compacting;
+    double progress;                /* of that: from 0 to 1 */
 } Guests;
 
 static void G_GNUC_PRINTF(2, 3)
@@ -162,6 +165,47 @@ static int coroutine_fn guest_resize(Guests *g)
     return ret;
 }
 
+/* Progress goes from 0 to the whole, and not back. */
+static void compact_status(BlockDriverState *bs, int64_t offset,
+                           int64_t total_work_size, void *opaque)
+{
+    Guests *g = opaque;
+    double progress = (double)offset / total_work_size;
+
+    if (progress < g->progress || progress > 1) {
+        run_wrong(g->run, "progress goes from %g to %g", g->progress,
+                  progress);
+    }
+    g->progress = progress;
+}
+
+static int coroutine_fn guest_compact(Guests *g)
+{
+    BlockDriverState *bs = blk_bs(g->blk);
+    QemuOpts *opts = qemu_opts_create(bs->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    Error *err = NULL;
+    int ret;
+
+    if (g->compacting) {
+        qemu_opts_del(opts);
+        return 0;
+    }
+    g->compacting = true;
+    g->progress = 0;
+    qemu_opt_set(opts, "compact", rng_chance(&g->rng, 50) ? "zeroes" : "space",
+                 &error_abort);
+    ret = bs->drv->bdrv_amend_options(bs, opts, compact_status, g, false,
+                                      &err);
+    if (ret < 0 && !g->w->full && !g->disk->fault_hit) {
+        run_wrong(g->run, "compacting fails: %s", error_get_pretty(err));
+    }
+    error_free(err);
+    qemu_opts_del(opts);
+    g->compacting = false;
+    return ret;
+}
+
 /* -- What to do next -- */
 
 typedef struct Range {
@@ -246,6 +290,10 @@ static int coroutine_fn guest_act(Guests *g)
         return guest_resize(g);
     }
     dice -= mix->resize;
+    if (dice < mix->compact) {
+        return guest_compact(g);
+    }
+    dice -= mix->compact;
     r = range_choose(g, GUEST_WRITE);
     if (dice < mix->read) {
         return guest_read(g, r.sector, r.count);

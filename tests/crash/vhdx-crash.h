@@ -351,7 +351,7 @@ CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
 
 /* What a guest does, out of a hundred. */
 typedef struct CrashMix {
-    unsigned write, zero, discard, flush, read, resize;
+    unsigned write, zero, discard, flush, read, resize, compact;
 } CrashMix;
 
 typedef struct CrashWorkload {

@@ -1,0 +1,248 @@
+/*
+ * VHDX: moving blocks
+ *
+ * What compacting does with blocks, several of them at a time ("batch"): look
+ * whether there is anything in them, turn those without into the state ZERO,
+ * and move them to other places in the file.
+ *
+ * A move copies all blocks of the batch into places that are taken for them.
+ * Then the BAT entries change, in memory, and one commit makes the copies
+ * stable ("barrier") and after them the entries.  Until it has ended the old
+ * places are kept.  So a power cut or an error at any moment leaves each block
+ * in one place or the other, whole.
+ *
+ * Holes in the file are not read, and are holes again in the new place.
+ *
+ * Requests are frozen, so that blocks stay as they have been seen.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/aio_task.h"
+#include "block/vhdx.h"
+
+/* A batch has as many blocks as make up so many bytes, if it has room. */
+#define BATCH_BYTES     (64 * MiB)
+
+/* What is read at once, and so many times at the same time */
+#define PIECE_BYTES     MiB
+#define PIECES          8
+
+/* In a block with data there mostly is some in so many bytes. */
+#define LOOK_FIRST      (64 * KiB)
+
+/* -- Pieces of a block -- */
+
+typedef struct Piece {
+    AioTask task;
+    BlockDriverState *bs;
+    VHDXMove *block;
+    uint64_t at;                    /* bytes from the start of the block */
+    uint64_t bytes;
+    bool zero;                      /* nothing there in the file */
+} Piece;
+
+/* Read @p, which is no longer than PIECE_BYTES.  Returns NULL with @ret set. */
+static uint8_t *coroutine_fn GRAPH_RDLOCK piece_read(Piece *p, int *ret)
+{
+    uint8_t *buf = qemu_try_blockalign(p->bs->file->bs, p->bytes);
+
+    *ret = buf ? bdrv_co_pread(p->bs->file, p->block->from + p->at, p->bytes,
+                               buf, 0) : -ENOMEM;
+    if (*ret < 0) {
+        qemu_vfree(buf);
+        return NULL;
+    }
+    return buf;
+}
+
+/* The graph lock is held for these two. */
+static int coroutine_fn GRAPH_RDLOCK piece_copy(AioTask *task)
+{
+    Piece *p = container_of(task, Piece, task);
+    uint64_t to = p->block->to + p->at;
+    uint8_t *buf;
+    int ret;
+
+    if (p->zero) {
+        return bdrv_co_pwrite_zeroes(p->bs->file, to, p->bytes,
+                                     BDRV_REQ_MAY_UNMAP);
+    }
+    buf = piece_read(p, &ret);
+    if (buf) {
+        ret = bdrv_co_pwrite(p->bs->file, to, p->bytes, buf, 0);
+        qemu_vfree(buf);
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK piece_look(AioTask *task)
+{
+    Piece *p = container_of(task, Piece, task);
+    uint8_t *buf;
+    int ret;
+
+    if (p->zero || p->block->data) {
+        return 0;
+    }
+    buf = piece_read(p, &ret);
+    if (buf) {
+        p->block->data |= !buffer_is_zero(buf, p->bytes);
+        qemu_vfree(buf);
+    }
+    return ret;
+}
+
+/* Let @pool do @func with @b from @at to @end, until data has been found. */
+static void coroutine_fn GRAPH_RDLOCK
+block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
+             VHDXMove *b, uint64_t at, uint64_t end)
+{
+    int64_t n;
+
+    for (; at < end && !b->data && aio_task_pool_status(pool) == 0; at += n) {
+        int ret = bdrv_co_block_status(bs->file->bs, b->from + at, end - at,
+                                       &n, NULL, NULL);
+        bool zero = ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n;
+        Piece *p = g_new(Piece, 1);
+
+        if (ret < 0 || !n) {
+            n = end - at;
+        }
+        if (!zero) {
+            n = MIN(n, PIECE_BYTES);
+        }
+        *p = (Piece) {
+            .task.func = func,
+            .bs = bs,
+            .block = b,
+            .at = at,
+            .bytes = n,
+            .zero = zero,
+        };
+        aio_task_pool_start_task(pool, &p->task);
+    }
+}
+
+/* Do @func with all blocks of @batch, from @at to @end in each. */
+static int coroutine_fn GRAPH_RDLOCK
+batch_pieces(BlockDriverState *bs, VHDXBatch *batch, AioTaskFunc func,
+             uint64_t at, uint64_t end)
+{
+    AioTaskPool *pool = aio_task_pool_new(PIECES);
+    int ret;
+
+    for (unsigned i = 0; i < batch->count && aio_task_pool_status(pool) == 0;
+         i++) {
+        block_pieces(bs, pool, func, &batch->moves[i], at,
+                     MIN(end, batch->moves[i].bytes));
+    }
+    aio_task_pool_wait_all(pool);
+    ret = aio_task_pool_status(pool);
+    aio_task_pool_free(pool);
+    return ret;
+}
+
+/* -- Batches -- */
+
+bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
+                    uint64_t from, uint64_t to)
+{
+    VHDXMove *m = &batch->moves[batch->count++];
+
+    *m = (VHDXMove) { .from = from, .to = to };
+    vhdx_bat_index_is_bitmap(&s->geo, index, &m->block);
+    m->bytes = MIN(s->geo.block_size,
+                   s->geo.disk_size - (m->block << s->geo.block_bits));
+    return batch->count == ARRAY_SIZE(batch->moves) ||
+           (uint64_t)batch->count << s->geo.block_bits >= BATCH_BYTES;
+}
+
+/*
+ * Make @entry that of @m's block, in memory, and let go of its old place.  With
+ * @barrier, data has to be stable before the entry.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
+             bool barrier)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t old;
+    int ret;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    ret = vhdx_bat_get(bs, m->block, &old);
+    if (ret == 0) {
+        vhdx_bat_set(s, m->block, entry);
+        vhdx_space_release(s, m->from, s->geo.block_size);
+        s->barrier |= barrier;
+        s->write_gen++;
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
+                                        VHDXBatch *batch, uint64_t *dropped)
+{
+    int ret;
+
+    ret = batch_pieces(bs, batch, piece_look, 0, LOOK_FIRST);
+    if (ret == 0) {
+        ret = batch_pieces(bs, batch, piece_look, LOOK_FIRST, UINT64_MAX);
+    }
+    for (unsigned i = 0; i < batch->count && ret == 0; i++) {
+        if (batch->moves[i].data) {
+            continue;
+        }
+        ret = vhdx_log_begin(bs, false);
+        if (ret == 0) {
+            ret = entry_change(bs, &batch->moves[i], VHDX_BLOCK_ZERO, false);
+        }
+        *dropped += ret == 0;
+    }
+    return ret < 0 ? ret : vhdx_log_commit(bs);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+batch_copy(BlockDriverState *bs, VHDXBatch *batch)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    for (unsigned i = 0; i < batch->count && ret == 0; i++) {
+        VHDXMove *m = &batch->moves[i];
+
+        /* What is left of the last block comes to light when the disk grows. */
+        if (m->bytes < s->geo.block_size) {
+            ret = bdrv_co_pwrite_zeroes(bs->file, m->to + m->bytes,
+                                        s->geo.block_size - m->bytes,
+                                        BDRV_REQ_MAY_UNMAP);
+        }
+    }
+    return ret < 0 ? ret : batch_pieces(bs, batch, piece_copy, 0, UINT64_MAX);
+}
+
+int coroutine_fn vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned moved = 0;
+    int ret = batch_copy(bs, batch);
+
+    while (moved < batch->count && ret == 0) {
+        VHDXMove *m = &batch->moves[moved];
+
+        ret = entry_change(bs, m, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                 m->to), true);
+        moved += ret == 0;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        for (unsigned i = moved; i < batch->count; i++) {
+            vhdx_space_abandon(s, batch->moves[i].to, s->geo.block_size, true);
+        }
+    }
+    return ret < 0 ? ret : vhdx_log_commit(bs);
+}
