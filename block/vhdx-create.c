@@ -574,7 +574,10 @@ out:
 
 /* -- Measure -- */
 
-/* Payload blocks that hold data once @in_bs is converted to @layout. */
+/*
+ * Payload blocks that hold data once @in_bs is converted to @layout.  What is
+ * not known to be zero is copied, also where there is no data to speak of.
+ */
 static int measure_blocks(BlockDriverState *in_bs, const VHDXLayout *layout,
                           uint64_t *blocks, Error **errp)
 {
@@ -593,7 +596,7 @@ static int measure_blocks(BlockDriverState *in_bs, const VHDXLayout *layout,
         if (!pnum) {
             break;
         }
-        if ((ret & BDRV_BLOCK_DATA) && !(ret & BDRV_BLOCK_ZERO)) {
+        if (!(ret & BDRV_BLOCK_ZERO)) {
             int64_t first = MAX(offset >> layout->geo.block_bits, counted);
             int64_t end = ((offset + pnum - 1) >> layout->geo.block_bits) + 1;
 

@@ -440,6 +440,31 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     return ret;
 }
 
+/*
+ * Cut a large free tail off the file.  Nothing may say any more that the file
+ * is longer before it gets shorter: the checkpoint's entry tells the new end
+ * twice, as what it has for certain and as what it needs.  If that can't be
+ * had now, the image's closing will do it.
+ */
+static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t size;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    qemu_co_mutex_lock(&s->grow_lock);
+    if (s->log.open && !qatomic_read(&s->broken) &&
+        vhdx_space_cut_begin(s, &size)) {
+        if (log_checkpoint(bs) < 0) {
+            vhdx_space_cut_undo(s, size);
+        } else if (vhdx_space_cut(bs, size) == 0) {
+            (void)log_flush(bs);
+        }
+    }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    qemu_co_mutex_unlock(&s->commit_lock);
+}
+
 int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -460,7 +485,9 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
             ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
         }
         qemu_co_mutex_unlock(&s->commit_lock);
-        vhdx_space_reclaim(bs);
+        if (vhdx_space_reclaim(bs)) {
+            log_cut_tail(bs);
+        }
     }
     return ret;
 }

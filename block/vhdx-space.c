@@ -4,7 +4,11 @@
  * New blocks are appended.  The file is made longer in steps of several blocks
  * at a time, and what a step gains reads as zeros, which is why a block put
  * there needs no zeroing of its own and no flush before the BAT entry that
- * names it.  Closing the image cuts off what was not needed.
+ * names it.  Closing the image cuts off what was not needed.  So does a commit
+ * where as much is free at the end as a step would gain: first a stable log
+ * entry says that the file ends earlier, then it is cut, and that is flushed
+ * before it may grow again, or else a power cut could bring old bytes back
+ * into what is taken for zeros.
  *
  * Space below the end becomes free when a block is discarded.  Until the BAT
  * change is stable the block must stay as it is, as a power cut would bring it
@@ -127,6 +131,12 @@ static uint64_t map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
     return at * VHDX_MIB;
 }
 
+/* Where the last object ends by the map, bytes. */
+static uint64_t map_end(VHDXSpace *sp)
+{
+    return (find_last_bit(sp->used, sp->end / VHDX_MIB) + 1) * VHDX_MIB;
+}
+
 /* -- Making the map from the BAT -- */
 
 typedef struct Scan {
@@ -231,6 +241,15 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 
 /* -- Giving space out and taking it back -- */
 
+/* By how much a file of @size bytes grows. */
+static uint64_t grow_step(BDRVVHDXState *s, uint64_t size)
+{
+    uint64_t step = MAX(MIN(MAX(size / 8, GROW_MIN), GROW_MAX),
+                        GROW_BLOCKS * (uint64_t)s->geo.block_size);
+
+    return QEMU_ALIGN_UP(step, VHDX_MIB);
+}
+
 /* Set the length of the file to @size, which is more than it has. */
 static int coroutine_fn GRAPH_RDLOCK
 file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
@@ -264,10 +283,7 @@ static int coroutine_fn GRAPH_RDLOCK
 space_grow(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t step = MAX(MIN(MAX(s->space.size / 8, GROW_MIN), GROW_MAX),
-                        GROW_BLOCKS * (uint64_t)s->geo.block_size);
-    int ret = file_grow(bs, end + QEMU_ALIGN_UP(step, VHDX_MIB),
-                        PREALLOC_MODE_OFF);
+    int ret = file_grow(bs, end + grow_step(s, s->space.size), PREALLOC_MODE_OFF);
 
     return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
 }
@@ -523,14 +539,29 @@ bool vhdx_space_reclaimable(BDRVVHDXState *s)
     return false;
 }
 
-void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
+/* Whether so much is free at the end of the file that it is cut off now. */
+static bool tail_is_large(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
+
+    if (sp->fixed_size || !sp->used ||
+        test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+        return false;
+    }
+    end = map_end(sp);
+    return MIN(sp->end, sp->size) >= end + grow_step(s, end);
+}
+
+bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autoptr(GArray) ready = NULL;
+    bool large;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (!vhdx_space_reclaimable(s)) {
-            return;
+            return false;
         }
     }
     /* What is on no list meanwhile must not be found free by a scan. */
@@ -562,8 +593,50 @@ void coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 
             map_free(&s->space, f->offset, f->length);
         }
+        large = tail_is_large(s);
     }
     qemu_co_mutex_unlock(&s->grow_lock);
+    return large;
+}
+
+bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!tail_is_large(s)) {
+        return false;
+    }
+    /* Nothing is taken behind this from now on. */
+    *size = s->space.size;
+    s->space.size = s->space.end = map_end(&s->space);
+    return true;
+}
+
+void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->space.size = size;
+    /* Blocks that are gone may have been anywhere up to there. */
+    s->space.zero_from = MAX(s->space.zero_from, size);
+}
+
+int coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t size)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret;
+
+    ret = bdrv_co_truncate(bs->file, sp->size, false, PREALLOC_MODE_OFF, 0,
+                           NULL);
+    if (ret == -EINVAL || ret == -ENOTSUP) {
+        vhdx_space_cut_undo(s, size);
+        space_fix_size(s);
+        return ret;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    /* If it failed nobody knows how long the file is, but not over @size. */
+    sp->zero_from = ret < 0 ? size : UINT64_MAX;
+    sp->longer = ret < 0;
+    return ret;
 }
 
 int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
@@ -582,7 +655,7 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
             return ret;
         }
     }
-    if (sp->end >= sp->size) {
+    if (sp->end >= sp->size && !sp->longer) {
         return 0;
     }
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
@@ -595,6 +668,7 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
         QEMU_LOCK_GUARD(&s->lock);
         sp->size = sp->end;
         sp->zero_from = UINT64_MAX;
+        sp->longer = false;
     }
     return ret;
 }

@@ -339,15 +339,27 @@ static int vhdx_inactivate(BlockDriverState *bs)
     return ret;
 }
 
-/* The image is this process's now: what was read of it may be out of date. */
+/*
+ * The image is this process's now: what was read of it may be out of date.  If
+ * it can't be read, it stays inactive as it is, and that may be tried again.
+ */
 static void coroutine_fn GRAPH_RDLOCK
 vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
-    vhdx_state_free(bs->opaque);
+    ERRP_GUARD();
+    BDRVVHDXState *old = bs->opaque;
+    BDRVVHDXState *s = g_new0(BDRVVHDXState, 1);
+
+    s->cache_size = old->cache_size;
+    bs->opaque = s;
     if (vhdx_load(bs, false, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
-        bs->drv = NULL;
+        bs->opaque = old;
+        g_free(s);
+        return;
     }
+    vhdx_state_free(old);
+    g_free(old);
 }
 
 /* -- What is told about the image -- */

@@ -122,6 +122,7 @@ typedef struct VHDXSpace {
     uint64_t size;                  /* length of the file, bytes */
     uint64_t zero_from;             /* from here on the file reads as zeros */
     bool fixed_size;                /* the node can't grow or shrink */
+    bool longer;                    /* the file may be longer than @size */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
@@ -490,9 +491,31 @@ bool vhdx_space_reclaimable(BDRVVHDXState *s);
 
 /*
  * Give the host back, and open for reuse, what is committed and no longer in
- * use by a request.  No lock is held, or commit_lock.
+ * use by a request.  No lock is held, or commit_lock.  Returns whether there
+ * is something for vhdx_space_cut_begin().
  */
-void coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
+bool coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
+
+/*
+ * Where much is free at the end of the file, let the file end where the last
+ * object does, in memory: @s->space's size and end are the smaller ones now,
+ * and @size is set to the old size in bytes.  commit_lock and grow_lock are
+ * held, and the latter until the cut has been undone or is stable.  Returns
+ * false, with nothing changed, where there is too little to be cut.
+ */
+bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size);
+
+/* The file has not been cut and still is @size bytes long. */
+void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);
+
+/*
+ * Cut the file, of @size bytes, to @s->space's size, which a stable log entry
+ * knows of: its LastFileOffset and FlushedFileOffset are not above it.  No
+ * flush.  Returns 0, or -errno with the space still there, or not; the image
+ * can be used on.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_space_cut(BlockDriverState *bs, uint64_t size);
 
 /*
  * Make the used map from the BAT, so that space that nothing refers to is

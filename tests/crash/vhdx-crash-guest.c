@@ -244,6 +244,13 @@ static Range range_choose(Guests *g, GuestKind kind)
     if (g->w->area_kib) {
         area = MIN(area, g->w->area_kib * KiB / CRASH_SECTOR);
     }
+    if (g->w->rest && kind != GUEST_WRITE &&
+        rng_chance(&g->rng, g->w->rest)) {
+        r.sector = rng_below(&g->rng, area / 2);
+        r.sector -= r.sector % block;
+        r.count = area - r.sector;
+        return range_fit(g, r);
+    }
     r.sector = rng_below(&g->rng, area);
     if (kind != GUEST_WRITE && rng_chance(&g->rng, g->w->whole)) {
         r.sector -= r.sector % block;

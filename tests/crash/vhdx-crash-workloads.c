@@ -88,6 +88,22 @@ const CrashWorkload crash_workloads[] = {
         .mix = { .flush = 8 },
         .points = 60, .states = 5, .recover = 8, .generations = 2,
     }, {
+        .name = "tail",
+        .about = "so much freed at the end that the file is cut in use",
+        .disk_mib = 64, .block_mib = { 1 }, .state_zero = true,
+        .guests = 5, .actions = 160,
+        .mix = { .zero = 2, .discard = 5, .flush = 14, .read = 8 },
+        .big = 12, .whole = 40, .rest = 60,
+        .points = 80, .states = 4, .recover = 4, .generations = 2,
+    }, {
+        .name = "tail-failure",
+        .about = "the same, and one operation fails",
+        .disk_mib = 64, .block_mib = { 1 }, .state_zero = true,
+        .guests = 5, .actions = 120, .fail = true, .only_512 = true,
+        .mix = { .zero = 2, .discard = 5, .flush = 14, .read = 8 },
+        .big = 12, .whole = 40, .rest = 60,
+        .points = 40, .states = 4, .recover = 4, .generations = 1,
+    }, {
         .name = "device",
         .about = "a node that can't grow and is full of old bytes",
         .disk_mib = 16, .block_mib = { 1 }, .room_mib = 24, .only_512 = true,

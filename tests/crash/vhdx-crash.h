@@ -374,6 +374,7 @@ typedef struct CrashWorkload {
     unsigned area_kib;              /* 0: the whole disk */
     unsigned big;                   /* percent of writes up to 5 MiB */
     unsigned whole;                 /* percent of zeroes on whole blocks */
+    unsigned rest;                  /* percent of them up to the disk's end */
     bool one_page_each;             /* each write needs another BAT page */
     bool full;                      /* space ends and comes back */
     unsigned limit_mib;             /* the file can't get longer */

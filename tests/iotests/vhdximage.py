@@ -151,6 +151,40 @@ def crash(path, *commands, options=()):
     return done.stdout
 
 
+class Guest(iotests.VM):
+    '''
+    An emulator whose block nodes, or the guest's devices with @qdev, are used
+    by commands of qemu-io.  What these print goes into its log, so they are
+    judged by finish().
+    '''
+    def __init__(self, *args, qdev=False):
+        super().__init__(*args)
+        self.qdev = qdev
+        self.wanted = []
+
+    def io(self, *commands, node='disk', error=None):
+        '''Commands that have to succeed, or else to fail with @error'''
+        for command in commands:
+            text = self.hmp_qemu_io(node, command, qdev=self.qdev)['return']
+            if text:
+                assert error and error in text, f'{command}: {text}'
+            elif error or command != 'flush':
+                self.wanted.append((command, error))
+
+    def finish(self):
+        '''Shut down, and see whether all commands did as they had to'''
+        self.shutdown()
+        printed = [line for line in self.get_log().splitlines() if
+                   re.match(r'(wrote|read|discard) \d+/|.* failed', line) and
+                   not line.startswith('qemu-system')]
+        for number, (command, error) in enumerate(self.wanted):
+            line = printed[number] if number < len(printed) else 'nothing'
+            good = (error in line if error else
+                    re.match(r'(wrote|read|discard) (\d+)/\2 bytes', line))
+            assert good, f'{command}: {line}'
+        assert len(printed) == len(self.wanted), printed
+
+
 class Image:
     def __init__(self, path):
         self.path = path
