@@ -14,7 +14,7 @@
  * in place.  So it has up to three versions: @data, which requests see,
  * @committing and @logged.  Those that are alike share a buffer; a change gives
  * @data one of its own if another version has the same.  vhdx-log.c does commit
- * and apply.
+ * and vhdx-ring.c apply.
  *
  * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
  * as much of the C library.
@@ -249,6 +249,13 @@ uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page)
     }
     page_dirty(&s->cache, page);
     return page->data;
+}
+
+int vhdx_page_compare(const void *a, const void *b)
+{
+    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
+
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
 VHDXPage *vhdx_cache_commit(BDRVVHDXState *s)

@@ -13,38 +13,15 @@
  * zeros: their data must be stable before the entry that names them can be, so
  * then there is a flush before the entry as well ("barrier").
  *
- * The ring.  An entry's sectors may be overwritten once its pages are in place
- * (applied), that is stable (safe), and an entry whose Tail has gone past it
- * is stable too; until then a replay would begin at it.  Each commit's flush
- * makes stable what was applied before it, so the tail moves with commits and
- * at no cost of its own.  Only when the ring is too full for the next entry is
- * there a checkpoint: apply, flush, and an empty entry, flushed, that is its
- * own tail.  One sector is held back for it.
- *
- *        safe       applied               sequence
- *          v           v                     v
- *   [ may be reused ][ in place ][ in the log ]  head ->
- *   ^ tail of the last stable entry: spans begin here
- *
- * The first modification opens the log; see begin_locked().  An error that
- * leaves unknown what metadata is stable (a failed write of it, or a failed
- * flush after one) latches: no more is written and the log on disk stays as it
- * is.  Lack of space is different: what could not be written stays dirty and
- * the request fails alone.
+ * The first modification opens the log; see begin_locked().  Where entries go,
+ * and when pages go in place, is told in vhdx-ring.c.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "qemu/memalign.h"
-#include "block/aio_task.h"
 #include "block/vhdx.h"
-
-/* Pages that one write puts in place, and such writes at a time */
-#define APPLY_PAGES     64
-#define APPLY_WRITES    8
 
 /* What a commit has taken from the cache, in order of the pages' offsets. */
 typedef struct Batch {
@@ -54,249 +31,6 @@ typedef struct Batch {
     uint32_t written;               /* pages [0, written) are in the log */
     uint32_t stable;                /* pages [0, stable) are stable there */
 } Batch;
-
-/* Stop all writing after an error that can't be undone. */
-static int log_latch(BlockDriverState *bs, int ret)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    if (!qatomic_read(&s->broken)) {
-        qatomic_set(&s->broken, true);
-        error_report("VHDX image '%s': could not write metadata: %s; no more "
-                     "is written until it is opened again", bs->filename,
-                     strerror(-ret));
-    }
-    return ret;
-}
-
-/* As log_latch(), for errors of writes: those for lack of space pass. */
-static int log_write_error(BlockDriverState *bs, int ret)
-{
-    return ret == -ENOSPC || ret == -EDQUOT ? ret : log_latch(bs, ret);
-}
-
-/* Flush the file, and note what is stable thereby; see log_flush(). */
-static int coroutine_fn GRAPH_RDLOCK flush_data(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t applied = s->log.applied;
-    uint64_t size;
-    int ret;
-
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        size = s->space.size;
-    }
-    ret = bdrv_co_flush(bs->file->bs);
-    if (ret < 0) {
-        return ret;
-    }
-    s->log.safe = applied;
-    s->log.stable_size = size;
-    return 0;
-}
-
-/* As flush_data(), where metadata is at stake: afterwards it is not known. */
-static int coroutine_fn GRAPH_RDLOCK log_flush(BlockDriverState *bs)
-{
-    int ret = flush_data(bs);
-
-    return ret < 0 ? log_latch(bs, ret) : 0;
-}
-
-static uint32_t log_room(BDRVVHDXState *s)
-{
-    return s->header.log_length - VHDX_LOG_SECTOR - s->log.used;
-}
-
-/*
- * Write one entry with @count pages at the head of the ring, where there is
- * room for it.
- */
-static int coroutine_fn GRAPH_RDLOCK
-log_write_entry(BlockDriverState *bs, uint32_t count, const uint64_t *offsets,
-                uint8_t *const *data)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXLog *log = &s->log;
-    uint64_t bytes = vhdx_log_entry_size(count);
-    uint32_t first = MIN(bytes, s->header.log_length - log->head);
-    uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
-    VHDXLogSpan *span;
-    VHDXLogEntry entry = {
-        .tail = log->head,
-        .sequence = log->sequence + 1,
-        .log_guid = log->guid,
-        .flushed_file_offset = QEMU_ALIGN_DOWN(log->stable_size, VHDX_MIB),
-    };
-    int ret;
-
-    if (!buf) {
-        return -ENOMEM;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        entry.last_file_offset = s->space.end;
-    }
-    for (GList *l = log->spans->head; l; l = l->next) {
-        span = l->data;
-        if (span->sequence > log->safe) {
-            entry.tail = span->offset;
-            break;
-        }
-    }
-    vhdx_log_entry_encode(&entry, count, offsets, data, buf);
-
-    ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
-                         buf, 0);
-    if (ret == 0 && first < bytes) {
-        ret = bdrv_co_pwrite(bs->file, s->header.log_offset, bytes - first,
-                             buf + first, 0);
-    }
-    qemu_vfree(buf);
-    if (ret < 0) {
-        return log_write_error(bs, ret);
-    }
-
-    span = g_new(VHDXLogSpan, 1);
-    *span = (VHDXLogSpan) {
-        .sequence = entry.sequence,
-        .offset = log->head,
-        .length = bytes,
-        .tail = entry.tail,
-    };
-    g_queue_push_tail(log->spans, span);
-    log->sequence = entry.sequence;
-    log->head = (log->head + bytes) % s->header.log_length;
-    log->used += bytes;
-    return 0;
-}
-
-/* The newest entry is stable: what lies before its tail may be reused. */
-static void log_release(BDRVVHDXState *s)
-{
-    VHDXLog *log = &s->log;
-    VHDXLogSpan *last = g_queue_peek_tail(log->spans);
-    VHDXLogSpan *first;
-
-    while ((first = g_queue_peek_head(log->spans))->offset != last->tail) {
-        log->used -= first->length;
-        g_free(g_queue_pop_head(log->spans));
-    }
-}
-
-static int page_compare(const void *a, const void *b)
-{
-    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
-
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-/* Pages next to each other in the file that are written in place at once */
-typedef struct ApplyTask {
-    AioTask task;
-    BlockDriverState *bs;
-    VHDXPage **pages;
-    unsigned count;
-} ApplyTask;
-
-/* log_apply() holds the graph lock for it. */
-static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
-{
-    ApplyTask *t = container_of(task, ApplyTask, task);
-    BDRVVHDXState *s = t->bs->opaque;
-    QEMUIOVector qiov;
-    int ret;
-
-    qemu_iovec_init(&qiov, t->count);
-    for (unsigned i = 0; i < t->count; i++) {
-        qemu_iovec_add(&qiov, t->pages[i]->logged, VHDX_PAGE_SIZE);
-    }
-    ret = bdrv_co_pwritev(t->bs->file, t->pages[0]->offset, qiov.size, &qiov,
-                          0);
-    qemu_iovec_destroy(&qiov);
-    if (ret == 0) {
-        QEMU_LOCK_GUARD(&s->lock);
-        for (unsigned i = 0; i < t->count; i++) {
-            vhdx_cache_placed(s, t->pages[i]);
-        }
-    }
-    return ret;
-}
-
-/* How many of the @count sorted @pages lie next to each other. */
-static unsigned pages_in_row(VHDXPage **pages, unsigned count)
-{
-    unsigned n = 1;
-
-    while (n < MIN(count, APPLY_PAGES) &&
-           pages[n]->offset == pages[n - 1]->offset + VHDX_PAGE_SIZE) {
-        n++;
-    }
-    return n;
-}
-
-/* Write all pages in place whose new content is stable in the log. */
-static int coroutine_fn GRAPH_RDLOCK log_apply(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    g_autoptr(GPtrArray) pages = g_ptr_array_new();
-    AioTaskPool *pool;
-    VHDXPage *page;
-    unsigned n;
-    int ret;
-
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        QTAILQ_FOREACH(page, &s->cache.logged_list, logged_next) {
-            g_ptr_array_add(pages, page);
-        }
-    }
-    g_ptr_array_sort(pages, page_compare);
-
-    pool = aio_task_pool_new(APPLY_WRITES);
-    for (unsigned i = 0; i < pages->len && aio_task_pool_status(pool) == 0;
-         i += n) {
-        VHDXPage **first = (VHDXPage **)pages->pdata + i;
-        ApplyTask *t = g_new(ApplyTask, 1);
-
-        n = pages_in_row(first, pages->len - i);
-        *t = (ApplyTask) {
-            .task.func = apply_entry,
-            .bs = bs,
-            .pages = first,
-            .count = n,
-        };
-        aio_task_pool_start_task(pool, &t->task);
-    }
-    aio_task_pool_wait_all(pool);
-    ret = aio_task_pool_status(pool);
-    aio_task_pool_free(pool);
-    if (ret < 0) {
-        return log_write_error(bs, ret);
-    }
-    s->log.applied = s->log.sequence;
-    return 0;
-}
-
-/* Empty the ring, all entries of which are stable. */
-static int coroutine_fn GRAPH_RDLOCK log_checkpoint(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    ret = log_apply(bs);
-    if (ret == 0) {
-        ret = log_flush(bs);
-    }
-    if (ret == 0) {
-        ret = log_write_entry(bs, 0, NULL, NULL);
-    }
-    if (ret == 0) {
-        ret = log_flush(bs);
-    }
-    if (ret == 0) {
-        log_release(s);
-    }
-    return ret;
-}
 
 /* -- Commit -- */
 
@@ -309,7 +43,7 @@ static void batch_take(BDRVVHDXState *s, Batch *b)
     while ((page = vhdx_cache_commit(s))) {
         g_ptr_array_add(b->pages, page);
     }
-    g_ptr_array_sort(b->pages, page_compare);
+    g_ptr_array_sort(b->pages, vhdx_page_compare);
     b->data = g_new(uint8_t *, b->pages->len);
     b->offsets = g_new(uint64_t, b->pages->len);
     for (guint i = 0; i < b->pages->len; i++) {
@@ -350,11 +84,11 @@ batch_flush(BlockDriverState *bs, Batch *b)
     BDRVVHDXState *s = bs->opaque;
     bool entries = b->written > b->stable;
     bool data_only = !entries && s->log.safe == s->log.applied;
-    int ret = data_only ? flush_data(bs) : log_flush(bs);
+    int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
 
     if (ret == 0 && entries) {
         batch_stable(s, b);
-        log_release(s);
+        vhdx_ring_release(s);
     }
     return ret;
 }
@@ -371,14 +105,14 @@ batch_write(BlockDriverState *bs, Batch *b)
     while (b->written < b->pages->len) {
         uint32_t count = MIN(most, b->pages->len - b->written);
 
-        if (vhdx_log_entry_size(count) > log_room(s)) {
+        if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {
             ret = b->written > b->stable ? batch_flush(bs, b) : 0;
             if (ret == 0) {
-                ret = log_checkpoint(bs);
+                ret = vhdx_ring_checkpoint(bs);
             }
         }
         if (ret == 0) {
-            ret = log_write_entry(bs, count, b->offsets + b->written,
+            ret = vhdx_ring_write(bs, count, b->offsets + b->written,
                                   b->data + b->written);
         }
         if (ret < 0) {
@@ -412,7 +146,8 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         batch_take(s, &batch);
     }
     if (barrier) {
-        ret = log_flush(bs);
+        /* Once and for all: what fails later leaves the data stable. */
+        ret = vhdx_ring_flush(bs);
     }
     if (ret == 0) {
         ret = batch_write(bs, &batch);
@@ -422,8 +157,6 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         vhdx_space_commit_end(s, ret == 0);
         if (ret == 0) {
             s->flushed_gen = gen;
-        } else {
-            s->barrier |= barrier;
         }
     }
     if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 ||
@@ -432,7 +165,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
          * In good time: two of the largest entries fit in yet.  If there is no
          * space now there may be later.
          */
-        ret = log_apply(bs);
+        ret = vhdx_ring_apply(bs);
         if (ret == -ENOSPC || ret == -EDQUOT) {
             ret = 0;
         }
@@ -455,10 +188,10 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->grow_lock);
     if (s->log.open && !qatomic_read(&s->broken) &&
         vhdx_space_cut_begin(s, &size)) {
-        if (log_checkpoint(bs) < 0) {
+        if (vhdx_ring_checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
         } else if (vhdx_space_cut(bs, size) == 0) {
-            (void)log_flush(bs);
+            (void)vhdx_ring_flush(bs);
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);
@@ -572,9 +305,9 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
         .spans = g_queue_new(),
         .stable_size = s->space.size,
     };
-    ret = log_write_entry(bs, 0, NULL, NULL);
+    ret = vhdx_ring_write(bs, 0, NULL, NULL);
     if (ret == 0) {
-        ret = log_flush(bs);
+        ret = vhdx_ring_flush(bs);
     }
     if (ret == 0) {
         header->log_guid = s->log.guid;
@@ -627,7 +360,7 @@ begin_locked(BlockDriverState *bs, bool data)
         }
     }
     if (ret < 0) {
-        return log_write_error(bs, ret);
+        return vhdx_ring_write_error(bs, ret);
     }
     s->file_guid_new = true;
     s->data_guid_new |= data;
@@ -664,10 +397,18 @@ int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->commit_lock);
     ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
     if (ret == 0) {
-        ret = log_checkpoint(bs);
+        ret = vhdx_ring_checkpoint(bs);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
+}
+
+/* The next change is a first one again, and opens a new log. */
+static void log_forget(BDRVVHDXState *s)
+{
+    vhdx_log_free(s);
+    s->file_guid_new = s->data_guid_new = false;
+    qatomic_set(&s->writable, false);
 }
 
 /* Put everything in place, and take the log's name out of the headers. */
@@ -679,18 +420,19 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
 
     ret = commit_locked(bs);
     if (ret == 0) {
-        ret = log_apply(bs);
+        ret = vhdx_ring_apply(bs);
     }
     if (ret == 0) {
-        ret = log_flush(bs);
+        ret = vhdx_ring_flush(bs);
     }
     if (ret == 0) {
         header = s->header;
         header.log_guid = vhdx_guid_nil;
         ret = vhdx_header_update(bs, &header, 2);
+        /* Now the current header may not name the log: use it no more. */
+        log_forget(s);
         if (ret < 0) {
-            /* The current header may not name the log: use it no more. */
-            log_latch(bs, ret);
+            vhdx_ring_write_error(bs, ret);
         }
     }
     return ret;
@@ -705,9 +447,6 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     if (s->log.open) {
         ret = qatomic_read(&s->broken) ? -EIO : close_locked(bs);
         if (ret == 0) {
-            vhdx_log_free(s);
-            s->file_guid_new = s->data_guid_new = false;
-            qatomic_set(&s->writable, false);
             vhdx_space_reclaim(bs);
             ret = vhdx_space_trim(bs);
         }

@@ -283,7 +283,8 @@ static int coroutine_fn GRAPH_RDLOCK
 space_grow(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = file_grow(bs, end + grow_step(s, s->space.size), PREALLOC_MODE_OFF);
+    int ret = file_grow(bs, end + grow_step(s, s->space.size),
+                        PREALLOC_MODE_OFF);
 
     return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
 }
@@ -358,15 +359,13 @@ static uint64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     if (block) {
         sp->hint = (offset ? offset + bytes : sp->end) / VHDX_MIB;
     }
-    if (offset) {
-        *zero = false;
-        return offset;
+    if (!offset) {
+        offset = sp->end;
+        if (sp->fixed_size || offset + bytes > sp->size) {
+            return 0;
+        }
+        space_reach(sp, offset + bytes);
     }
-    offset = sp->end;
-    if (sp->fixed_size || offset + bytes > sp->size) {
-        return 0;
-    }
-    space_reach(sp, offset + bytes);
     *zero = offset >= sp->zero_from;
     return offset;
 }
@@ -592,6 +591,9 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
             VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
 
             map_free(&s->space, f->offset, f->length);
+            /* It does not read as zeros, though it may lie behind those. */
+            s->space.zero_from = MAX(s->space.zero_from,
+                                     f->offset + f->length);
         }
         large = tail_is_large(s);
     }

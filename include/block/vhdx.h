@@ -5,7 +5,7 @@
  *
  *   format                       bytes and structs (vhdx-format.h)
  *   header, metadata, replay     what open reads
- *   cache, bat, space, log       state of an image that is being changed
+ *   cache, bat, space, ring, log state of an image that is being changed
  *   io, resize, check, move,
  *   compact                      requests
  *   create                       new images
@@ -120,7 +120,7 @@ typedef struct VHDXFreed {
 typedef struct VHDXSpace {
     uint64_t end;                   /* end of the last object, bytes */
     uint64_t size;                  /* length of the file, bytes */
-    uint64_t zero_from;             /* from here on the file reads as zeros */
+    uint64_t zero_from;             /* free space from here on reads as zeros */
     bool fixed_size;                /* the node can't grow or shrink */
     bool longer;                    /* the file may be longer than @size */
     bool scanning;                  /* the map is being made: none to take */
@@ -133,7 +133,7 @@ typedef struct VHDXSpace {
     GArray *committed;              /* VHDXFreed: committed, maybe still read */
 } VHDXSpace;
 
-/* -- Log: vhdx-log.c -- */
+/* -- Log: vhdx-ring.c -- */
 
 typedef struct VHDXLogSpan {
     uint64_t sequence;
@@ -180,7 +180,7 @@ typedef struct VHDXRequest {
 } VHDXRequest;
 
 typedef struct BDRVVHDXState {
-    /* Fixed once the image is open, but for a resize, which freezes requests */
+    /* Fixed once the image is open, or changed with requests frozen */
     VHDXParams params;
     VHDXGeometry geo;
     VHDXRegion bat;
@@ -358,6 +358,9 @@ vhdx_cache_update(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
  */
 void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
 
+/* Compare two VHDXPage * by offset, as g_ptr_array_sort() wants it. */
+int vhdx_page_compare(const void *a, const void *b);
+
 /* Note that @page->logged is in place.  commit_lock and lock are held. */
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 
@@ -529,6 +532,51 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_scan(BlockDriverState *bs);
  * open and no request under way.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
+
+/* -- vhdx-ring.c, section 2.3; commit_lock is held by all of it -- */
+
+/* Stop all writing after an error @ret that can't be undone.  Returns @ret. */
+int vhdx_ring_latch(BlockDriverState *bs, int ret);
+
+/* As vhdx_ring_latch(), for errors of writes: those for lack of space pass. */
+int vhdx_ring_write_error(BlockDriverState *bs, int ret);
+
+/*
+ * Flush the file, and note what is stable thereby.  Returns 0 or -errno; with
+ * the latter nothing is known of metadata that has been written since the last
+ * flush.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush_data(BlockDriverState *bs);
+
+/* As vhdx_ring_flush_data(), where metadata is at stake: an error latches. */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush(BlockDriverState *bs);
+
+/* Bytes that the next entry may take. */
+uint32_t vhdx_ring_room(BDRVVHDXState *s);
+
+/*
+ * Write one entry at the head of the ring, where there is room for it: @count
+ * pages with the file offsets @offsets and the contents @data.  Returns 0 or
+ * -errno; all but lack of space or memory latches.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_ring_write(BlockDriverState *bs, uint32_t count, const uint64_t *offsets,
+                uint8_t *const *data);
+
+/* The newest entry is stable: what lies before its tail may be reused. */
+void vhdx_ring_release(BDRVVHDXState *s);
+
+/*
+ * Write all pages in place whose new content is stable in the log.  Returns 0
+ * or -errno as vhdx_ring_write().
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_apply(BlockDriverState *bs);
+
+/*
+ * Empty the ring, all entries of which are stable.  Returns 0 or -errno as
+ * vhdx_ring_write().
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
 
 /* -- vhdx-log.c, section 2.3 -- */
 

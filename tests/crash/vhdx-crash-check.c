@@ -309,32 +309,87 @@ static int compare_stamps(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The stamp before which, or after which, some operation ends. */
-static uint32_t point_random(const CrashRun *run, CrashRng *rng)
+/* Just before the end of the first flush from stamp @at on: much can be lost */
+static uint32_t point_flush(const CrashRun *run, uint32_t at)
 {
-    uint32_t at = rng_below(rng, run->end + 1);
-    bool guest = rng_chance(rng, 50);
-
-    if (rng_chance(rng, 40)) {
-        return at;
-    }
-    for (guint i = 0; guest && i < run->model->ops->len; i++) {
-        GuestOp *op = &g_array_index(run->model->ops, GuestOp, i);
-
-        /* Now more is stable. */
-        if (op->kind == GUEST_FLUSH && op->start >= at) {
-            return MIN(op->end, run->end);
-        }
-    }
-    for (guint i = 0; !guest && i < run->ops->len; i++) {
+    for (guint i = 0; i < run->ops->len; i++) {
         CrashOp *op = g_ptr_array_index(run->ops, i);
 
-        /* There is most to lose. */
         if (op->kind == OP_FLUSH && op->start >= at) {
             return MIN(op->end - 1, run->end);
         }
     }
+    return run->end;
+}
+
+/* After the end of the first guest flush from stamp @at on: more is stable. */
+static uint32_t point_guest(const CrashRun *run, uint32_t at)
+{
+    for (guint i = 0; i < run->model->ops->len; i++) {
+        GuestOp *op = &g_array_index(run->model->ops, GuestOp, i);
+
+        if (op->kind == GUEST_FLUSH && op->start >= at) {
+            return MIN(op->end, run->end);
+        }
+    }
+    return run->end;
+}
+
+static bool is_flush(const CrashRun *run, const CrashOp *op)
+{
+    return op->kind == OP_FLUSH;
+}
+
+/* Whether @op has put something in place, of what the log had. */
+static bool is_placing(const CrashRun *run, const CrashOp *op)
+{
+    return op->kind == OP_WRITE && op->offset >= 2 * MiB &&
+           op->offset < run->payload;
+}
+
+static bool is_logging(const CrashRun *run, const CrashOp *op)
+{
+    return op->kind == OP_WRITE && op->offset >= MiB && op->offset < 2 * MiB;
+}
+
+/* The start of an operation of a kind, or a stamp at random. */
+static uint32_t point_of_kind(const CrashRun *run,
+                              bool (*is_kind)(const CrashRun *run,
+                                              const CrashOp *op),
+                              CrashRng *rng)
+{
+    uint32_t at = rng_below(rng, run->end + 1);
+    guint count = 0;
+
+    for (guint i = 0; i < run->ops->len; i++) {
+        CrashOp *op = g_ptr_array_index(run->ops, i);
+
+        if (is_kind(run, op) && !rng_below(rng, ++count)) {
+            at = op->start;
+        }
+    }
     return at;
+}
+
+/*
+ * A stamp to cut the power at.  Each flush has the same chance, be it long or
+ * short, and those that make log entries stable, or what was put in place, have
+ * more.
+ */
+static uint32_t point_random(const CrashRun *run, CrashRng *rng)
+{
+    uint32_t at = rng_below(rng, run->end + 1);
+    unsigned way = rng_below(rng, 100);
+
+    if (way < 30) {
+        return at;
+    }
+    if (way < 50) {
+        return point_guest(run, at);
+    }
+    return point_flush(run, point_of_kind(run, way < 65 ? is_flush :
+                                          way < 80 ? is_logging : is_placing,
+                                          rng));
 }
 
 /* Stamps to cut the power at: all, or @most of them. */

@@ -115,6 +115,12 @@ static int disk_result(CrashDisk *disk, const CrashOp *op)
     if (disk->full && op->kind <= OP_ZERO && rng_chance(&disk->rng, 25)) {
         return -ENOSPC;
     }
+    if (op->kind <= OP_ZERO &&
+        rng_chance(&disk->rng, op->offset >= disk->payload ? disk->unsure :
+                   op->offset >= MiB && op->offset < 2 * MiB ?
+                   disk->unsure_log : 0)) {
+        return -ENOSPC;
+    }
     return 0;
 }
 
@@ -212,6 +218,9 @@ disk_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 static int coroutine_fn disk_co_pdiscard(BlockDriverState *bs, int64_t offset,
                                          int64_t bytes)
 {
+    if (((BDRVCrashState *)bs->opaque)->disk->node.no_discard) {
+        return -ENOTSUP;
+    }
     return disk_op(bs, (CrashOp) {
         .kind = OP_DISCARD,
         .offset = offset,

@@ -34,6 +34,8 @@ typedef struct Guests {
     bool resizing;
     bool compacting;
     double progress;                /* of that: from 0 to 1 */
+    unsigned burst;                 /* index in the workload's */
+    unsigned burst_left;            /* writes until the next flush */
 } Guests;
 
 static void G_GNUC_PRINTF(2, 3)
@@ -246,7 +248,7 @@ static Range range_choose(Guests *g, GuestKind kind)
     }
     if (g->w->rest && kind != GUEST_WRITE &&
         rng_chance(&g->rng, g->w->rest)) {
-        r.sector = rng_below(&g->rng, area / 2);
+        r.sector = rng_below(&g->rng, area / 8);
         r.sector -= r.sector % block;
         r.count = area - r.sector;
         return range_fit(g, r);
@@ -277,8 +279,14 @@ static int coroutine_fn guest_act(Guests *g)
 {
     const CrashMix *mix = &g->w->mix;
     unsigned dice = rng_below(&g->rng, 100);
+    bool bursts = g->w->burst[0];
     Range r;
 
+    if (bursts && !g->burst_left--) {
+        g->burst = (g->burst + 1) % ARRAY_SIZE(g->w->burst);
+        g->burst_left = g->w->burst[g->burst];
+        return guest_flush(g);
+    }
     if (dice < mix->flush) {
         return guest_flush(g);
     }
@@ -305,7 +313,8 @@ static int coroutine_fn guest_act(Guests *g)
     if (dice < mix->read) {
         return guest_read(g, r.sector, r.count);
     }
-    return guest_write(g, r.sector, r.count, rng_chance(&g->rng, 4));
+    return guest_write(g, r.sector, r.count,
+                       !bursts && rng_chance(&g->rng, 4));
 }
 
 static void coroutine_fn guest_entry(void *opaque)
@@ -341,7 +350,7 @@ static void coroutine_fn guest_last(void *opaque)
     if (ret == 0) {
         ret = guest_flush(g);
     }
-    if (ret < 0) {
+    if (ret < 0 && !g->disk->fault_hit) {
         run_wrong(g->run, "there is space, but write or flush fail: %s",
                   strerror(-ret));
     }
@@ -370,7 +379,8 @@ static void guests_start(Guests *g, CoroutineEntry *entry, unsigned count)
 /* -- Runs -- */
 
 /* One operation is going to fail. */
-static void fault_choose(CrashDisk *disk, CrashRng *rng)
+static void
+fault_choose(CrashDisk *disk, const CrashWorkload *w, CrashRng *rng)
 {
     static const CrashOpKind kinds[] = {
         OP_WRITE, OP_WRITE, OP_WRITE, OP_FLUSH, OP_FLUSH, OP_FLUSH, OP_ZERO,
@@ -384,6 +394,18 @@ static void fault_choose(CrashDisk *disk, CrashRng *rng)
         .lose = rng_chance(rng, 60),
         .stick = rng_chance(rng, 30),
     };
+    if (w->lose) {
+        /* One of those that come after the opening of the log */
+        disk->fault = (CrashFault) {
+            .kind = OP_FLUSH,
+            .countdown = 5 + rng_below(rng, 10),
+            .lose = true,
+        };
+    }
+    if (w->rest && rng_chance(rng, 70)) {
+        disk->fault.kind = OP_TRUNCATE;
+        disk->fault.countdown = 1 + rng_below(rng, 5);
+    }
 }
 
 /* A flush has lost what it was for: that need not be there any more. */
@@ -416,8 +438,11 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
         g->run->model->first_size = g->disk_size;
     }
     g->left = actions;
+    g->disk->unsure = g->w->unsure;
+    g->disk->unsure_log = g->w->unsure_log;
     guests_start(g, guest_entry, count);
     g->disk->full = false;
+    g->disk->unsure = g->disk->unsure_log = 0;
     if (!g->disk->fault_hit) {
         guests_start(g, guest_last, 1);
     }
@@ -463,6 +488,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
         .run = run,
         .disk = disk_new(image_copy(base), &run->node, rng_next(&rng)),
         .next_page = rng_below(&rng, 4096),
+        .burst_left = w->burst[0],
     };
     unsigned sessions = brief ? 1 : MAX(w->sessions, 1);
 
@@ -471,7 +497,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
     run->payload = g.disk->payload = shape->payload;
     g.disk->limit = w->limit_mib * MiB;
     if (w->fail && !brief) {
-        fault_choose(g.disk, &g.rng);
+        fault_choose(g.disk, w, &g.rng);
     }
     run->closed = true;
     for (unsigned i = 0; i < sessions && run->closed; i++) {

@@ -6,7 +6,8 @@
  * not, each operation by itself: a write, zeroing or discard in part, torn
  * between sectors of 512 bytes; a change of the file's length whole.  What is
  * there has happened in an order that agrees with the operations' starts and
- * ends.
+ * ends.  A header, all of whose fields lie in one such sector, may be spoilt
+ * instead: that is what the second copy is for.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -236,6 +237,12 @@ static int op_class(CrashCursor *cur, const CrashOp *op)
            op->offset < cur->payload ? CLASS_TABLE : CLASS_PAYLOAD;
 }
 
+static bool op_is_header(const CrashOp *op)
+{
+    return op->kind == OP_WRITE && op->offset >= 64 * KiB &&
+           op->offset < 192 * KiB;
+}
+
 typedef struct Survivor {
     CrashOp *op;
     uint64_t when;
@@ -260,6 +267,11 @@ static void cut_choose(CrashCursor *cur, GArray *all, CrashRng *rng)
     int class = rng_below(rng, CLASS_PAYLOAD + 1);
     guint one = rng_below(rng, all->len);
 
+    if (all->len == 1) {
+        /* That it is there, or not, is a cut of another kind. */
+        g_array_index(all, Survivor, 0).whole = false;
+        return;
+    }
     for (guint i = 0, n = 0; i < all->len; n++) {
         Survivor *s = &g_array_index(all, Survivor, i);
         bool lost;
@@ -330,6 +342,8 @@ CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
             }
         } else if (s->whole) {
             op_effect(img, s->op, 0, s->op->bytes);
+        } else if (op_is_header(s->op)) {
+            image_spoil(img, s->op->offset, s->op->bytes);
         } else {
             op_tear(img, s->op, rng);
         }

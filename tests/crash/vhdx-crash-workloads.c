@@ -36,6 +36,14 @@ const CrashWorkload crash_workloads[] = {
         .whole = 95,
         .points = 70, .states = 4, .recover = 4, .generations = 1,
     }, {
+        .name = "free-in-commit",
+        .about = "blocks freed while a commit is under way, few requests else",
+        .disk_mib = 6, .block_mib = { 1 }, .state_zero = true,
+        .guests = 3, .actions = 140, .only_512 = true,
+        .mix = { .zero = 4, .discard = 30, .flush = 26, .read = 4 },
+        .whole = 98,
+        .points = 70, .states = 4, .recover = 2, .generations = 1,
+    }, {
         .name = "flush-storm",
         .about = "flushes from all sides",
         .disk_mib = 24, .block_mib = { 1, 2 }, .state_zero = true,
@@ -56,6 +64,21 @@ const CrashWorkload crash_workloads[] = {
         .guests = 8, .actions = 420, .one_page_each = true,
         .mix = { .flush = 2 },
         .points = 60, .states = 4, .recover = 3, .generations = 1,
+    }, {
+        /*
+         * The log has 256 sectors.  The first burst takes more than half of
+         * them, so that its pages and those of the second go in place; with
+         * the fourth the tail has passed them, and 64 sectors are in use.  Of
+         * the next one's entries, three take 64 each: they would fit, but
+         * leave none to empty the log with.  Of the last one's, the first has
+         * a tail behind space that the third would take.
+         */
+        .name = "log-bursts",
+        .about = "commits of sizes that the log has just no room for",
+        .disk_mib = 2 * 1024 * 1024, .block_mib = { 1 }, .only_512 = true,
+        .guests = 1, .actions = 772, .one_page_each = true,
+        .burst = { 130, 1, 61, 1, 200, 60, 60, 50, 200 },
+        .points = 90, .states = 3, .recover = 2, .generations = 1,
     }, {
         .name = "small-cache",
         .about = "more pages in use than the cache holds",
@@ -91,17 +114,19 @@ const CrashWorkload crash_workloads[] = {
         .name = "tail",
         .about = "so much freed at the end that the file is cut in use",
         .disk_mib = 64, .block_mib = { 1 }, .state_zero = true,
-        .guests = 5, .actions = 160,
-        .mix = { .zero = 2, .discard = 5, .flush = 14, .read = 8 },
-        .big = 12, .whole = 40, .rest = 60,
-        .points = 80, .states = 4, .recover = 4, .generations = 2,
+        .node = { .no_discard = true },
+        .guests = 2, .actions = 160,
+        .mix = { .zero = 2, .discard = 8, .flush = 30, .read = 6 },
+        .big = 40, .rest = 80,
+        .points = 120, .states = 6, .recover = 3, .generations = 1,
     }, {
         .name = "tail-failure",
         .about = "the same, and one operation fails",
         .disk_mib = 64, .block_mib = { 1 }, .state_zero = true,
-        .guests = 5, .actions = 120, .fail = true, .only_512 = true,
-        .mix = { .zero = 2, .discard = 5, .flush = 14, .read = 8 },
-        .big = 12, .whole = 40, .rest = 60,
+        .node = { .no_discard = true },
+        .guests = 2, .actions = 120, .fail = true, .only_512 = true,
+        .mix = { .zero = 2, .discard = 8, .flush = 30, .read = 6 },
+        .big = 40, .rest = 80,
         .points = 40, .states = 4, .recover = 4, .generations = 1,
     }, {
         .name = "device",
@@ -134,8 +159,8 @@ const CrashWorkload crash_workloads[] = {
         .name = "fixed",
         .about = "a fixed image",
         .disk_mib = 6, .block_mib = { 1, 2 }, .fixed = true,
-        .guests = 6, .actions = 50,
-        .mix = { .zero = 10, .discard = 8, .flush = 15, .read = 10 },
+        .guests = 2, .actions = 90,
+        .mix = { .zero = 30, .discard = 6, .flush = 30, .read = 8 },
         .whole = 30,
         .points = 40, .states = 3, .recover = 5, .generations = 1,
     }, {
@@ -155,12 +180,21 @@ const CrashWorkload crash_workloads[] = {
         .area_kib = 2048, .whole = 60,
         .points = 40, .states = 4, .recover = 4, .generations = 1,
     }, {
+        .name = "unsure",
+        .about = "new blocks that most writes fail to",
+        .disk_mib = 4, .block_mib = { 1 }, .unsure = 60, .only_512 = true,
+        .guests = 12, .actions = 200,
+        .mix = { .zero = 30, .discard = 14, .flush = 6, .read = 10 },
+        .area_kib = 2048, .whole = 85,
+        .points = 40, .states = 4, .recover = 4, .generations = 1,
+    }, {
         .name = "reuse-no-space",
         .about = "blocks freed and used again, commits of that fail",
-        .disk_mib = 6, .block_mib = { 1 }, .full = true, .only_512 = true,
-        .state_zero = true, .guests = 6, .actions = 80,
-        .mix = { .zero = 8, .discard = 28, .flush = 18, .read = 10 },
-        .whole = 95,
+        .disk_mib = 6, .block_mib = { 1 }, .only_512 = true,
+        .full = true, .unsure_log = 80,
+        .state_zero = true, .guests = 3, .actions = 140,
+        .mix = { .zero = 4, .discard = 30, .flush = 26, .read = 4 },
+        .whole = 98,
         .points = 50, .states = 4, .recover = 4, .generations = 1,
     }, {
         .name = "limit",
@@ -250,21 +284,21 @@ const CrashWorkload crash_workloads[] = {
         .name = "compact",
         .about = "blocks are moved to the front while they are used",
         .disk_mib = 24, .block_mib = { 1, 2, 4 }, .state_zero = true,
-        .guests = 6, .actions = 70, .sessions = 2,
-        .mix = { .zero = 8, .discard = 22, .flush = 8, .read = 12,
-                 .compact = 8 },
-        .whole = 80,
-        .points = 70, .states = 4, .recover = 6, .generations = 2,
+        .guests = 6, .actions = 90, .sessions = 2,
+        .mix = { .zero = 8, .discard = 26, .flush = 8, .read = 10,
+                 .compact = 12 },
+        .whole = 85,
+        .points = 80, .states = 4, .recover = 6, .generations = 2,
     }, {
         .name = "compact-bat",
         .about = "the same with a BAT that moves",
         .disk_mib = 131000, .max_mib = 400000, .block_mib = { 1, 2 },
         .only_512 = true, .state_zero = true,
-        .guests = 5, .actions = 60, .sessions = 2,
-        .mix = { .zero = 6, .discard = 16, .flush = 8, .read = 10,
-                 .resize = 8, .compact = 8 },
-        .area_kib = 20480, .whole = 80,
-        .points = 60, .states = 4, .recover = 6, .generations = 2,
+        .guests = 5, .actions = 90, .sessions = 2,
+        .mix = { .zero = 6, .discard = 28, .flush = 6, .read = 8,
+                 .resize = 10, .compact = 12 },
+        .area_kib = 12288, .whole = 90,
+        .points = 70, .states = 4, .recover = 6, .generations = 2,
     }, {
         .name = "compact-no-space",
         .about = "the same where space ends, and comes back",
@@ -293,6 +327,14 @@ const CrashWorkload crash_workloads[] = {
                  .compact = 10 },
         .whole = 90,
         .points = 40, .states = 4, .recover = 5, .generations = 1,
+    }, {
+        .name = "lost-flush",
+        .about = "a flush fails, and a part of what it was for is gone",
+        .disk_mib = 48, .block_mib = { 1 }, .state_zero = true,
+        .guests = 3, .actions = 70, .fail = true, .lose = true,
+        .mix = { .zero = 4, .discard = 8, .flush = 30, .read = 5 },
+        .whole = 90,
+        .points = 60, .states = 3, .recover = 3, .generations = 1,
     }, {
         .name = "create",
         .about = "an image that is being made",

@@ -177,6 +177,7 @@ typedef struct CrashNode {
     bool no_truncate;           /* ... and says so, also to shrinking */
     bool no_zero_growth;        /* what it gains in length is garbage */
     bool no_write_zeroes;
+    bool no_discard;
 } CrashNode;
 
 typedef struct CrashFault {
@@ -200,6 +201,8 @@ typedef struct CrashDisk {
     uint32_t now;               /* the latest stamp */
     uint64_t payload;           /* bytes: where blocks begin in the file */
     bool full;                  /* no space: growth fails, writes may */
+    unsigned unsure;            /* percent of data writes that fail so too */
+    unsigned unsure_log;        /* ... and of log writes */
     uint64_t limit;             /* bytes: longer the file can't be; 0: it can */
     CrashFault fault;
     bool fault_hit;
@@ -376,9 +379,13 @@ typedef struct CrashWorkload {
     unsigned whole;                 /* percent of zeroes on whole blocks */
     unsigned rest;                  /* percent of them up to the disk's end */
     bool one_page_each;             /* each write needs another BAT page */
+    unsigned burst[9];              /* so many writes, then a flush, by turns */
     bool full;                      /* space ends and comes back */
+    unsigned unsure;                /* percent of data writes that fail */
+    unsigned unsure_log;            /* ... and of log writes */
     unsigned limit_mib;             /* the file can't get longer */
     bool fail;                      /* one operation fails */
+    bool lose;                      /* ... a flush, with what it was for */
     bool small_cache;               /* 64 metadata pages */
     bool create;                    /* making the image is what is tested */
     /* The power cuts */

@@ -245,28 +245,23 @@ def parallel(ctx):
 
 
 def parallel_in_block(ctx):
-    """Several writes to each new block, in flight together, where the file
-    is long enough: they share a place."""
+    """Several writes to each new block, in flight together: they share a
+    place, also where the file has to grow for it."""
     image, io = opened(ctx, '256M')
-    guest, wrote, block = [], [], 1
+    guest, wrote, names = [], [], []
     with io:
-        for _ in range(6):
-            names = []
-            while 'grow' not in names:
-                names = io.do('write -q -P 1 %dM 64k' % block)
-                wrote += io.writes('data')
-                guest.append((block * MIB, 64 * KIB))
-                block += 1
-            io.do('flush')
-            places = [(block + i % 4) * MIB + i // 4 * 64 * KIB
+        for turn in range(12):
+            places = [(1 + turn * 4 + i % 4) * MIB + i // 4 * 64 * KIB
                       for i in range(16)]
             step = io.do(*['aio_write -q -P 1 %d 64k' % at for at in places],
                          'aio_flush')
-            same(step, ['data'] * 16)
+            same(without(step, 'grow'), ['data'] * 16)
+            names += step
             wrote += io.writes('data')
             guest += [(at, 64 * KIB) for at in places]
-            block += 4
             same(without(io.do('flush'), 'BAT'), ['log', 'flush'])
+        expect('grow' in names, 'the file did not grow')
+        growth(names, 48)
         io.close()
     placed(ctx, image, guest, wrote)
 

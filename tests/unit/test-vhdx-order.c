@@ -3,8 +3,9 @@
  *
  * blkdebug under the image holds one write back while others run.  A filter of
  * our own below it can fail a write when it is done already, as an error of a
- * real disk may leave it.  So these cases come out the same each time;
- * test-vhdx-threads.c looks for others by chance.
+ * real disk may leave it, and hold back a change of the file's length.  So
+ * these cases come out the same each time; test-vhdx-threads.c looks for others
+ * by chance.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -33,12 +34,21 @@ static void create_image(void)
 /* Where in the file a write is to fail once, or 0. */
 static uint64_t fail_at;
 
+/* Whether a change of the length is to wait, and the one that does. */
+static bool hold_truncate;
+static Coroutine *held_truncate;
+
+/* The offset in the file of the last write, and the number of zeroings. */
+static int64_t last_write;
+static unsigned zeroings;
+
 static int coroutine_fn GRAPH_RDLOCK
 fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
              QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     int ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
 
+    last_write = offset;
     if (ret == 0 && fail_at && fail_at - offset < bytes) {
         fail_at = 0;
         ret = -EIO;
@@ -57,7 +67,20 @@ static int coroutine_fn GRAPH_RDLOCK
 fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    BdrvRequestFlags flags)
 {
+    zeroings++;
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+              PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    if (hold_truncate) {
+        held_truncate = qemu_coroutine_self();
+        qemu_coroutine_yield();
+        held_truncate = NULL;
+    }
+    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
 }
 
 static int fail_open(BlockDriverState *bs, QDict *options, int flags,
@@ -71,6 +94,7 @@ static int fail_open(BlockDriverState *bs, QDict *options, int flags,
     GRAPH_RDLOCK_GUARD_MAINLOOP();
     bs->total_sectors = bs->file->bs->total_sectors;
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     return 0;
 }
 
@@ -82,6 +106,7 @@ static BlockDriver bdrv_fail = {
     .bdrv_co_preadv         = fail_preadv,
     .bdrv_co_pwritev        = fail_pwritev,
     .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,
+    .bdrv_co_truncate       = fail_truncate,
 };
 
 static BlockBackend *open_image(void)
@@ -104,27 +129,50 @@ static void write_ended(void *opaque, int ret)
     *(int *)opaque = ret;
 }
 
-/* A write that is held back. */
-typedef struct Held {
+/* A write under way. */
+typedef struct Write {
     BlockBackend *blk;
     QEMUIOVector qiov;
     uint8_t *buf;
     int ret;
-} Held;
+} Write;
+
+static Write *start_write(BlockBackend *blk, int64_t at, size_t bytes,
+                          int fill)
+{
+    Write *w = g_new0(Write, 1);
+
+    w->blk = blk;
+    w->buf = g_malloc(bytes);
+    w->ret = -EINPROGRESS;
+    memset(w->buf, fill, bytes);
+    qemu_iovec_init_buf(&w->qiov, w->buf, bytes);
+    blk_aio_pwritev(blk, at, &w->qiov, 0, write_ended, &w->ret);
+    return w;
+}
+
+/* Wait for the end of a write, and return its result. */
+static int end_write(Write *w)
+{
+    int ret;
+
+    while (w->ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    ret = w->ret;
+    g_free(w->buf);
+    g_free(w);
+    return ret;
+}
 
 /* Start a write of @fill and hold it back just before its data is written. */
-static Held *hold_write(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+static Write *hold_write(BlockBackend *blk, int64_t at, size_t bytes, int fill)
 {
-    Held *held = g_new0(Held, 1);
+    Write *held;
 
-    held->blk = blk;
-    held->buf = g_malloc(bytes);
-    held->ret = -EINPROGRESS;
-    memset(held->buf, fill, bytes);
-    qemu_iovec_init_buf(&held->qiov, held->buf, bytes);
     g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(blk), "pwritev", "held"), ==,
                     0);
-    blk_aio_pwritev(blk, at, &held->qiov, 0, write_ended, &held->ret);
+    held = start_write(blk, at, bytes, fill);
     while (!bdrv_debug_is_suspended(blk_bs(blk), "held")) {
         aio_poll(qemu_get_aio_context(), true);
     }
@@ -132,19 +180,11 @@ static Held *hold_write(BlockBackend *blk, int64_t at, size_t bytes, int fill)
 }
 
 /* Let it go on, and return its result. */
-static int release_write(Held *held)
+static int release_write(Write *held)
 {
-    int ret;
-
     g_assert_cmpint(held->ret, ==, -EINPROGRESS);
     g_assert_cmpint(bdrv_debug_resume(blk_bs(held->blk), "held"), ==, 0);
-    while (held->ret == -EINPROGRESS) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    ret = held->ret;
-    g_free(held->buf);
-    g_free(held);
-    return ret;
+    return end_write(held);
 }
 
 static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
@@ -181,7 +221,7 @@ static void test_zero_after_failed_write(bool unmap)
 {
     BlockBackend *blk;
     struct stat st;
-    Held *held;
+    Write *held;
 
     /* With block 0 in place, block 1 comes behind it. */
     create_image();
@@ -220,7 +260,7 @@ static void test_unmap_failed(void)
 static void test_write_to_freed(void)
 {
     BlockBackend *blk;
-    Held *held;
+    Write *held;
 
     create_image();
     blk = open_image();
@@ -247,7 +287,7 @@ static void test_write_to_freed(void)
 static void test_write_to_freed_new(void)
 {
     BlockBackend *blk;
-    Held *held;
+    Write *held;
 
     create_image();
     blk = open_image();
@@ -275,6 +315,48 @@ static void test_write_to_freed_new(void)
     unlink(image_path);
 }
 
+/*
+ * Two writes find that a block is new, and both wait for the file to get
+ * longer.  Both then get a place, of which they must share one; the other one,
+ * never used, serves the next block and needs no zeroing for that.
+ */
+static void test_race_for_new(void)
+{
+    BlockBackend *blk;
+    Write *first, *second;
+    int64_t place;
+
+    create_image();
+    blk = open_image();
+    hold_truncate = true;
+    first = start_write(blk, 0, 4096, 1);
+    while (!held_truncate) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    hold_truncate = false;
+    second = start_write(blk, 64 * KiB, 4096, 2);
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        /* It goes on until it waits as well. */
+    }
+    g_assert_cmpint(second->ret, ==, -EINPROGRESS);
+    aio_co_wake(held_truncate);
+    g_assert_cmpint(end_write(first), >=, 0);
+    g_assert_cmpint(end_write(second), >=, 0);
+    check_fill(blk, 0, 4096, 1);
+    check_fill(blk, 64 * KiB, 4096, 2);
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+
+    zeroings = 0;
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 3), >=, 0);
+    g_assert_cmpint(last_write, ==, place + BLOCK);
+    g_assert_cmpint(zeroings, ==, 0);
+
+    check_fill(blk, 4096, 60 * KiB, 0);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -291,6 +373,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/unmap-after-failed-write", test_unmap_failed);
     g_test_add_func("/vhdx/order/write-to-freed", test_write_to_freed);
     g_test_add_func("/vhdx/order/write-to-freed-new", test_write_to_freed_new);
+    g_test_add_func("/vhdx/order/race-for-new", test_race_for_new);
     ret = g_test_run();
 
     rmdir(test_dir);

@@ -1,0 +1,259 @@
+/*
+ * VHDX: the ring of log entries
+ *
+ * An entry's sectors may be overwritten once its pages are in place (applied),
+ * that is stable (safe), and an entry whose Tail has gone past it is stable
+ * too; until then a replay would begin at it.  Each commit's flush makes stable
+ * what was applied before it, so the tail moves with commits and at no cost of
+ * its own.  Only when the ring is too full for the next entry is there a
+ * checkpoint: apply, flush, and an empty entry, flushed, that is its own tail.
+ * One sector is held back for it.
+ *
+ *        safe       applied               sequence
+ *          v           v                     v
+ *   [ may be reused ][ in place ][ in the log ]  head ->
+ *   ^ tail of the last stable entry: spans begin here
+ *
+ * An error that leaves unknown what metadata is stable (a failed write of it,
+ * or a failed flush after one) latches: no more is written and the log on disk
+ * stays as it is.  Lack of space is different: what could not be written stays
+ * dirty and the request fails alone.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/aio_task.h"
+#include "block/vhdx.h"
+
+/* Pages that one write puts in place, and such writes at a time */
+#define APPLY_PAGES     64
+#define APPLY_WRITES    8
+
+int vhdx_ring_latch(BlockDriverState *bs, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (!qatomic_read(&s->broken)) {
+        qatomic_set(&s->broken, true);
+        error_report("VHDX image '%s': could not write metadata: %s; no more "
+                     "is written until it is opened again", bs->filename,
+                     strerror(-ret));
+    }
+    return ret;
+}
+
+int vhdx_ring_write_error(BlockDriverState *bs, int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT ? ret : vhdx_ring_latch(bs, ret);
+}
+
+int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t applied = s->log.applied;
+    uint64_t size;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        size = s->space.size;
+    }
+    ret = bdrv_co_flush(bs->file->bs);
+    if (ret < 0) {
+        return ret;
+    }
+    s->log.safe = applied;
+    s->log.stable_size = size;
+    return 0;
+}
+
+int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
+{
+    int ret = vhdx_ring_flush_data(bs);
+
+    return ret < 0 ? vhdx_ring_latch(bs, ret) : 0;
+}
+
+uint32_t vhdx_ring_room(BDRVVHDXState *s)
+{
+    return s->header.log_length - VHDX_LOG_SECTOR - s->log.used;
+}
+
+int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
+                                 const uint64_t *offsets,
+                                 uint8_t *const *data)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLog *log = &s->log;
+    uint64_t bytes = vhdx_log_entry_size(count);
+    uint32_t first = MIN(bytes, s->header.log_length - log->head);
+    uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
+    VHDXLogSpan *span;
+    VHDXLogEntry entry = {
+        .tail = log->head,
+        .sequence = log->sequence + 1,
+        .log_guid = log->guid,
+        .flushed_file_offset = QEMU_ALIGN_DOWN(log->stable_size, VHDX_MIB),
+    };
+    int ret;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        entry.last_file_offset = s->space.end;
+    }
+    for (GList *l = log->spans->head; l; l = l->next) {
+        span = l->data;
+        if (span->sequence > log->safe) {
+            entry.tail = span->offset;
+            break;
+        }
+    }
+    vhdx_log_entry_encode(&entry, count, offsets, data, buf);
+
+    ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
+                         buf, 0);
+    if (ret == 0 && first < bytes) {
+        ret = bdrv_co_pwrite(bs->file, s->header.log_offset, bytes - first,
+                             buf + first, 0);
+    }
+    qemu_vfree(buf);
+    if (ret < 0) {
+        return vhdx_ring_write_error(bs, ret);
+    }
+
+    span = g_new(VHDXLogSpan, 1);
+    *span = (VHDXLogSpan) {
+        .sequence = entry.sequence,
+        .offset = log->head,
+        .length = bytes,
+        .tail = entry.tail,
+    };
+    g_queue_push_tail(log->spans, span);
+    log->sequence = entry.sequence;
+    log->head = (log->head + bytes) % s->header.log_length;
+    log->used += bytes;
+    return 0;
+}
+
+void vhdx_ring_release(BDRVVHDXState *s)
+{
+    VHDXLog *log = &s->log;
+    VHDXLogSpan *last = g_queue_peek_tail(log->spans);
+    VHDXLogSpan *first;
+
+    while ((first = g_queue_peek_head(log->spans))->offset != last->tail) {
+        log->used -= first->length;
+        g_free(g_queue_pop_head(log->spans));
+    }
+}
+
+/* Pages next to each other in the file that are written in place at once */
+typedef struct ApplyTask {
+    AioTask task;
+    BlockDriverState *bs;
+    VHDXPage **pages;
+    unsigned count;
+} ApplyTask;
+
+/* vhdx_ring_apply() holds the graph lock for it. */
+static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
+{
+    ApplyTask *t = container_of(task, ApplyTask, task);
+    BDRVVHDXState *s = t->bs->opaque;
+    QEMUIOVector qiov;
+    int ret;
+
+    qemu_iovec_init(&qiov, t->count);
+    for (unsigned i = 0; i < t->count; i++) {
+        qemu_iovec_add(&qiov, t->pages[i]->logged, VHDX_PAGE_SIZE);
+    }
+    ret = bdrv_co_pwritev(t->bs->file, t->pages[0]->offset, qiov.size, &qiov,
+                          0);
+    qemu_iovec_destroy(&qiov);
+    if (ret == 0) {
+        QEMU_LOCK_GUARD(&s->lock);
+        for (unsigned i = 0; i < t->count; i++) {
+            vhdx_cache_placed(s, t->pages[i]);
+        }
+    }
+    return ret;
+}
+
+/* How many of the @count sorted @pages lie next to each other. */
+static unsigned pages_in_row(VHDXPage **pages, unsigned count)
+{
+    unsigned n = 1;
+
+    while (n < MIN(count, APPLY_PAGES) &&
+           pages[n]->offset == pages[n - 1]->offset + VHDX_PAGE_SIZE) {
+        n++;
+    }
+    return n;
+}
+
+int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autoptr(GPtrArray) pages = g_ptr_array_new();
+    AioTaskPool *pool;
+    VHDXPage *page;
+    unsigned n;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        QTAILQ_FOREACH(page, &s->cache.logged_list, logged_next) {
+            g_ptr_array_add(pages, page);
+        }
+    }
+    g_ptr_array_sort(pages, vhdx_page_compare);
+
+    pool = aio_task_pool_new(APPLY_WRITES);
+    for (unsigned i = 0; i < pages->len && aio_task_pool_status(pool) == 0;
+         i += n) {
+        VHDXPage **first = (VHDXPage **)pages->pdata + i;
+        ApplyTask *t = g_new(ApplyTask, 1);
+
+        n = pages_in_row(first, pages->len - i);
+        *t = (ApplyTask) {
+            .task.func = apply_entry,
+            .bs = bs,
+            .pages = first,
+            .count = n,
+        };
+        aio_task_pool_start_task(pool, &t->task);
+    }
+    aio_task_pool_wait_all(pool);
+    ret = aio_task_pool_status(pool);
+    aio_task_pool_free(pool);
+    if (ret < 0) {
+        return vhdx_ring_write_error(bs, ret);
+    }
+    s->log.applied = s->log.sequence;
+    return 0;
+}
+
+int coroutine_fn vhdx_ring_checkpoint(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_ring_apply(bs);
+    if (ret == 0) {
+        ret = vhdx_ring_flush(bs);
+    }
+    if (ret == 0) {
+        ret = vhdx_ring_write(bs, 0, NULL, NULL);
+    }
+    if (ret == 0) {
+        ret = vhdx_ring_flush(bs);
+    }
+    if (ret == 0) {
+        vhdx_ring_release(s);
+    }
+    return ret;
+}
