@@ -74,6 +74,24 @@ void vhdx_bat_fill(const VHDXGeometry *geo, uint64_t index, uint64_t count,
     }
 }
 
+uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap)
+{
+    uint64_t offset = vhdx_bat_offset(entry);
+
+    if (bitmap) {
+        return 0;
+    }
+    switch (vhdx_bat_state(entry)) {
+    case VHDX_BLOCK_NOT_PRESENT:
+    case VHDX_BLOCK_ZERO:
+        return vhdx_bat_entry(vhdx_bat_state(entry), 0);
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+        return vhdx_bat_entry(VHDX_BLOCK_UNMAPPED, offset);
+    default:
+        return vhdx_bat_entry(vhdx_bat_state(entry), offset);
+    }
+}
+
 /* -- Entries of an open image -- */
 
 /* The region that @bytes bytes at @offset overlap, by name, or NULL. */
@@ -302,41 +320,34 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
     return ret;
 }
 
-int coroutine_fn
-vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
-              int (*func)(BlockDriverState *bs, uint64_t index,
-                          const uint64_t *entries, uint64_t count,
-                          void *opaque),
-              void *opaque)
+int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
+                               uint64_t end, VHDXBatFunc *func, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t from = QEMU_ALIGN_DOWN(entry_offset(s, first), VHDX_PAGE_SIZE);
-    uint64_t to = ROUND_UP(entry_offset(s, end), VHDX_PAGE_SIZE);
     uint64_t *entries = qemu_try_blockalign(bs->file->bs, WALK_BYTES);
     int ret = 0;
 
     if (!entries) {
         return -ENOMEM;
     }
-    for (uint64_t offset = from; offset < to && ret == 0;
-         offset += WALK_BYTES) {
-        uint64_t bytes = MIN(WALK_BYTES, to - offset);
-        uint64_t index = (offset - s->bat.offset) / VHDX_BAT_ENTRY_SIZE;
-        uint64_t skip = index < first ? first - index : 0;
-        uint64_t count = MIN(bytes / VHDX_BAT_ENTRY_SIZE, end - index);
+    while (first < end && ret == 0) {
+        uint64_t skip = first % VHDX_BAT_PAGE_ENTRIES;
+        uint64_t count = MIN(WALK_BYTES / VHDX_BAT_ENTRY_SIZE - skip,
+                             end - first);
+        uint64_t bytes = ROUND_UP((skip + count) * VHDX_BAT_ENTRY_SIZE,
+                                  VHDX_PAGE_SIZE);
 
-        ret = walk_read(bs, offset, bytes, (uint8_t *)entries);
-        if (ret > 0) {
+        ret = walk_read(bs, entry_offset(s, first - skip), bytes,
+                        (uint8_t *)entries);
+        if (ret == 0) {
+            for (uint64_t i = skip; i < skip + count; i++) {
+                le64_to_cpus(&entries[i]);
+            }
+            ret = func(bs, first, entries + skip, count, opaque);
+        } else if (ret > 0) {
             ret = 0;
-            continue;
         }
-        if (ret < 0) {
-            break;
-        }
-        for (uint64_t i = 0; i < count; i++) {
-            le64_to_cpus(&entries[i]);
-        }
-        ret = func(bs, index + skip, entries + skip, count - skip, opaque);
+        first += count;
     }
     qemu_vfree(entries);
     return ret;

@@ -1,150 +1,232 @@
 /*
  * VHDX: check and repair
  *
- * A copy of a header or region table that is damaged, and a log that is not in
- * place, are what opening the image for writing mends anyway; check does it on
- * request and says so.  The BAT is then gone through entry by entry.  What two
- * entries both name, or an entry that can't be right, is reported and left
- * alone: nobody knows which of the two is wrong.
+ * What open refuses never gets here; check looks for all that open tolerates:
+ * copies of headers and region tables, reserved fields, each BAT entry and
+ * where its block is.  Each finding is told in words, and is one of three:
+ *
+ *   wrong, and what is right is certain    mended with -r all
+ *   wrong, and only a guess would help     told and left alone
+ *   odd, but allowed by the format         a note, no error
+ *
+ * Repair changes metadata through the log, as requests do, so a power cut
+ * leaves each page as it was or as it is to be.  The first change opens the
+ * log, which mends damaged copies and replays an old log by itself.
+ *
+ * What lies in the file behind the last object is lost space ("leak") unless
+ * the file can't get shorter.  It is cut off by closing the log, but not while
+ * there are errors that remain: it may be a block whose entry is damaged.
+ * Space between objects is free: new blocks are put there.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/bitmap.h"
-#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
-/* Findings that are told in words; further ones are only counted. */
-#define MAX_REPORTS     100
+/* -- Findings -- */
 
-typedef struct Check {
-    BdrvCheckResult *result;
-    GHashTable *seen;               /* bitmaps of used MiBs, by GiB */
-} Check;
+static void G_GNUC_PRINTF(3, 0)
+check_tell(VHDXCheck *check, const char *what, const char *format, va_list ap)
+{
+    if (check->reports >= VHDX_CHECK_REPORTS) {
+        return;
+    }
+    check->reports++;
+    fprintf(stderr, "%s ", what);
+    vfprintf(stderr, format, ap);
+    fprintf(stderr, "%s\n", check->reports == VHDX_CHECK_REPORTS ?
+            " (what else is found is only counted)" : "");
+}
 
-static void G_GNUC_PRINTF(2, 3)
-check_report(Check *check, const char *format, ...)
+void vhdx_check_error(VHDXCheck *check, const char *format, ...)
 {
     va_list ap;
 
     check->result->corruptions++;
-    if (check->result->corruptions > MAX_REPORTS) {
-        return;
-    }
-    fprintf(stderr, "ERROR ");
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
+    check_tell(check, "ERROR", format, ap);
     va_end(ap);
-    fprintf(stderr, "%s\n", check->result->corruptions == MAX_REPORTS ?
-            " (further errors are only counted)" : "");
+}
+
+void vhdx_check_note(VHDXCheck *check, const char *format, ...)
+{
+    va_list ap;
+
+    if (check->notes) {
+        va_start(ap, format);
+        vfprintf(stderr, format, ap);
+        va_end(ap);
+        fprintf(stderr, "\n");
+    }
+}
+
+int coroutine_fn
+vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
+                ...)
+{
+    bool mend = check->fix & BDRV_FIX_ERRORS;
+    va_list ap;
+    int ret;
+
+    if (mend) {
+        ret = vhdx_log_begin(bs, false);
+        if (ret < 0) {
+            return ret;
+        }
+        check->result->corruptions_fixed++;
+    } else {
+        check->result->corruptions++;
+    }
+    va_start(ap, format);
+    check_tell(check, mend ? "Repairing:" : "ERROR", format, ap);
+    va_end(ap);
+    return mend;
+}
+
+int coroutine_fn vhdx_check_put(BlockDriverState *bs, uint64_t offset,
+                                const void *buf, size_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool due;
+    int ret;
+
+    ret = vhdx_cache_update(bs, offset, bytes, buf);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        due = ret == 0 && vhdx_log_relief_due(s);
+    }
+    return due ? vhdx_log_relieve(bs) : ret;
+}
+
+/* -- Space -- */
+
+/*
+ * Whether the file behind the image can get shorter, so that a tail is wasted.
+ * A device or an export takes no space of a file system, and a raw node may
+ * have been given its length.
+ */
+static bool coroutine_fn GRAPH_RDLOCK tail_is_waste(BlockDriverState *bs)
+{
+    return !qdict_haskey(bs->file->bs->options, "size") &&
+           bdrv_co_get_allocated_file_size(bs->file->bs) > 0;
 }
 
 /*
- * Note that a block stands at @offset.  Returns whether one did before.  A map
- * of the file, made GiB by GiB where there is something, as the file may be
- * far longer than what is in it.
+ * Tell of free space; count the tail as a leak, in payload blocks as clusters
+ * are what the block layer counts in.  Returns whether it is to be cut.
  */
-static bool check_overlap(Check *check, uint64_t offset, uint64_t bytes)
-{
-    bool overlap = false;
-
-    for (uint64_t end = offset + bytes; offset < end; offset += VHDX_MIB) {
-        uint64_t gib = offset / GiB;
-        unsigned long *map = g_hash_table_lookup(check->seen, &gib);
-
-        if (!map) {
-            map = bitmap_new(GiB / MiB);
-            g_hash_table_insert(check->seen, g_memdup2(&gib, sizeof(gib)),
-                                map);
-        }
-        overlap |= test_and_set_bit(offset % GiB / MiB, map);
-    }
-    return overlap;
-}
-
-static int check_entries(BlockDriverState *bs, uint64_t index,
-                         const uint64_t *entries, uint64_t count, void *opaque)
+static bool coroutine_fn GRAPH_RDLOCK
+check_space(BlockDriverState *bs, VHDXCheck *check, bool live, int *leaks)
 {
     BDRVVHDXState *s = bs->opaque;
-    Check *check = opaque;
+    BdrvCheckResult *result = check->result;
+    uint64_t size = s->space.size;
+    uint64_t tail = size > check->end ? size - check->end : 0;
+    uint64_t free_space = check->end - check->used;
 
-    for (uint64_t i = 0; i < count; i++) {
-        Error *err = NULL;
-        int ret;
-
-        if (!entries[i]) {
-            continue;
-        }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            ret = vhdx_bat_entry_check(s, index + i, entries[i], &err);
-        }
-        if (ret < 0) {
-            check_report(check, "%s", error_get_pretty(err));
-            error_free(err);
-        } else if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT &&
-                   check_overlap(check, vhdx_bat_offset(entries[i]),
-                                 s->geo.block_size)) {
-            check_report(check, "BAT entry %" PRIu64 " names offset 0x%" PRIx64
-                         ", where another block is", index + i,
-                         vhdx_bat_offset(entries[i]));
-        }
+    if (result->check_errors) {
+        /* Not all of the file was looked at. */
+        return false;
     }
-    return 0;
+    result->image_end_offset = MIN(check->end, size);
+    /* While the image is being written to, the tail is kept for growth. */
+    if (live || !tail_is_waste(bs)) {
+        free_space += live ? 0 : tail;
+        tail = 0;
+    }
+    if (free_space && !result->corruptions_fixed) {
+        vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "
+                        "refers to them", free_space / VHDX_MIB);
+    }
+    *leaks = MIN(DIV_ROUND_UP(tail, s->geo.block_size), INT_MAX);
+    if (!tail || !(check->fix & BDRV_FIX_LEAKS)) {
+        return false;
+    }
+    if (result->corruptions) {
+        vhdx_check_note(check, "The %" PRIu64 " bytes behind the last object "
+                        "are kept, as a damaged entry may have named them",
+                        tail);
+        return false;
+    }
+    return true;
 }
 
-/* What a repair by begin and commit will mend, or would. */
-static int check_mendable(BDRVVHDXState *s)
-{
-    static const char *const copy_names[] = { "first", "second" };
-    int found = 0;
+/* -- The check as a whole -- */
 
-    for (int i = 0; i < 2; i++) {
-        if (s->mend_header[i]) {
-            fprintf(stderr, "The %s copy of the header is damaged\n",
-                    copy_names[i]);
-            found++;
-        }
-        if (s->mend_region_table[i]) {
-            fprintf(stderr, "The %s copy of the region table is damaged\n",
-                    copy_names[i]);
-            found++;
-        }
+/*
+ * The log holds changes.  That is no error, but to put them in place, with
+ * which any change begins, counts as a repair.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+check_replay(BlockDriverState *bs, VHDXCheck *check)
+{
+    static const char text[] = "The log holds changes that are not in place "
+                               "yet";
+    int ret;
+
+    if (!check->fix) {
+        vhdx_check_note(check, "%s; they count as if they were", text);
+        return 0;
     }
-    return found;
+    ret = vhdx_log_begin(bs, false);
+    if (ret == 0) {
+        vhdx_check_note(check, "Repairing: %s", text);
+        check->result->corruptions_fixed++;
+    }
+    return ret;
 }
 
 int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
                                BdrvCheckMode fix)
 {
     BDRVVHDXState *s = bs->opaque;
-    Check check = { .result = result };
-    bool log = vhdx_replay_active(s);
-    int mendable = check_mendable(s);
-    int ret;
+    VHDXCheck check = {
+        .result = result,
+        .fix = fix,
+        .notes = bs->open_flags & BDRV_O_CHECK,
+    };
+    bool replay = vhdx_replay_active(s);
+    bool live = s->log.open;
+    bool cut = false;
+    int leaks = 0;
+    int ret, closed;
 
-    if ((fix & BDRV_FIX_ERRORS) && (mendable || log)) {
-        ret = vhdx_log_begin(bs, false);
-        if (ret == 0) {
-            ret = vhdx_log_close(bs);
-        }
-        if (ret < 0) {
-            result->check_errors++;
-            return ret;
-        }
-        result->corruptions_fixed += mendable + log;
-    } else {
-        result->corruptions += mendable;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        /* What is wrong with an entry is told here. */
+        s->reported = true;
     }
-
-    check.seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
-                                       g_free);
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, check_entries, &check);
-    g_hash_table_destroy(check.seen);
+    ret = vhdx_check_copies(bs, &check);
+    if (ret == 0 && replay) {
+        ret = check_replay(bs, &check);
+    }
+    if (ret == 0) {
+        ret = vhdx_check_metadata(bs, &check);
+    }
+    if (ret == 0) {
+        ret = vhdx_check_bat(bs, &check);
+    }
+    if (ret == 0) {
+        cut = check_space(bs, &check, live, &leaks);
+    }
+    if (cut) {
+        ret = vhdx_log_begin(bs, false);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->space.end = check.end;
+        }
+    }
+    if (s->log.open && !live) {
+        closed = vhdx_log_close(bs);
+        ret = ret < 0 ? ret : closed;
+    }
     if (ret < 0) {
         result->check_errors++;
+        return ret;
     }
-    return ret;
+    if (cut && s->space.size <= check.end) {
+        result->leaks_fixed += leaks;
+    } else {
+        result->leaks += leaks;
+    }
+    return 0;
 }

@@ -71,6 +71,7 @@ int coroutine_fn vhdx_header_update(BlockDriverState *bs,
             s->header.file_write_guid = next.file_write_guid;
             s->header.data_write_guid = next.data_write_guid;
             s->header.log_guid = next.log_guid;
+            s->header.log_version = next.log_version;
         }
         s->header_copy = copy;
         s->mend_header[copy] = false;

@@ -340,6 +340,8 @@ begin_locked(BlockDriverState *bs, bool data)
     if (data && !s->data_guid_new) {
         header.data_write_guid = vhdx_guid_new();
     }
+    /* Without a log it may have been anything. */
+    header.log_version = 0;
     if (s->log.open) {
         ret = vhdx_header_update(bs, &header, 2);
     } else {

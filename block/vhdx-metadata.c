@@ -337,14 +337,29 @@ const VHDXItem *vhdx_metadata_find(const VHDXItem *items, uint32_t count,
     return NULL;
 }
 
-uint32_t vhdx_metadata_item_size(const VHDXGuid *guid)
+/* Where @guid is in known_items, or -1. */
+static int known_item(const VHDXGuid *guid)
 {
     for (int i = 0; i < ARRAY_SIZE(known_items); i++) {
         if (vhdx_guid_equal(guid, known_items[i].guid)) {
-            return known_items[i].size;
+            return i;
         }
     }
-    return 0;
+    return -1;
+}
+
+uint32_t vhdx_metadata_item_size(const VHDXGuid *guid)
+{
+    int i = known_item(guid);
+
+    return i < 0 ? 0 : known_items[i].size;
+}
+
+uint32_t vhdx_metadata_item_flags(const VHDXGuid *guid)
+{
+    int i = known_item(guid);
+
+    return i < 0 ? 0 : known_items[i].flags;
 }
 
 void vhdx_metadata_item_decode(const VHDXGuid *guid, const uint8_t *buf,

@@ -60,6 +60,7 @@ typedef unsigned int VHDXStatusMode;
 
 /* ... has coroutine forms of what could only be mixed before ... */
 #define BLKDBG_CO_EVENT             BLKDBG_EVENT
+#define bdrv_co_get_allocated_file_size bdrv_get_allocated_file_size
 #define bdrv_co_get_info            bdrv_get_info
 #define bdrv_co_getlength           bdrv_getlength
 #define bdrv_co_block_status(...)   bdrv_block_status(__VA_ARGS__)

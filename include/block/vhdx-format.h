@@ -227,6 +227,9 @@ const VHDXItem *vhdx_metadata_find(const VHDXItem *items, uint32_t count,
  */
 uint32_t vhdx_metadata_item_size(const VHDXGuid *guid);
 
+/* The flags that the known item @guid has, 0 for one that is not known. */
+uint32_t vhdx_metadata_item_flags(const VHDXGuid *guid);
+
 /*
  * Take the content @buf, vhdx_metadata_item_size() bytes, of the known item
  * @guid into @params.
@@ -304,6 +307,14 @@ static inline uint64_t vhdx_bat_bitmap_index(const VHDXGeometry *geo,
  */
 bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
                               uint64_t *block);
+
+/*
+ * What raw entry @entry of an image without parent should be, where that is
+ * certain: without reserved bits, without an offset in a state that has none,
+ * not in the draft's state; zero where it is that of a sector bitmap block
+ * (@bitmap).
+ */
+uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap);
 
 /*
  * Fill @buf with @count BAT entries from @index on, as they stand in a new

@@ -398,18 +398,22 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
                          Error **errp);
 
 /*
- * Go through BAT entries @first to @end - 1: call @func for every run that is
- * not a hole in the file, as it is now with all changes: @entries has @count
- * raw entries from @index on.  Ends early where @func returns non-zero, and
- * returns that; otherwise 0 or -errno of reading.  No lock is held, or
- * commit_lock.
+ * Gets @count raw entries of the BAT from @index on, in a coroutine that holds
+ * the graph lock.
+ */
+typedef int coroutine_fn
+VHDXBatFunc(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+            uint64_t count, void *opaque);
+
+/*
+ * Go through entries @first to @end - 1 of the BAT region: call @func for every
+ * run that is not a hole in the file, as it is now with all changes.  Ends early
+ * where @func returns non-zero, and returns that; otherwise 0 or -errno of
+ * reading.  No lock is held, or commit_lock.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
-              int (*func)(BlockDriverState *bs, uint64_t index,
-                          const uint64_t *entries, uint64_t count,
-                          void *opaque),
-              void *opaque);
+              VHDXBatFunc *func, void *opaque);
 
 /* -- vhdx-space.c -- */
 
@@ -729,7 +733,58 @@ vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                 BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
                 Error **errp);
 
-/* -- vhdx-check.c -- */
+/* -- vhdx-check.c, vhdx-check-tables.c, vhdx-check-bat.c -- */
+
+/* Findings that are told in words; further ones are only counted. */
+#define VHDX_CHECK_REPORTS  100
+
+/* A check under way. */
+typedef struct VHDXCheck {
+    BdrvCheckResult *result;
+    BdrvCheckMode fix;
+    bool notes;                     /* tell of what is no error, too */
+    unsigned reports;               /* findings told so far */
+    uint64_t end;                   /* of the last object, bytes */
+    uint64_t used;                  /* bytes that something refers to */
+} VHDXCheck;
+
+/* Tell of something wrong that is left as it is, and count it. */
+void G_GNUC_PRINTF(2, 3)
+vhdx_check_error(VHDXCheck *check, const char *format, ...);
+
+/* Tell of something that is not wrong, if a person asked. */
+void G_GNUC_PRINTF(2, 3)
+vhdx_check_note(VHDXCheck *check, const char *format, ...);
+
+/*
+ * Tell of something wrong that can be mended without guessing, and count it.
+ * Returns 1 if it is to be mended now, by vhdx_check_put(): the log is open
+ * then.  Returns 0 if not, or -errno of opening the log.
+ */
+int coroutine_fn GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)
+vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
+                ...);
+
+/*
+ * Put @bytes bytes of metadata at file offset @offset, through the log, which
+ * is open.  No lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_put(BlockDriverState *bs, uint64_t offset, const void *buf,
+               size_t bytes);
+
+/*
+ * Check headers and region tables, of which each has two copies; the metadata
+ * table and items; all BAT entries, and what they name in the file, which
+ * fills in @check->end and @check->used.  In this order, the first one before
+ * anything is mended.  Return 0 or -errno; findings are no error.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check);
 
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,

@@ -469,6 +469,40 @@ static void test_judge_overlap(void)
     free_state(s);
 }
 
+static void test_mend(void)
+{
+    static const struct {
+        uint64_t entry;
+        uint64_t mended;
+    } known[] = {
+        { 0, 0 }, { 1, 1 }, { 2, 2 }, { 3, 3 },
+        /* states that have no offset, and those that may keep one */
+        { 5 * MiB + 0, 0 }, { 5 * MiB + 1, 5 * MiB + 1 },
+        { 5 * MiB + 2, 2 }, { 5 * MiB + 3, 5 * MiB + 3 },
+        { 5 * MiB + 6, 5 * MiB + 6 },
+        { 0xfffffffffff00000, 0 }, { 0xfffffffffff00002, 2 },
+        { 0xfffffffffff00006, 0xfffffffffff00006 },
+        /* the draft's UNMAPPED */
+        { 5, 3 }, { 5 * MiB + 5, 5 * MiB + 3 },
+        /* reserved bits */
+        { 8, 0 }, { 0x80002, 2 }, { 0xffffd, 3 },
+        { 5 * MiB + 8 + 6, 5 * MiB + 6 },
+        { 5 * MiB + 0xffff8 + 3, 5 * MiB + 3 },
+        { UINT64_MAX, 0xfffffffffff00007 },
+        /* nobody knows what these should be */
+        { 4, 4 }, { 7, 7 }, { 5 * MiB + 4, 5 * MiB + 4 },
+        { 5 * MiB + 7, 5 * MiB + 7 },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        uint64_t mended = vhdx_bat_entry_mend(known[i].entry, false);
+
+        g_assert_cmphex(mended, ==, known[i].mended);
+        g_assert_cmphex(vhdx_bat_entry_mend(mended, false), ==, mended);
+        g_assert_cmphex(vhdx_bat_entry_mend(known[i].entry, true), ==, 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -490,6 +524,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/bat/judge/bitmap", test_judge_bitmap);
     g_test_add_func("/vhdx/bat/judge/beyond-end", test_judge_end);
     g_test_add_func("/vhdx/bat/judge/overlap", test_judge_overlap);
+
+    g_test_add_func("/vhdx/bat/mend", test_mend);
 
     return g_test_run();
 }

@@ -311,6 +311,23 @@ static void test_check_disk_size(void)
     }
 }
 
+static void test_item_flags(void)
+{
+    const VHDXGuid user = { { 1, 2, 3 } };
+
+    /* 2: of the virtual disk, 4: required */
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_file_parameters), ==,
+                    4);
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_disk_size), ==, 6);
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_disk_id), ==, 6);
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_logical_sector), ==,
+                    6);
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_physical_sector), ==,
+                    6);
+    g_assert_cmpint(vhdx_metadata_item_flags(&vhdx_item_unfinished), ==, 0);
+    g_assert_cmpint(vhdx_metadata_item_flags(&user), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -319,6 +336,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/params/encode-fixed", test_encode_fixed);
     g_test_add_func("/vhdx/params/round-trip", test_round_trip);
     g_test_add_func("/vhdx/params/item-size", test_item_size);
+    g_test_add_func("/vhdx/params/item-flags", test_item_flags);
     g_test_add_func("/vhdx/params/item-decode", test_item_decode);
     g_test_add_func("/vhdx/params/item-bits", test_item_bits);
     g_test_add_func("/vhdx/params/good", test_check_good);

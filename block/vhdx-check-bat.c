@@ -1,0 +1,427 @@
+/*
+ * VHDX: check of the BAT and of what is where in the file
+ *
+ * The BAT may have 2^26 entries, and the file may be longer than any disk, so
+ * neither is kept in memory.  The file is looked at in windows of 128 TiB, with
+ * bitmaps of their MiBs; for each the BAT is gone through twice:
+ *
+ *   mark    which MiBs are in use by objects and present blocks, and which by
+ *           two of them; which others an entry names without using them
+ *   judge   each entry that names a place in the window, knowing now what
+ *           else is there; what is wrong is told, and mended where it may be
+ *
+ * A window's bitmaps reach further by one block, so that blocks across the
+ * border are seen whole.  Entries that name no place are judged with the first
+ * window.  The maps take 16 MiB each at most.  No sane image has blocks in more
+ * than MAX_WINDOWS windows; one that does is not checked to its end.
+ *
+ * An entry is mended only where there is no doubt: see vhdx_bat_entry_mend().
+ * Reserved bits in the entry of a present block are cleared if nothing else is
+ * at its place; otherwise the entry as a whole can't be trusted.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "block/vhdx.h"
+
+#define WINDOW_MIBS     (128 * TiB / MiB)
+#define MAX_WINDOWS     16
+#define ALL_WINDOWS     (INT64_MAX / MiB / WINDOW_MIBS + 2)
+
+/* Entries that are odd, but no error */
+typedef enum Odd {
+    ODD_DRAFT,                      /* in the state of the 0.95 draft */
+    ODD_OFFSET,                     /* NOT_PRESENT with an offset */
+    ODD_BEHIND,                     /* behind the last one */
+    ODD_MAX,
+} Odd;
+
+typedef struct BatCheck {
+    VHDXCheck *check;
+    bool first;                     /* this is the first window */
+    uint64_t from;                  /* MiB where the window begins */
+    uint64_t mibs;                  /* that are in the window */
+    uint64_t bits;                  /* ... and in its bitmaps */
+    unsigned long *used;
+    unsigned long *twice;
+    unsigned long *named;           /* by entries that do not use it */
+    unsigned long *windows;         /* those in which there is something */
+    uint64_t next;                  /* offset behind the last block seen */
+    uint64_t odd[ODD_MAX];
+} BatCheck;
+
+/* -- Marking -- */
+
+/*
+ * Which bits of the window's maps stand for @bytes bytes at @offset; false if
+ * none do.  In the first window, notes in which the others are.
+ */
+static bool window_clip(BatCheck *c, uint64_t offset, uint64_t bytes,
+                        uint64_t *first, uint64_t *end)
+{
+    uint64_t mib = offset / VHDX_MIB;
+    uint64_t mib_end = DIV_ROUND_UP(offset + bytes, VHDX_MIB);
+
+    if (c->first) {
+        set_bit(mib / WINDOW_MIBS, c->windows);
+        set_bit((mib_end - 1) / WINDOW_MIBS, c->windows);
+    }
+    *first = MAX(mib, c->from) - c->from;
+    *end = MIN(mib_end, c->from + c->bits) - c->from;
+    return mib < c->from + c->bits && mib_end > c->from;
+}
+
+static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes)
+{
+    uint64_t first, end;
+
+    if (window_clip(c, offset, bytes, &first, &end)) {
+        for (; first < end; first++) {
+            if (test_and_set_bit(first, c->used)) {
+                set_bit(first, c->twice);
+            }
+        }
+    }
+}
+
+static void mark_objects(BDRVVHDXState *s, BatCheck *c)
+{
+    mark_used(c, 0, VHDX_HEADER_SECTION_SIZE);
+    mark_used(c, s->header.log_offset, s->header.log_length);
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        mark_used(c, s->regions[i].offset, s->regions[i].length);
+    }
+}
+
+/* Whether the file has all of what payload block @block at @offset holds. */
+static bool block_in_file(BDRVVHDXState *s, uint64_t block, uint64_t offset)
+{
+    uint64_t bytes = s->geo.block_size;
+
+    if (block == s->geo.blocks - 1) {
+        /* The last one may end where the disk does. */
+        bytes = s->geo.disk_size - (block << s->geo.block_bits);
+    }
+    return offset <= s->space.size && bytes <= s->space.size - offset;
+}
+
+/* An entry with what is needed to judge it */
+typedef struct Entry {
+    uint64_t index;
+    uint64_t raw;
+    uint64_t value;                 /* with what is certain put right */
+    bool bitmap;
+    bool present;                   /* names a block within the file */
+} Entry;
+
+/*
+ * Get the next entry from @entries[@i] on that is not zero, of those that the
+ * walk has read, and move @i behind it; false if there is none.
+ */
+static bool entry_next(BDRVVHDXState *s, uint64_t index,
+                       const uint64_t *entries, uint64_t count, uint64_t *i,
+                       Entry *e)
+{
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t chunk;
+
+    while (*i < count && !entries[*i]) {
+        ++*i;
+    }
+    if (*i == count) {
+        return false;
+    }
+    e->index = index + *i;
+    e->raw = entries[(*i)++];
+    chunk = e->index / stride;
+    e->bitmap = e->index % stride == stride - 1;
+    e->value = vhdx_bat_entry_mend(e->raw, e->bitmap);
+    e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
+                 block_in_file(s, e->index - chunk, vhdx_bat_offset(e->value));
+    return true;
+}
+
+static int coroutine_fn
+mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    BatCheck *c = opaque;
+    BlockFragInfo *bfi = &c->check->result->bfi;
+    bool mend = c->check->fix & BDRV_FIX_ERRORS;
+    uint64_t i = 0, first, end;
+    Entry e;
+
+    while (entry_next(s, index, entries, count, &i, &e)) {
+        /* What is about to be mended no longer names anything. */
+        uint64_t offset = vhdx_bat_offset(mend ? e.value : e.raw);
+
+        if (e.present) {
+            mark_used(c, offset, s->geo.block_size);
+            if (c->first) {
+                bfi->allocated_clusters++;
+                bfi->fragmented_clusters += c->next && offset != c->next;
+                c->next = offset + s->geo.block_size;
+            }
+        } else if (offset && offset < s->space.size &&
+                   window_clip(c, offset, s->geo.block_size, &first, &end)) {
+            bitmap_set(c->named, first, end - first);
+        }
+    }
+    return 0;
+}
+
+/* -- Judging -- */
+
+/* Whether something else is where the block at @offset of this window is. */
+static bool is_shared(BDRVVHDXState *s, BatCheck *c, uint64_t offset)
+{
+    uint64_t first = offset / VHDX_MIB - c->from;
+    uint64_t end = first + s->geo.block_size / VHDX_MIB;
+
+    return find_next_bit(c->twice, end, first) < end;
+}
+
+/* The entry is wrong, and nobody knows what would be right. */
+static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
+{
+    Error *err = NULL;
+    uint64_t block;
+
+    if (c->check->reports >= VHDX_CHECK_REPORTS) {
+        /* There may be millions. */
+        c->check->result->corruptions++;
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        vhdx_bat_entry_check(s, e->index, e->value, &err);
+    }
+    if (!err) {
+        vhdx_bat_index_is_bitmap(&s->geo, e->index, &block);
+        error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", where another block is", e->index,
+                   block, vhdx_bat_offset(e->value));
+    }
+    vhdx_check_error(c->check, "%s", error_get_pretty(err));
+    error_free(err);
+}
+
+/* As vhdx_check_mend(), for what is no error and only counted. */
+static int coroutine_fn GRAPH_RDLOCK
+judge_odd(BlockDriverState *bs, BatCheck *c, Odd odd)
+{
+    int ret;
+
+    c->odd[odd]++;
+    if (!(c->check->fix & BDRV_FIX_ERRORS)) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, false);
+    if (ret < 0) {
+        return ret;
+    }
+    c->check->result->corruptions_fixed++;
+    return 1;
+}
+
+/* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
+static int coroutine_fn GRAPH_RDLOCK
+judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXBlockState state = vhdx_bat_state(e->raw);
+    uint64_t block;
+
+    if (vhdx_bat_index_is_bitmap(&s->geo, e->index, &block)) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
+                               "sector bitmap block in an image without "
+                               "parent: 0x%016" PRIx64, e->index, e->raw);
+    }
+    if (e->raw & VHDX_BAT_RESERVED_MASK) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
+                               PRIu64 ") has reserved bits set: 0x%016" PRIx64,
+                               e->index, block, e->raw);
+    }
+    if (state == VHDX_BLOCK_ZERO) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
+                               PRIu64 ") names offset 0x%" PRIx64 " in the "
+                               "state ZERO", e->index, block,
+                               vhdx_bat_offset(e->raw));
+    }
+    return judge_odd(bs, c, state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
+                     ODD_OFFSET);
+}
+
+/* Put an entry right.  The log is open. */
+static int coroutine_fn GRAPH_RDLOCK
+entry_put(BlockDriverState *bs, uint64_t index, uint64_t value)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    value = cpu_to_le64(value);
+    return vhdx_check_put(bs, s->bat.offset + index * VHDX_BAT_ENTRY_SIZE,
+                          &value, sizeof(value));
+}
+
+/* Whether @e is to be judged with this window. */
+static bool is_in_window(BatCheck *c, const Entry *e)
+{
+    uint64_t mib = vhdx_bat_offset(e->value) / VHDX_MIB;
+
+    return e->present ? mib >= c->from && mib < c->from + c->mibs : c->first;
+}
+
+static bool is_state_known(uint64_t entry)
+{
+    return vhdx_bat_state(entry) <= VHDX_BLOCK_UNMAPPED ||
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+              uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    BatCheck *c = opaque;
+    uint64_t i = 0;
+    int ret = 0;
+    Entry e;
+
+    while (ret == 0 && entry_next(s, index, entries, count, &i, &e)) {
+        if (!is_in_window(c, &e)) {
+            continue;
+        }
+        if (e.present ? is_shared(s, c, vhdx_bat_offset(e.value))
+                      : !is_state_known(e.value) ||
+                        vhdx_bat_state(e.value) == VHDX_BLOCK_FULLY_PRESENT) {
+            judge_wrong(s, c, &e);
+        } else if (e.value != e.raw) {
+            ret = judge_mendable(bs, c, &e);
+            if (ret > 0) {
+                ret = entry_put(bs, e.index, e.value);
+            }
+        }
+    }
+    return ret;
+}
+
+/* Nothing has a meaning here, but a disk that grows would give it one. */
+static int coroutine_fn GRAPH_RDLOCK
+judge_rest(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+           uint64_t count, void *opaque)
+{
+    int ret = 0;
+
+    for (uint64_t i = 0; i < count && ret == 0; i++) {
+        if (entries[i]) {
+            ret = judge_odd(bs, opaque, ODD_BEHIND);
+            if (ret > 0) {
+                ret = entry_put(bs, index + i, 0);
+            }
+        }
+    }
+    return ret;
+}
+
+/* -- The whole -- */
+
+static void tell_odd(BatCheck *c)
+{
+    static const char *const texts[ODD_MAX] = {
+        [ODD_DRAFT] = "have state 5, as UNMAPPED was in the format's draft",
+        [ODD_OFFSET] = "name an offset in the state NOT_PRESENT",
+        [ODD_BEHIND] = "behind the last one are not zero",
+    };
+
+    for (Odd odd = 0; odd < ODD_MAX; odd++) {
+        if (c->odd[odd]) {
+            vhdx_check_note(c->check, "%s%" PRIu64 " BAT entries %s",
+                            c->check->fix & BDRV_FIX_ERRORS ?
+                            "Repairing: " : "", c->odd[odd], texts[odd]);
+        }
+    }
+}
+
+/* Look at the window with number @number. */
+static int coroutine_fn GRAPH_RDLOCK
+window_check(BlockDriverState *bs, BatCheck *c, uint64_t number,
+             uint64_t all_mibs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t last;
+    int ret;
+
+    c->first = number == 0;
+    c->from = number * WINDOW_MIBS;
+    c->mibs = MIN(WINDOW_MIBS, all_mibs - c->from);
+    c->bits = c->mibs + s->geo.block_size / VHDX_MIB;
+    bitmap_zero(c->used, c->bits);
+    bitmap_zero(c->twice, c->bits);
+    bitmap_zero(c->named, c->bits);
+
+    mark_objects(s, c);
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, mark_entries, c);
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, judge_entries, c);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    bitmap_or(c->used, c->used, c->named, c->mibs);
+    c->check->used += bitmap_count_one(c->used, c->mibs) * VHDX_MIB;
+    last = find_last_bit(c->used, c->mibs);
+    if (last < c->mibs) {
+        c->check->end = (c->from + last + 1) * VHDX_MIB;
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block_mibs = s->geo.block_size / VHDX_MIB;
+    /* The last block may begin within the file and not end there. */
+    uint64_t all_mibs = DIV_ROUND_UP(s->space.size, VHDX_MIB) + block_mibs;
+    uint64_t bits = MIN(WINDOW_MIBS, all_mibs) + block_mibs;
+    BatCheck c = {
+        .check = check,
+        .used = bitmap_try_new(bits),
+        .twice = bitmap_try_new(bits),
+        .named = bitmap_try_new(bits),
+        .windows = bitmap_new(ALL_WINDOWS),
+    };
+    uint64_t count = 0;
+    int ret = c.used && c.twice && c.named ? 0 : -ENOMEM;
+
+    check->result->bfi.total_clusters = s->geo.blocks;
+    for (uint64_t number = 0; ret == 0 && number < ALL_WINDOWS;
+         number = find_next_bit(c.windows, ALL_WINDOWS, number + 1)) {
+        if (++count > MAX_WINDOWS) {
+            check->result->check_errors++;
+            error_report("The blocks lie too far apart in the file: from "
+                         "offset 0x%" PRIx64 " on it is not checked",
+                         number * WINDOW_MIBS * VHDX_MIB);
+            break;
+        }
+        ret = window_check(bs, &c, number, all_mibs);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE, judge_rest,
+                            &c);
+    }
+    if (ret == 0) {
+        tell_odd(&c);
+    }
+    g_free(c.used);
+    g_free(c.twice);
+    g_free(c.named);
+    g_free(c.windows);
+    return ret;
+}

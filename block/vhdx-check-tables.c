@@ -1,0 +1,344 @@
+/*
+ * VHDX: check of headers, region tables and metadata
+ *
+ * Open has judged all that it uses.  Left are the copies that it does not use,
+ * and fields that it ignores: reserved ones, and flags of known items.  A copy
+ * that is damaged or out of date is written anew from the one in use; reserved
+ * fields are cleared.  That a known region is not marked as required, as QEMU
+ * once left it, does no harm and is no error; nor are old bytes behind the last
+ * entry of a table, which Windows leaves.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/cutils.h"
+#include "block/vhdx.h"
+
+#define TABLE_ENTRY             32
+
+/* What must be zero, by place in its structure. */
+#define HEADER_RESERVED         80
+#define REGION_HEADER           16
+#define REGION_RESERVED         12
+#define REGION_FLAGS            28
+#define METADATA_HEADER         32
+#define METADATA_RESERVED       8
+#define METADATA_RESERVED2      12
+#define ITEM_FLAGS              24
+#define ITEM_RESERVED           28
+#define FILE_PARAMETERS_BITS    4
+
+#define ITEM_FLAGS_KNOWN \
+    (VHDX_ITEM_USER | VHDX_ITEM_DISK | VHDX_ITEM_REQUIRED)
+#define FILE_PARAMETERS_KNOWN   3U
+
+/* Of messages, collected before the first is mended */
+static void G_GNUC_PRINTF(2, 3)
+add(GPtrArray *findings, const char *format, ...)
+{
+    va_list ap;
+
+    va_start(ap, format);
+    g_ptr_array_add(findings, g_strdup_vprintf(format, ap));
+    va_end(ap);
+}
+
+/* -- Headers -- */
+
+/* Find what differs between valid header copy @copy and the current one. */
+static void header_compare(BDRVVHDXState *s, int copy, const VHDXHeader *h,
+                           GPtrArray *findings)
+{
+    if (h->version != s->header.version) {
+        add(findings, "Header copy %d has Version %u, the current one has %u",
+            copy + 1, h->version, s->header.version);
+    }
+    if (h->log_length != s->header.log_length) {
+        add(findings, "Header copy %d has LogLength %" PRIu32
+            ", the current one has %" PRIu32, copy + 1, h->log_length,
+            s->header.log_length);
+    }
+    if (h->log_offset != s->header.log_offset) {
+        add(findings, "Header copy %d has LogOffset %" PRIu64
+            ", the current one has %" PRIu64, copy + 1, h->log_offset,
+            s->header.log_offset);
+    }
+}
+
+/*
+ * Both copies; all that is found is mended by the first update.  GUIDs and
+ * sequence numbers may differ: not all programs write both copies.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+headers_check(BlockDriverState *bs, GPtrArray *findings)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *buf = g_malloc(VHDX_HEADER_SIZE);
+
+    for (int i = 0; i < 2; i++) {
+        VHDXHeader h;
+        int ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(i),
+                                VHDX_HEADER_SIZE, buf, 0);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (!vhdx_header_decode(buf, &h)) {
+            add(findings, "Header copy %d has no valid signature and checksum",
+                i + 1);
+            continue;
+        }
+        header_compare(s, i, &h, findings);
+        if (h.log_version != 0) {
+            add(findings, "Header copy %d has LogVersion %u", i + 1,
+                h.log_version);
+        }
+        if (!buffer_is_zero(buf + HEADER_RESERVED,
+                            VHDX_HEADER_SIZE - HEADER_RESERVED)) {
+            add(findings, "Header copy %d has reserved bytes set", i + 1);
+        }
+    }
+    return 0;
+}
+
+/* -- Region tables -- */
+
+static uint32_t region_count(const uint8_t *buf)
+{
+    return MIN(ldl_le_p(buf + 8), VHDX_MAX_TABLE_ENTRIES);
+}
+
+/* Find and clear reserved fields of the table copy @buf. */
+static void region_table_clear(uint8_t *buf, int copy, GPtrArray *findings)
+{
+    uint32_t reserved = ldl_le_p(buf + REGION_RESERVED);
+
+    if (reserved) {
+        add(findings, "Region table copy %d has reserved bytes set: 0x%08"
+            PRIx32, copy + 1, reserved);
+        stl_le_p(buf + REGION_RESERVED, 0);
+    }
+    for (uint32_t i = 0; i < region_count(buf); i++) {
+        uint8_t *entry = buf + REGION_HEADER + i * TABLE_ENTRY;
+        uint32_t flags = ldl_le_p(entry + REGION_FLAGS);
+
+        if (flags & ~VHDX_REGION_REQUIRED) {
+            add(findings, "Region table copy %d, entry %" PRIu32 " has "
+                "reserved bits set: 0x%08" PRIx32, copy + 1, i, flags);
+            stl_le_p(entry + REGION_FLAGS, flags & VHDX_REGION_REQUIRED);
+        }
+    }
+}
+
+/* Find what differs between two valid copies but for reserved fields. */
+static void region_tables_compare(VHDXCheck *check, const uint8_t *a,
+                                  const uint8_t *b)
+{
+    uint32_t count = region_count(a);
+
+    if (count != region_count(b)) {
+        vhdx_check_error(check, "Region table copy 1 has EntryCount %" PRIu32
+                         ", copy 2 has %" PRIu32, count, region_count(b));
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        size_t at = REGION_HEADER + i * TABLE_ENTRY;
+
+        if (memcmp(a + at, b + at, TABLE_ENTRY)) {
+            vhdx_check_error(check, "Region table copy 1, entry %" PRIu32
+                             " has FileOffset %" PRIu64 " and Length %" PRIu32
+                             ", but copy 2 differs with %" PRIu64 " and %"
+                             PRIu32, i, ldq_le_p(a + at + 16),
+                             (uint32_t)ldl_le_p(a + at + 24),
+                             ldq_le_p(b + at + 16),
+                             (uint32_t)ldl_le_p(b + at + 24));
+        }
+    }
+}
+
+/* Make the checksum right and put the table where @copy is. */
+static int coroutine_fn GRAPH_RDLOCK
+region_table_put(BlockDriverState *bs, int copy, uint8_t *buf)
+{
+    stl_le_p(buf + 4, vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, 4));
+    return vhdx_check_put(bs, VHDX_REGION_TABLE_OFFSET(copy), buf,
+                          VHDX_REGION_TABLE_SIZE);
+}
+
+int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *buf = g_malloc(2 * VHDX_REGION_TABLE_SIZE);
+    uint8_t *tables[] = { buf, buf + VHDX_REGION_TABLE_SIZE };
+    bool damaged[] = { s->mend_region_table[0], s->mend_region_table[1] };
+    g_autoptr(GPtrArray) findings = g_ptr_array_new_with_free_func(g_free);
+    guint clear_from;
+    bool mend = false;
+    int ret;
+
+    ret = headers_check(bs, findings);
+    for (int i = 0; i < 2 && ret == 0; i++) {
+        ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(i),
+                               VHDX_REGION_TABLE_SIZE, tables[i]);
+        if (ret == 0 && damaged[i]) {
+            add(findings, "Region table copy %d has no valid signature and "
+                "checksum", i + 1);
+        }
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    clear_from = findings->len;
+    for (int i = 0; i < 2; i++) {
+        if (!damaged[i]) {
+            region_table_clear(tables[i], i, findings);
+        }
+    }
+    if (!damaged[0] && !damaged[1]) {
+        region_tables_compare(check, tables[0], tables[1]);
+    }
+
+    for (guint i = 0; i < findings->len; i++) {
+        ret = vhdx_check_mend(bs, check, "%s",
+                              (char *)g_ptr_array_index(findings, i));
+        if (ret < 0) {
+            return ret;
+        }
+        mend = ret;
+    }
+    if (!mend || clear_from == findings->len) {
+        return 0;
+    }
+    ret = 0;
+    for (int i = 0; i < 2 && ret == 0; i++) {
+        ret = region_table_put(bs, i, tables[damaged[i] ? !i : i]);
+    }
+    return ret;
+}
+
+/* -- Metadata -- */
+
+/*
+ * Clear the 32-bit field at @offset of the file, of which @known bits may be
+ * set; @what names it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+field_check(BlockDriverState *bs, VHDXCheck *check, uint64_t offset,
+            uint32_t value, uint32_t known, const char *what)
+{
+    uint8_t buf[4];
+    int ret;
+
+    if (!(value & ~known)) {
+        return 0;
+    }
+    ret = vhdx_check_mend(bs, check, "%s has reserved bits set: 0x%08" PRIx32,
+                          what, value);
+    if (ret > 0) {
+        stl_le_p(buf, value & known);
+        ret = vhdx_check_put(bs, offset, buf, sizeof(buf));
+    }
+    return ret;
+}
+
+/* The table's own reserved fields: two bytes, and 20 more */
+static int coroutine_fn GRAPH_RDLOCK
+table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
+{
+    BDRVVHDXState *s = bs->opaque;
+    static const uint8_t zero[METADATA_HEADER - METADATA_RESERVED2];
+    uint64_t offset = s->metadata.offset;
+    int ret;
+
+    if (!lduw_le_p(table + METADATA_RESERVED) &&
+        buffer_is_zero(table + METADATA_RESERVED2, sizeof(zero))) {
+        return 0;
+    }
+    ret = vhdx_check_mend(bs, check, "The metadata table has reserved bytes "
+                          "set");
+    if (ret > 0) {
+        ret = vhdx_check_put(bs, offset + METADATA_RESERVED, zero, 2);
+        if (ret == 0) {
+            ret = vhdx_check_put(bs, offset + METADATA_RESERVED2, zero,
+                                 sizeof(zero));
+        }
+    }
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+item_check(BlockDriverState *bs, VHDXCheck *check, const VHDXItem *item,
+           const uint8_t *entry, uint64_t offset)
+{
+    uint32_t expected = vhdx_metadata_item_flags(&item->guid);
+    g_autofree char *what = NULL;
+    char guid[UUID_STR_LEN];
+    uint8_t buf[4];
+    int ret;
+
+    uuid_unparse_lower(item->guid.id, guid);
+    what = g_strdup_printf("The reserved field of metadata item %s", guid);
+    ret = field_check(bs, check, offset + ITEM_RESERVED,
+                      ldl_le_p(entry + ITEM_RESERVED), 0, what);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!expected || (item->flags & VHDX_ITEM_USER)) {
+        g_free(what);
+        what = g_strdup_printf("Metadata item %s", guid);
+        return field_check(bs, check, offset + ITEM_FLAGS, item->flags,
+                           ITEM_FLAGS_KNOWN, what);
+    }
+    if (item->flags != expected) {
+        ret = vhdx_check_mend(bs, check, "Metadata item %s has flags 0x%" PRIx32
+                              " in place of 0x%" PRIx32, guid, item->flags,
+                              expected);
+        if (ret > 0) {
+            stl_le_p(buf, expected);
+            ret = vhdx_check_put(bs, offset + ITEM_FLAGS, buf, sizeof(buf));
+        }
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *table = g_malloc(VHDX_METADATA_TABLE_SIZE);
+    g_autofree VHDXItem *items = NULL;
+    const VHDXItem *item;
+    uint8_t bits[4];
+    uint32_t count;
+    uint64_t offset;
+    int ret;
+
+    ret = vhdx_replay_read(bs, s->metadata.offset, VHDX_METADATA_TABLE_SIZE,
+                           table);
+    if (ret == 0) {
+        ret = vhdx_metadata_table_decode(table, s->metadata.length, &items,
+                                         &count, NULL);
+    }
+    if (ret == 0) {
+        ret = table_head_check(bs, check, table);
+    }
+    for (uint32_t i = 0; ret == 0 && i < count; i++) {
+        offset = METADATA_HEADER + i * TABLE_ENTRY;
+        ret = item_check(bs, check, &items[i], table + offset,
+                         s->metadata.offset + offset);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+
+    item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
+    offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;
+    ret = vhdx_replay_read(bs, offset, sizeof(bits), bits);
+    if (ret == 0) {
+        ret = field_check(bs, check, offset, ldl_le_p(bits),
+                          FILE_PARAMETERS_KNOWN, "File Parameters");
+    }
+    return ret;
+}
