@@ -4,7 +4,7 @@ set datafile separator whitespace
 set datafile missing '?'
 stats data using 2 nooutput
 rows = STATS_records + STATS_invalid
-set terminal svg size 1100, 120 + 26 * rows font 'sans-serif,12' background 'white'
+set terminal svg noenhanced size 1100, 120 + 26 * rows font 'sans-serif,12' background 'white'
 set title 'Rate, as a ratio to raw (more is better; conversions: 1 / time)'
 set key top left outside horizontal
 set logscale x 2

@@ -27,7 +27,7 @@ def number(value):
 
 def spread(value, form):
     if not value:
-        return 'failed'
+        return ''
     if value.low == value.high:
         return form(value.median)
     return '%s [%s..%s]' % tuple(form(v) for v in value)
@@ -148,7 +148,8 @@ def scale(results):
     rows = []
     for case, how, _, _ in results.cases('tools'):
         rows.append(['qemu-img ' + case] + [
-            spread(results.absolute('tools', case, how, f), number) + ' s'
+            spread(results.absolute('tools', case, how, f),
+                   lambda value: number(value) + ' s')
             for f in ('ours', 'stock')])
     yield from ['qemu-img on the same disks. Ours has what the accesses above '
                 'have written, QEMU\'s own the few blocks it was given.', '']

@@ -1,7 +1,7 @@
 # Time of the parts of a session as the disk grows: bars on a scale of tens.
 # Variables: data.
 set datafile missing '?'
-set terminal svg size 1100, 800 font 'sans-serif,12' background 'white'
+set terminal svg noenhanced size 1100, 800 font 'sans-serif,12' background 'white'
 set style data histograms
 set style histogram clustered gap 1
 set style fill solid 0.8 noborder
