@@ -462,7 +462,8 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         return -ENOTSUP;
     }
     vhdx_io_freeze(s);
-    ret = vhdx_log_begin(bs, true);
+    /* A size that the disk has already changes nothing. */
+    ret = offset == s->params.disk_size ? 0 : vhdx_log_begin(bs, true);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to change the image");
     } else if (offset > s->params.disk_size) {
