@@ -183,15 +183,44 @@ static void page_zero(CrashImage *img, uint64_t index)
     g_hash_table_replace(img->pages, page_key(index), zeros);
 }
 
+typedef struct PageRange {
+    uint64_t first;
+    uint64_t end;
+} PageRange;
+
+static gboolean page_is_within(void *key, void *value, void *opaque)
+{
+    const PageRange *range = opaque;
+
+    return (uintptr_t)key >= range->first && (uintptr_t)key < range->end;
+}
+
+/* Whether @bytes are more pages than @img has, so that these are looked at. */
+static bool range_is_long(const CrashImage *img, uint64_t bytes)
+{
+    return !img->garbage && bytes / CRASH_PAGE > g_hash_table_size(img->pages);
+}
+
 void image_zero(CrashImage *img, uint64_t offset, uint64_t bytes)
 {
     image_reach(img, offset + bytes);
+    if (range_is_long(img, bytes)) {
+        PageRange whole = {
+            .first = DIV_ROUND_UP(offset, CRASH_PAGE),
+            .end = (offset + bytes) / CRASH_PAGE,
+        };
+
+        g_hash_table_foreach_remove(img->pages, page_is_within, &whole);
+    }
     while (bytes) {
         uint64_t index = offset / CRASH_PAGE;
         uint64_t at = offset % CRASH_PAGE;
         uint64_t n = MIN(bytes, CRASH_PAGE - at);
 
-        if (n == CRASH_PAGE) {
+        if (!at && range_is_long(img, bytes)) {
+            /* Only the end is left. */
+            n = QEMU_ALIGN_DOWN(bytes, CRASH_PAGE);
+        } else if (n == CRASH_PAGE) {
             page_zero(img, index);
         } else if (image_page(img, index)) {
             memset(page_own(img, index)->data + at, 0, n);
@@ -240,6 +269,20 @@ uint64_t image_zeros(const CrashImage *img, uint64_t offset, uint64_t bytes)
 
     if (img->garbage) {
         return 0;
+    }
+    if (range_is_long(img, bytes)) {
+        GHashTableIter iter;
+        uint64_t first = offset / CRASH_PAGE;
+        uint64_t end = DIV_ROUND_UP(offset + bytes, CRASH_PAGE);
+        void *key;
+
+        g_hash_table_iter_init(&iter, img->pages);
+        while (g_hash_table_iter_next(&iter, &key, NULL)) {
+            if ((uintptr_t)key >= first) {
+                end = MIN(end, (uintptr_t)key);
+            }
+        }
+        return end == first ? 0 : MIN(end * CRASH_PAGE - offset, bytes);
     }
     while (n < bytes && !g_hash_table_contains(img->pages,
                                                page_key((offset + n) /
