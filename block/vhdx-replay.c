@@ -8,13 +8,17 @@
  * as if the log had been replayed, while nothing has been written: a read-only
  * image stays as it is.  The first modification writes it all to the file.
  *
- * The index holds disjoint ranges of the file, one for each 4 KiB page with
- * the place of its data sector, and one for each run of zeros.  The data stays
- * in the log, so a log of 4 GiB needs no more than some dozen bytes a page.
+ * The index (vhdx-replay-index.c) holds disjoint ranges of the file, one for
+ * each 4 KiB page with the place of its data sector, and one for each run of
+ * zeros.  The data stays in the log, so a log of 4 GiB needs no more than some
+ * dozen bytes a page.
  *
  * The log may hold anything.  An entry counts only with the right checksum,
  * and finding out takes time in proportion to its length; so that entries that
- * pretend to overlap cannot make that quadratic, the sum is bounded.
+ * pretend to overlap cannot make that quadratic, the sum is bounded.  Holes in
+ * the file are not read.  Of an entry no more than 24 bytes are kept, as a log
+ * of 4 GiB may have a million of them; when the sequence is known, the index is
+ * made by reading its entries once more.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -32,99 +36,19 @@
 /* Bytes to checksum at the most, in lengths of the log */
 #define CHECKSUM_LAPS       16
 
-/* Runs of zeros and pages to remember at the most */
-#define MAX_RANGES          (2 * 1024 * 1024)
-
-typedef struct VHDXReplayRange {
-    uint64_t start;                 /* bytes, file offset */
-    uint64_t end;
-    bool zero;
-    uint32_t log_offset;            /* of the data sector */
-    uint8_t leading[8];
-    uint8_t trailing[4];
-} VHDXReplayRange;
-
+/* An entry that was found: what is needed to tell which sequence counts. */
 typedef struct FoundEntry {
-    VHDXLogEntry entry;
+    uint64_t sequence;
     uint32_t offset;                /* bytes from the start of the log */
+    uint32_t length;                /* bytes */
+    uint32_t tail;                  /* bytes from the start of the log */
     bool follows;                   /* another entry comes before it */
 } FoundEntry;
-
-/* -- The index -- */
-
-/* Ranges in the tree are disjoint, so those that overlap compare as equal. */
-static int ranges_order(const void *a, const void *b, void *opaque)
-{
-    const VHDXReplayRange *x = a, *y = b;
-
-    return x->end <= y->start ? -1 : x->start >= y->end ? 1 : 0;
-}
-
-typedef struct RangeFinder {
-    uint64_t offset;
-    VHDXReplayRange *found;
-} RangeFinder;
-
-static int range_find(const void *key, const void *opaque)
-{
-    VHDXReplayRange *range = (VHDXReplayRange *)key;
-    RangeFinder *finder = (RangeFinder *)opaque;
-
-    if (range->end > finder->offset) {
-        finder->found = range;
-        return -1;
-    }
-    return 1;
-}
-
-/* The first range that ends behind @offset, or NULL. */
-static VHDXReplayRange *range_from(VHDXReplay *replay, uint64_t offset)
-{
-    RangeFinder finder = { .offset = offset };
-
-    g_tree_search(replay->ranges, range_find, &finder);
-    return finder.found;
-}
-
-static void range_insert(VHDXReplay *replay, const VHDXReplayRange *range)
-{
-    VHDXReplayRange *copy = g_memdup2(range, sizeof(*range));
-
-    g_tree_insert(replay->ranges, copy, copy);
-}
-
-/* Put @range into the index, over what is there. */
-static void range_add(VHDXReplay *replay, VHDXReplayRange range)
-{
-    VHDXReplayRange *old;
-
-    while ((old = range_from(replay, range.start)) &&
-           old->start < range.end) {
-        VHDXReplayRange left = *old, right = *old;
-
-        g_tree_remove(replay->ranges, old);
-        if (left.zero && range.zero) {
-            range.start = MIN(range.start, left.start);
-            range.end = MAX(range.end, left.end);
-            continue;
-        }
-        /* Pages are cut only by ranges that cover them. */
-        left.end = range.start;
-        right.start = range.end;
-        if (left.start < left.end) {
-            range_insert(replay, &left);
-        }
-        if (right.start < right.end) {
-            range_insert(replay, &right);
-        }
-    }
-    range_insert(replay, &range);
-}
 
 void vhdx_replay_free(VHDXReplay *replay)
 {
     if (replay) {
-        g_tree_destroy(replay->ranges);
+        vhdx_replay_index_free(replay->index);
         g_free(replay);
     }
 }
@@ -151,21 +75,20 @@ log_read(BlockDriverState *bs, uint64_t pos, uint32_t bytes, uint8_t *buf)
 }
 
 /*
- * Whether @found, whose header is good, is valid as a whole.  Returns 1 if it
- * is, 0 if not, or -errno.
+ * Whether @e, an entry at log offset @offset whose header is good, is valid as
+ * a whole.  Returns 1 if it is, 0 if not, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
-entry_verify(BlockDriverState *bs, const FoundEntry *found, uint32_t checksum,
-             uint8_t *buf)
+entry_verify(BlockDriverState *bs, const VHDXLogEntry *e, uint64_t offset,
+             uint32_t checksum, uint8_t *buf)
 {
-    const VHDXLogEntry *e = &found->entry;
     uint32_t desc_bytes = vhdx_log_desc_sectors(e->descriptors) *
                           VHDX_LOG_SECTOR;
     uint32_t descs = 0, data_descs = 0, crc = 0;
 
     for (uint32_t pos = 0; pos < e->length; pos += READ_BYTES) {
         uint32_t bytes = MIN(READ_BYTES, e->length - pos);
-        int ret = log_read(bs, (uint64_t)found->offset + pos, bytes, buf);
+        int ret = log_read(bs, offset + pos, bytes, buf);
 
         if (ret < 0) {
             return ret;
@@ -196,6 +119,27 @@ entry_verify(BlockDriverState *bs, const FoundEntry *found, uint32_t checksum,
            e->length - desc_bytes == (uint64_t)data_descs * VHDX_LOG_SECTOR;
 }
 
+/* How many bytes of the log from @pos on are known to be a hole in the file. */
+static uint64_t coroutine_fn GRAPH_RDLOCK
+log_hole(BlockDriverState *bs, uint64_t pos)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t rest = s->header.log_length - pos;
+    int64_t pnum;
+    int ret;
+
+    ret = bdrv_co_block_status(bs->file->bs, s->header.log_offset + pos, rest,
+                               &pnum, NULL, NULL);
+    if (ret < 0) {
+        return 0;
+    }
+    if (ret & BDRV_BLOCK_ZERO) {
+        return QEMU_ALIGN_DOWN(pnum, VHDX_LOG_SECTOR);
+    }
+    /* Behind the end of the file there is nothing. */
+    return pnum ? 0 : rest;
+}
+
 /* Collect the valid entries of the log, in order of their offsets. */
 static int coroutine_fn GRAPH_RDLOCK
 entries_find(BlockDriverState *bs, GArray *entries, Error **errp)
@@ -211,10 +155,16 @@ entries_find(BlockDriverState *bs, GArray *entries, Error **errp)
 
     for (uint64_t pos = 0; pos < length && ret >= 0;) {
         uint64_t at = QEMU_ALIGN_DOWN(pos, READ_BYTES);
-        FoundEntry found = { .offset = pos };
+        VHDXLogEntry entry;
         uint32_t checksum;
 
         if (window_at != at) {
+            uint64_t hole = log_hole(bs, pos);
+
+            if (hole) {
+                pos += hole;
+                continue;
+            }
             ret = log_read(bs, at, READ_BYTES, window);
             window_at = at;
             if (ret < 0) {
@@ -222,22 +172,28 @@ entries_find(BlockDriverState *bs, GArray *entries, Error **errp)
             }
         }
         if (!vhdx_log_entry_decode(window + (pos - at), length,
-                                   &s->header.log_guid, &found.entry,
-                                   &checksum)) {
+                                   &s->header.log_guid, &entry, &checksum)) {
             pos += VHDX_LOG_SECTOR;
             continue;
         }
-        if (found.entry.length > budget) {
+        if (entry.length > budget) {
             error_setg(errp, "The log holds entries that overlap; first at "
                        "log offset %" PRIu64, pos);
             ret = -EINVAL;
             break;
         }
-        budget -= found.entry.length;
-        ret = entry_verify(bs, &found, checksum, buf);
+        budget -= entry.length;
+        ret = entry_verify(bs, &entry, pos, checksum, buf);
         if (ret > 0) {
+            FoundEntry found = {
+                .sequence = entry.sequence,
+                .offset = pos,
+                .length = entry.length,
+                .tail = entry.tail,
+            };
+
             g_array_append_val(entries, found);
-            pos += found.entry.length;
+            pos += entry.length;
         } else {
             pos += VHDX_LOG_SECTOR;
         }
@@ -250,75 +206,64 @@ entries_find(BlockDriverState *bs, GArray *entries, Error **errp)
     return MIN(ret, 0);
 }
 
-static FoundEntry *entry_at(GArray *entries, GHashTable *by_offset,
-                            uint32_t offset)
+static int offset_compare(const void *a, const void *b)
 {
-    void *value = g_hash_table_lookup(by_offset, GUINT_TO_POINTER(offset));
+    const FoundEntry *x = a, *y = b;
 
-    return value ? &g_array_index(entries, FoundEntry,
-                                  GPOINTER_TO_UINT(value) - 1) : NULL;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
 /* The entry that continues the run after @e, or NULL. */
-static FoundEntry *entry_next(GArray *entries, GHashTable *by_offset,
-                              const FoundEntry *e, uint32_t log_length)
+static FoundEntry *entry_next(GArray *entries, const FoundEntry *e,
+                              uint32_t log_length)
 {
-    uint64_t offset = ((uint64_t)e->offset + e->entry.length) % log_length;
-    FoundEntry *next = entry_at(entries, by_offset, offset);
+    FoundEntry key = {
+        .offset = ((uint64_t)e->offset + e->length) % log_length,
+    };
+    FoundEntry *next = bsearch(&key, entries->data, entries->len, sizeof(key),
+                               offset_compare);
 
-    return next && next->entry.sequence == e->entry.sequence + 1 ? next : NULL;
+    return next && next->sequence == e->sequence + 1 ? next : NULL;
 }
 
 /*
- * The entries of the active sequence from its tail to its head, or NULL where
- * no sequence counts.
+ * Find the @tail and the @head of the active sequence.  Returns false where no
+ * sequence counts.
  */
-static GArray *sequence_find(GArray *entries, uint32_t log_length)
+static bool sequence_find(GArray *entries, uint32_t log_length,
+                          FoundEntry *tail, FoundEntry *head)
 {
-    g_autoptr(GHashTable) by_offset = g_hash_table_new(NULL, NULL);
-    GArray *active = NULL;
-    FoundEntry *e, *next, *tail = NULL;
+    FoundEntry *e, *next;
     uint64_t best = 0;
 
     for (guint i = 0; i < entries->len; i++) {
         e = &g_array_index(entries, FoundEntry, i);
-        g_hash_table_insert(by_offset, GUINT_TO_POINTER(e->offset),
-                            GUINT_TO_POINTER(i + 1));
-    }
-    for (guint i = 0; i < entries->len; i++) {
-        e = &g_array_index(entries, FoundEntry, i);
-        next = entry_next(entries, by_offset, e, log_length);
+        next = entry_next(entries, e, log_length);
         if (next) {
             next->follows = true;
         }
     }
     for (guint i = 0; i < entries->len; i++) {
         FoundEntry *first = &g_array_index(entries, FoundEntry, i);
-        FoundEntry *head = first;
+        FoundEntry *last = first;
 
         if (first->follows) {
             continue;
         }
-        while ((next = entry_next(entries, by_offset, head, log_length))) {
-            head = next;
+        while ((next = entry_next(entries, last, log_length))) {
+            last = next;
         }
         e = first;
-        while (e && e->offset != head->entry.tail) {
-            e = entry_next(entries, by_offset, e, log_length);
+        while (e && e->offset != last->tail) {
+            e = entry_next(entries, e, log_length);
         }
-        if (e && head->entry.sequence > best) {
-            best = head->entry.sequence;
-            tail = e;
-        }
-    }
-    if (tail) {
-        active = g_array_new(false, false, sizeof(FoundEntry));
-        for (e = tail; e;
-             e = entry_next(entries, by_offset, e, log_length)) {
-            g_array_append_vals(active, e, 1);
+        if (e && last->sequence > best) {
+            best = last->sequence;
+            *tail = *e;
+            *head = *last;
         }
     }
-    return active;
+    return best;
 }
 
 /*
@@ -334,6 +279,7 @@ static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
         .end = desc->file_offset + VHDX_PAGE_SIZE,
         .log_offset = log_offset,
     };
+    int ret;
 
     if (desc->type == VHDX_LOG_DESC_ZERO) {
         if (!desc->zero_length) {
@@ -361,47 +307,126 @@ static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
                    range.end - range.start, range.start);
         return -EINVAL;
     }
-    range_add(replay, range);
-    if (g_tree_nnodes(replay->ranges) > MAX_RANGES) {
-        error_setg(errp, "The log changes more than %d separate places",
-                   MAX_RANGES);
-        return -EINVAL;
+    ret = vhdx_replay_index_add(replay->index, range);
+    if (ret < 0) {
+        error_setg(errp, "The log changes too many separate places in the "
+                   "file; no room is left at the log entry with "
+                   "SequenceNumber %" PRIu64, desc->sequence);
     }
-    return 0;
+    return ret;
 }
 
+/* Read the header of @found once more. */
 static int coroutine_fn GRAPH_RDLOCK
-entry_index(BlockDriverState *bs, VHDXReplay *replay, const FoundEntry *found,
-            uint64_t limit, Error **errp)
+entry_load(BlockDriverState *bs, const FoundEntry *found, uint8_t *buf,
+           VHDXLogEntry *entry, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t desc_sectors = vhdx_log_desc_sectors(found->entry.descriptors);
-    uint64_t data_at = found->offset + desc_sectors * VHDX_LOG_SECTOR;
-    uint32_t descs = found->entry.descriptors;
-    uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_LOG_SECTOR);
+    uint32_t checksum;
+    int ret = log_read(bs, found->offset, VHDX_LOG_SECTOR, buf);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the log");
+    } else if (!vhdx_log_entry_decode(buf, s->header.log_length,
+                                      &s->header.log_guid, entry, &checksum) ||
+               entry->sequence != found->sequence) {
+        error_setg(errp, "The log entry with SequenceNumber %" PRIu64
+                   " has changed while it was read", found->sequence);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+/*
+ * Put what the entry at log offset @offset says into the index.  @buf, a
+ * sector, holds its first one and is used for the others.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_index(BlockDriverState *bs, VHDXReplay *replay,
+            const VHDXLogEntry *entry, uint64_t offset, uint64_t limit,
+            uint8_t *buf, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t desc_sectors = vhdx_log_desc_sectors(entry->descriptors);
+    uint64_t data_at = offset + desc_sectors * VHDX_LOG_SECTOR;
+    uint32_t descs = entry->descriptors;
     int ret = 0;
 
-    for (uint64_t sector = 0; sector < desc_sectors && ret == 0; sector++) {
+    for (uint64_t sector = 0; sector < desc_sectors; sector++) {
         uint32_t i = sector ? 0 : VHDX_LOG_HEADER_SIZE;
 
-        ret = log_read(bs, found->offset + sector * VHDX_LOG_SECTOR,
-                       VHDX_LOG_SECTOR, buf);
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "Could not read the log");
-            break;
+        if (sector) {
+            ret = log_read(bs, offset + sector * VHDX_LOG_SECTOR,
+                           VHDX_LOG_SECTOR, buf);
+            if (ret < 0) {
+                error_setg_errno(errp, -ret, "Could not read the log");
+                return ret;
+            }
         }
-        for (; i < VHDX_LOG_SECTOR && descs && ret == 0;
-             i += VHDX_LOG_DESC_SIZE, descs--) {
+        for (; i < VHDX_LOG_SECTOR && descs; i += VHDX_LOG_DESC_SIZE,
+             descs--) {
             VHDXLogDesc desc;
 
-            vhdx_log_desc_decode(buf + i, found->entry.sequence, &desc);
+            vhdx_log_desc_decode(buf + i, entry->sequence, &desc);
             ret = desc_index(s, replay, &desc,
                              data_at % s->header.log_length, limit, errp);
+            if (ret < 0) {
+                return ret;
+            }
             if (desc.type == VHDX_LOG_DESC_DATA) {
                 data_at += VHDX_LOG_SECTOR;
             }
         }
     }
+    return 0;
+}
+
+/* Make the index from the sequence of entries from @tail to @head. */
+static int coroutine_fn GRAPH_RDLOCK
+sequence_index(BlockDriverState *bs, VHDXReplay *replay,
+               const FoundEntry *tail, const FoundEntry *head, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_LOG_SECTOR);
+    FoundEntry found = *tail;
+    VHDXLogEntry entry;
+    int64_t size = bdrv_co_getlength(bs->file->bs);
+    uint64_t limit;
+    int ret = MIN(size, 0);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not get the file's length");
+        goto out;
+    }
+    ret = entry_load(bs, head, buf, &entry, errp);
+    if (ret < 0) {
+        goto out;
+    }
+    if (entry.flushed_file_offset > size) {
+        error_setg(errp, "The file was cut off: it has %" PRId64 " bytes, but "
+                   "its log has FlushedFileOffset %" PRIu64, size,
+                   entry.flushed_file_offset);
+        ret = -EINVAL;
+        goto out;
+    }
+    replay->sequence = entry.sequence;
+    replay->last_file_offset = entry.last_file_offset;
+    limit = MAX(entry.last_file_offset, size);
+
+    for (;;) {
+        ret = entry_load(bs, &found, buf, &entry, errp);
+        if (ret == 0) {
+            ret = entry_index(bs, replay, &entry, found.offset, limit, buf,
+                              errp);
+        }
+        if (ret < 0 || found.sequence == head->sequence) {
+            break;
+        }
+        found.offset = ((uint64_t)found.offset + entry.length) %
+                       s->header.log_length;
+        found.sequence++;
+    }
+out:
     qemu_vfree(buf);
     return ret;
 }
@@ -409,49 +434,30 @@ entry_index(BlockDriverState *bs, VHDXReplay *replay, const FoundEntry *found,
 int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autoptr(GArray) entries = g_array_new(false, false, sizeof(FoundEntry));
-    g_autoptr(GArray) active = NULL;
-    const VHDXLogEntry *head;
+    GArray *entries = g_array_new(false, false, sizeof(FoundEntry));
+    FoundEntry tail, head;
     VHDXReplay *replay;
-    int64_t size;
-    uint64_t limit;
     int ret;
 
-    size = bdrv_co_getlength(bs->file->bs);
-    if (size < 0) {
-        error_setg_errno(errp, -size, "Could not get the file's length");
-        return size;
-    }
     ret = entries_find(bs, entries, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    active = sequence_find(entries, s->header.log_length);
-    if (!active) {
+    if (ret == 0 && !sequence_find(entries, s->header.log_length, &tail,
+                                   &head)) {
         char guid[UUID_STR_LEN];
 
         uuid_unparse_lower(s->header.log_guid.id, guid);
         error_setg(errp, "The header names the log %s, but there is no valid "
                    "sequence of entries with this LogGuid", guid);
-        return -EINVAL;
+        ret = -EINVAL;
     }
-    head = &g_array_index(active, FoundEntry, active->len - 1).entry;
-    if (head->flushed_file_offset > size) {
-        error_setg(errp, "The file was cut off: it has %" PRId64 " bytes, but "
-                   "its log has FlushedFileOffset %" PRIu64, size,
-                   head->flushed_file_offset);
-        return -EINVAL;
+    /* The index may need that memory. */
+    g_array_unref(entries);
+    if (ret < 0) {
+        return ret;
     }
-    limit = MAX(head->last_file_offset, size);
 
     replay = g_new0(VHDXReplay, 1);
-    replay->sequence = head->sequence;
-    replay->last_file_offset = head->last_file_offset;
-    replay->ranges = g_tree_new_full(ranges_order, NULL, g_free, NULL);
-    for (guint i = 0; i < active->len && ret == 0; i++) {
-        ret = entry_index(bs, replay, &g_array_index(active, FoundEntry, i),
-                          limit, errp);
-    }
+    replay->index = vhdx_replay_index_new();
+    ret = sequence_index(bs, replay, &tail, &head, errp);
     if (ret < 0) {
         vhdx_replay_free(replay);
         return ret;
@@ -480,13 +486,11 @@ range_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
 
 bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
-    VHDXReplayRange *range;
+    VHDXReplayRange range;
 
-    if (!vhdx_replay_active(s)) {
-        return false;
-    }
-    range = range_from(s->replay, offset);
-    return range && range->start < offset + bytes;
+    return vhdx_replay_active(s) &&
+           vhdx_replay_index_find(s->replay->index, offset, &range) &&
+           range.start < offset + bytes;
 }
 
 int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
@@ -497,7 +501,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     VHDXReplay *replay = vhdx_replay_active(s) ? s->replay : NULL;
     uint64_t end = offset + bytes;
     uint64_t pos = offset;
-    VHDXReplayRange *range;
+    VHDXReplayRange range;
     uint8_t *page;
     int ret;
 
@@ -507,17 +511,18 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     }
 
     page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    while (ret == 0 && pos < end && (range = range_from(replay, pos)) &&
-           range->start < end) {
-        uint64_t from = MAX(range->start, offset);
-        uint64_t to = MIN(range->end, end);
+    while (ret == 0 && pos < end &&
+           vhdx_replay_index_find(replay->index, pos, &range) &&
+           range.start < end) {
+        uint64_t from = MAX(range.start, offset);
+        uint64_t to = MIN(range.end, end);
         size_t at = qiov_offset + (from - offset);
 
-        if (range->zero) {
+        if (range.zero) {
             qemu_iovec_memset(qiov, at, 0, to - from);
         } else {
-            ret = range_read(bs, range, page);
-            qemu_iovec_from_buf(qiov, at, page + (from - range->start),
+            ret = range_read(bs, &range, page);
+            qemu_iovec_from_buf(qiov, at, page + (from - range.start),
                                 to - from);
         }
         pos = to;
@@ -539,33 +544,38 @@ int coroutine_fn vhdx_replay_read(BlockDriverState *bs, uint64_t offset,
     return vhdx_replay_readv(bs, offset, bytes, &qiov, 0);
 }
 
+/*
+ * Zero [@start, @end) of the file, but for holes: a crafted log may name the
+ * whole of a very long file.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+zeros_apply(BlockDriverState *bs, uint64_t start, uint64_t end)
+{
+    int64_t bytes = 0;
+    int ret = 0;
+
+    for (; start < end && ret >= 0; start += bytes) {
+        ret = bdrv_co_block_status(bs->file->bs, start, end - start, &bytes,
+                                   NULL, NULL);
+        if (ret >= 0 && bytes && (ret & BDRV_BLOCK_ZERO)) {
+            continue;
+        }
+        if (ret < 0 || !bytes) {
+            bytes = end - start;
+        }
+        ret = bdrv_co_pwrite_zeroes(bs->file, start, bytes, 0);
+    }
+    return MIN(ret, 0);
+}
+
 int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint8_t *page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    VHDXReplayRange *range;
-    int64_t size;
+    int64_t size = bdrv_co_getlength(bs->file->bs);
+    VHDXReplayRange range;
+    uint8_t *page;
     int ret = 0;
 
-    for (uint64_t pos = 0; ret == 0 && (range = range_from(s->replay, pos));
-         pos = range->end) {
-        if (range->zero) {
-            ret = bdrv_co_pwrite_zeroes(bs->file, range->start,
-                                        range->end - range->start, 0);
-            continue;
-        }
-        ret = range_read(bs, range, page);
-        if (ret == 0) {
-            ret = bdrv_co_pwrite(bs->file, range->start, VHDX_PAGE_SIZE, page,
-                                 0);
-        }
-    }
-    qemu_vfree(page);
-    if (ret < 0) {
-        return ret;
-    }
-
-    size = bdrv_co_getlength(bs->file->bs);
     if (size < 0) {
         return size;
     }
@@ -573,5 +583,21 @@ int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
         ret = bdrv_co_truncate(bs->file, s->replay->last_file_offset, false,
                                PREALLOC_MODE_OFF, 0, NULL);
     }
+
+    page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
+    for (uint64_t pos = 0;
+         ret == 0 && vhdx_replay_index_find(s->replay->index, pos, &range);
+         pos = range.end) {
+        if (range.zero) {
+            ret = zeros_apply(bs, range.start, range.end);
+            continue;
+        }
+        ret = range_read(bs, &range, page);
+        if (ret == 0) {
+            ret = bdrv_co_pwrite(bs->file, range.start, VHDX_PAGE_SIZE, page,
+                                 0);
+        }
+    }
+    qemu_vfree(page);
     return ret;
 }

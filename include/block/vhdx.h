@@ -96,15 +96,26 @@ typedef struct VHDXCache {
     uint64_t placed;                /* counts pages written in place */
 } VHDXCache;
 
-/* -- Replay: vhdx-replay.c -- */
+/* -- Replay: vhdx-replay.c, vhdx-replay-index.c -- */
+
+/* A range of the file: one page whose data lies in the log, or zeros. */
+typedef struct VHDXReplayRange {
+    uint64_t start;                 /* bytes, file offset */
+    uint64_t end;
+    bool zero;
+    uint32_t log_offset;            /* of the data sector */
+    uint8_t leading[8];
+    uint8_t trailing[4];
+} VHDXReplayRange;
+
+typedef struct VHDXReplayIndex VHDXReplayIndex;
 
 /*
- * What the active log sequence says that the file should hold: disjoint ranges
- * of it, each either one page whose data lies in the log or a run of zeros.
- * Fixed once built, so it is read under no lock.
+ * What the active log sequence says that the file should hold.  Fixed once
+ * built, so it is read under no lock.
  */
 typedef struct VHDXReplay {
-    GTree *ranges;                  /* of VHDXReplayRange, by file offset */
+    VHDXReplayIndex *index;
     uint64_t sequence;              /* of the newest entry */
     uint64_t last_file_offset;      /* of the newest entry, bytes */
 } VHDXReplay;
@@ -258,6 +269,24 @@ vhdx_metadata_load(BlockDriverState *bs, Error **errp);
  * of reading the good copy.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_region_table_mend(BlockDriverState *bs);
+
+/* -- vhdx-replay-index.c -- */
+
+VHDXReplayIndex *vhdx_replay_index_new(void);
+void vhdx_replay_index_free(VHDXReplayIndex *index);
+
+/*
+ * Put @range into the index, over what is there.  Returns 0, or -E2BIG when the
+ * index has become larger than it may.
+ */
+int vhdx_replay_index_add(VHDXReplayIndex *index, VHDXReplayRange range);
+
+/*
+ * Find the first range that ends behind file offset @offset, in bytes.  Returns
+ * false where there is none.
+ */
+bool vhdx_replay_index_find(const VHDXReplayIndex *index, uint64_t offset,
+                            VHDXReplayRange *range);
 
 /* -- vhdx-replay.c, section 2.3 -- */
 

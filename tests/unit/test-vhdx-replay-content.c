@@ -54,6 +54,34 @@ static void test_zero_plain(void)
     check_entries(updates, 4);
 }
 
+/*
+ * Zeros over what is a hole in the file already: the replay must not make the
+ * host allocate it.  A block at the end keeps the file as long as it is.
+ */
+static void test_zero_hole(void)
+{
+    const uint64_t last = GiB - MiB;
+    const Update update = { IMAGE_SIZE, NULL, last - IMAGE_SIZE };
+    Image *img = image_new();
+    EntrySpec spec = spec_of(SEQ, 0);
+    uint8_t buf[512];
+    BlockBackend *blk;
+    struct stat st;
+
+    spec.last = GiB;
+    log_put(img, 0, &spec, &update, 1);
+    put_le(img->file + IMAGE_BAT + 16, last + 6, 8);
+    store(img);
+    blk = open_image(BDRV_O_RDWR, &error_abort);
+    memset(buf, 0x77, sizeof(buf));
+    g_assert_cmpint(blk_pwrite(blk, 0, sizeof(buf), buf, 0), >=, 0);
+    blk_unref(blk);
+    g_assert_cmpint(stat(test_path, &st), ==, 0);
+    g_assert_cmpint(st.st_size, ==, GiB);
+    g_assert_cmpint(st.st_blocks * 512, <, 64 * MiB);
+    image_free(img);
+}
+
 static void test_data_over_zero(void)
 {
     const Update updates[] = {
@@ -374,6 +402,7 @@ int main(int argc, char **argv)
     test_open_init();
 
     g_test_add_func("/vhdx/replay-content/zero/plain", test_zero_plain);
+    g_test_add_func("/vhdx/replay-content/zero/hole", test_zero_hole);
     g_test_add_func("/vhdx/replay-content/zero/data-over-zero",
                     test_data_over_zero);
     g_test_add_func("/vhdx/replay-content/zero/zero-over-data",
