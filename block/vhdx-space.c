@@ -45,8 +45,11 @@
 /* A BAT with so many entries is gone through without hesitation. */
 #define SCAN_ENTRIES    (MiB / VHDX_BAT_ENTRY_SIZE)
 
-/* No map is kept of files longer than this: it would take over 128 MiB. */
-#define MAX_MAP_BYTES   (1024 * (uint64_t)TiB)
+/*
+ * No map is kept of files longer than this: twice the largest disk.  It takes
+ * 16 MiB, and twice as much while it is made larger.
+ */
+#define MAX_MAP_BYTES   (128 * (uint64_t)TiB)
 
 void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
 {
