@@ -1,7 +1,7 @@
 # The main jobs; each is a script of its own. README.md explains them.
 #
 # BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
-# many random seeds check-crash takes.
+# many random seeds check-crash takes, RUNS how many inputs check-fuzz.
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -16,8 +16,8 @@ demo: all
 check:
 	@scripts/run-checks unit iotests interop trace crash series
 
-check-unit check-iotests check-interop check-trace check-crash check-series \
-check-compat check-mutations:
+check-unit check-iotests check-interop check-trace check-crash check-fuzz \
+check-series check-compat check-mutations:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -51,6 +51,6 @@ clean:
 	rm -rf "$(BUILD)"
 
 .PHONY: all demo check check-unit check-iotests check-interop check-trace \
-        check-crash check-series check-compat check-mutations \
+        check-crash check-fuzz check-series check-compat check-mutations \
         check-iotests-10.0 check-asan check-threads bench series \
         check-series-build install clean

@@ -25,7 +25,7 @@ apply_step() {
         cp "$top"/block/*vhdx* "$repo/block/"
         cp "$top"/include/block/*vhdx* "$repo/include/block/" ;;
     3-unit-tests)
-        cp "$top"/tests/{unit,crash}/*vhdx* "$repo/tests/unit/" ;;
+        cp "$top"/tests/{unit,crash,fuzz}/*vhdx* "$repo/tests/unit/" ;;
     4-iotests)
         cp "$top"/tests/iotests/*vhdx* "$repo/tests/qemu-iotests/tests/" ;;
     esac
