@@ -430,7 +430,7 @@ static void make_update(Mutator *m, Update *u, uint8_t *page)
     const uint64_t places[] = {
         m->bat, m->bat, m->metadata, m->metadata + 64 * KiB, table, table,
         m->bat + rng_below(m->rng, 256) * SECTOR, some_place(m),
-        (4 + rng_below(m->rng, 8)) * MiB,
+        (4 + rng_below(m->rng, 8)) * MiB, 0, HEADER(0), HEADER(1), m->log,
     };
     Mutator copy = *m;
 

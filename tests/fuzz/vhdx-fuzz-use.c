@@ -72,14 +72,21 @@ static uint32_t ops_done(Fuzz *f)
     return f->disk->now / 2;
 }
 
-static void step_begin(Fuzz *f, const char *doing)
+/* @page_ops operations are all right for each page that the file holds. */
+static void step_limit(Fuzz *f, const char *doing, unsigned page_ops)
 {
     CrashImage *img = f->disk->view;
 
     f->doing = doing;
     f->ops_end = ops_done(f) + FREE_OPS +
-                 8 * g_hash_table_size(img->pages) * (CRASH_PAGE / 32);
+                 page_ops * g_hash_table_size(img->pages);
     memory_watch(img);
+}
+
+/* Each descriptor in the log may be an operation when it is replayed. */
+static void step_begin(Fuzz *f, const char *doing)
+{
+    step_limit(f, doing, 2 * CRASH_PAGE / 32);
 }
 
 static void step_end(Fuzz *f)
@@ -124,7 +131,7 @@ static BlockBackend *image_open(Fuzz *f, int flags, const char *doing)
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "file", "disk");
     qdict_put_str(options, "cache-size", cache_size);
-    step_begin(f, doing);
+    step_limit(f, doing, 8);
     blk = blk_new_open(NULL, NULL, options, flags, &err);
     step_end(f);
     if (!blk) {
