@@ -34,7 +34,8 @@ lock_build() {
     export BUILD_LOCKED=$BUILD
 }
 
-# Sets suite, source, sanitizers, fuzzing and qemu_options to what ./configure was told.
+# Sets suite, source, sanitizers, fuzzing and qemu_options to what ./configure
+# was told.
 load_config() {
     [ -f "$BUILD/config" ] || "$top/configure" --build-dir="$BUILD"
     fuzzing=no
