@@ -367,7 +367,9 @@ static void change_metadata(Mutator *m)
         change_field(m, item, item_fields, G_N_ELEMENTS(item_fields));
     } else if (what < 7) {
         /* The item itself: a size of blocks or sectors, or flags */
-        value = rng_chance(m->rng, 60) ? 1ULL << rng_below(m->rng, 32) :
+        value = rng_chance(m->rng, 60) ?
+                (rng_chance(m->rng, 75) ? 1ULL : 3ULL) <<
+                rng_below(m->rng, 32) :
                 some_value(m, get(m, at, 4));
         put(m, at + (rng_chance(m->rng, 15) ? 4 : 0), value, 4);
     } else {
