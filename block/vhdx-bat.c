@@ -118,7 +118,7 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
 {
     VHDXBlockState state = vhdx_bat_state(entry);
     uint64_t offset = vhdx_bat_offset(entry);
-    uint64_t block, bytes;
+    uint64_t block;
     const char *other;
 
     if (entry & VHDX_BAT_RESERVED_MASK) {
@@ -151,10 +151,7 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
         return -EINVAL;
     }
 
-    /* A last block may end where the disk does. */
-    bytes = MIN(s->geo.block_size,
-                s->geo.disk_size - (block << s->geo.block_bits));
-    if (offset > s->space.size || bytes > s->space.size - offset) {
+    if (!vhdx_bat_in_file(s, block, offset)) {
         error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
                    "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
                    PRIx64, index, block, offset, s->space.size);

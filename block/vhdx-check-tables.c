@@ -164,8 +164,8 @@ static int coroutine_fn GRAPH_RDLOCK
 region_table_put(BlockDriverState *bs, int copy, uint8_t *buf)
 {
     stl_le_p(buf + 4, vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, 4));
-    return vhdx_check_put(bs, VHDX_REGION_TABLE_OFFSET(copy), buf,
-                          VHDX_REGION_TABLE_SIZE);
+    return vhdx_log_put(bs, VHDX_REGION_TABLE_OFFSET(copy),
+                        VHDX_REGION_TABLE_SIZE, buf);
 }
 
 int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
@@ -239,7 +239,7 @@ field_check(BlockDriverState *bs, VHDXCheck *check, uint64_t offset,
                           what, value);
     if (ret > 0) {
         stl_le_p(buf, value & known);
-        ret = vhdx_check_put(bs, offset, buf, sizeof(buf));
+        ret = vhdx_log_put(bs, offset, sizeof(buf), buf);
     }
     return ret;
 }
@@ -260,10 +260,10 @@ table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
     ret = vhdx_check_mend(bs, check, "The metadata table has reserved bytes "
                           "set");
     if (ret > 0) {
-        ret = vhdx_check_put(bs, offset + METADATA_RESERVED, zero, 2);
+        ret = vhdx_log_put(bs, offset + METADATA_RESERVED, 2, zero);
         if (ret == 0) {
-            ret = vhdx_check_put(bs, offset + METADATA_RESERVED2, zero,
-                                 sizeof(zero));
+            ret = vhdx_log_put(bs, offset + METADATA_RESERVED2, sizeof(zero),
+                               zero);
         }
     }
     return ret;
@@ -298,7 +298,7 @@ item_check(BlockDriverState *bs, VHDXCheck *check, const VHDXItem *item,
                               expected);
         if (ret > 0) {
             stl_le_p(buf, expected);
-            ret = vhdx_check_put(bs, offset + ITEM_FLAGS, buf, sizeof(buf));
+            ret = vhdx_log_put(bs, offset + ITEM_FLAGS, sizeof(buf), buf);
         }
     }
     return ret;

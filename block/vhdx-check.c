@@ -85,20 +85,6 @@ vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
     return mend;
 }
 
-int coroutine_fn vhdx_check_put(BlockDriverState *bs, uint64_t offset,
-                                const void *buf, size_t bytes)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool due;
-    int ret;
-
-    ret = vhdx_cache_update(bs, offset, bytes, buf);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        due = ret == 0 && vhdx_log_relief_due(s);
-    }
-    return due ? vhdx_log_relieve(bs) : ret;
-}
-
 /* -- Space -- */
 
 /*

@@ -336,16 +336,9 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t limit)
 static int coroutine_fn GRAPH_RDLOCK
 move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
 {
-    BDRVVHDXState *s = bs->opaque;
-    uint32_t length = region->length;
-    int ret = vhdx_region_move(bs, region, to, length, zero);
+    int ret = vhdx_region_move(bs, region, to, region->length, zero);
 
-    if (ret < 0) {
-        QEMU_LOCK_GUARD(&s->lock);
-        vhdx_space_abandon(s, to, length, true);
-        return ret;
-    }
-    return vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_log_commit(bs);
 }
 
 /* The first free place before that of @region, taken for it, or 0. */
@@ -386,18 +379,6 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t packed)
 
 /* -- All of it -- */
 
-/* How long the file is without anything free in it. */
-static uint64_t packed_size(BDRVVHDXState *s, Compact *c)
-{
-    uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (c->present << s->geo.block_bits);
-
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        size += s->regions[i].length;
-    }
-    return size;
-}
-
 static bool region_can_move(const VHDXRegion *region)
 {
     return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
@@ -431,7 +412,7 @@ static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
 static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = packed_size(s, c);
+    uint64_t packed = vhdx_space_packed(s, c->present);
     uint64_t limit = block_limit(s, packed);
     int ret;
 
@@ -466,6 +447,7 @@ static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, Compact *c)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t packed = vhdx_space_packed(s, c->present);
     uint64_t used;
     int ret;
 
@@ -478,10 +460,9 @@ find_space(BlockDriverState *bs, Compact *c)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         used = vhdx_space_used(s, 0, UINT64_MAX);
     }
-    if (used != packed_size(s, c)) {
+    if (used != packed) {
         error_setg(c->errp, "Blocks overlap in the file: %" PRIu64 " bytes are "
-                   "in use where %" PRIu64 " should be", used,
-                   packed_size(s, c));
+                   "in use where %" PRIu64 " should be", used, packed);
         return -EINVAL;
     }
     return 0;

@@ -247,6 +247,20 @@ int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
     return ret;
 }
 
+int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
+                              uint64_t bytes, const void *buf)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool due;
+    int ret;
+
+    ret = vhdx_cache_update(bs, offset, bytes, buf);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        due = ret == 0 && vhdx_log_relief_due(s);
+    }
+    return due ? vhdx_log_relieve(bs) : ret;
+}
+
 /* -- Opening and closing the log -- */
 
 /* Put the replay in place, so that neither header names the old log. */

@@ -156,8 +156,7 @@ bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
 
     *m = (VHDXMove) { .from = from, .to = to };
     vhdx_bat_index_is_bitmap(&s->geo, index, &m->block);
-    m->bytes = MIN(s->geo.block_size,
-                   s->geo.disk_size - (m->block << s->geo.block_bits));
+    m->bytes = vhdx_block_bytes(&s->geo, m->block);
     return batch->count == ARRAY_SIZE(batch->moves) ||
            (uint64_t)batch->count << s->geo.block_bits >= BATCH_BYTES;
 }

@@ -2,9 +2,9 @@
  * VHDX: another size of the disk
  *
  * The size is a metadata item of eight bytes, and one log entry changes it.
- * Whatever has to be ready for the new size is made so, and stable, before; what
- * the old size alone needed is given up afterwards.  So a power cut leaves the
- * old size or the new one, with all that belongs to it.
+ * Whatever has to be ready for the new size is made so, and stable, before;
+ * what the old size alone needed is given up afterwards.  So a power cut leaves
+ * the old size or the new one, with all that belongs to it.
  *
  * Longer:
  *
@@ -134,20 +134,21 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     if (ret == 0) {
         ret = region_tables_commit(bs, s->regions, regions);
     }
+
+    QEMU_LOCK_GUARD(&s->lock);
     if (ret < 0) {
+        vhdx_space_abandon(s, offset, length, true);
         return ret;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        *region = regions[index];
-        if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
-            s->bat = *region;
-        } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
-            s->metadata = *region;
-        }
-        vhdx_cache_drop(s, old.offset, old.length);
-        vhdx_space_release(s, old.offset, old.length);
-        s->write_gen++;
+    *region = regions[index];
+    if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
+        s->bat = *region;
+    } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
+        s->metadata = *region;
     }
+    vhdx_cache_drop(s, old.offset, old.length);
+    vhdx_space_release(s, old.offset, old.length);
+    s->write_gen++;
     return 0;
 }
 
@@ -228,21 +229,10 @@ entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
     BDRVVHDXState *s = bs->opaque;
     uint64_t at = s->bat.offset +
                   vhdx_bat_index(&s->geo, block) * VHDX_BAT_ENTRY_SIZE;
-    VHDXPage *page;
-    bool due;
-    int ret;
+    uint64_t entry = cpu_to_le64(vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                offset));
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(at, VHDX_PAGE_SIZE), &page);
-        if (ret < 0) {
-            return ret;
-        }
-        stq_le_p(vhdx_cache_change(s, page) + at % VHDX_PAGE_SIZE,
-                 vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset));
-        s->write_gen++;
-        due = vhdx_log_relief_due(s);
-    }
-    return due ? vhdx_log_relieve(bs) : 0;
+    return vhdx_log_put(bs, at, sizeof(entry), &entry);
 }
 
 /* -- Longer -- */
@@ -291,7 +281,6 @@ bat_move(BlockDriverState *bs, uint64_t entries)
     VHDXRegion *region = s->regions;
     int64_t offset;
     bool zero;
-    int ret;
 
     while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
         region++;
@@ -302,12 +291,7 @@ bat_move(BlockDriverState *bs, uint64_t entries)
     if (offset < 0) {
         return offset;
     }
-    ret = vhdx_region_move(bs, region, offset, length, zero);
-    if (ret < 0) {
-        QEMU_LOCK_GUARD(&s->lock);
-        vhdx_space_abandon(s, offset, length, true);
-    }
-    return ret;
+    return vhdx_region_move(bs, region, offset, length, zero);
 }
 
 /*

@@ -292,11 +292,10 @@ space_grow(BlockDriverState *bs, uint64_t end)
     return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
 }
 
-/* How long the file is with all objects and blocks, and no space free. */
-static uint64_t full_size(BDRVVHDXState *s)
+uint64_t vhdx_space_packed(BDRVVHDXState *s, uint64_t blocks)
 {
     uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (s->geo.blocks << s->geo.block_bits);
+                    (blocks << s->geo.block_bits);
 
     for (uint32_t i = 0; i < s->region_count; i++) {
         size += s->regions[i].length;
@@ -316,6 +315,19 @@ static void space_fix_size(BDRVVHDXState *s)
 }
 
 /*
+ * The result @ret of making the file longer, with what follows from it: space
+ * in a node that can't grow is looked for inside.  grow_lock is held.
+ */
+static int coroutine_fn GRAPH_RDLOCK space_grown(BlockDriverState *bs, int ret)
+{
+    if (ret == -EINVAL || ret == -ENOTSUP) {
+        space_fix_size(bs->opaque);
+        ret = vhdx_space_scan(bs);
+    }
+    return ret;
+}
+
+/*
  * Make room: find out what is free, or make the file longer to @end.  grow_lock
  * is held.
  */
@@ -328,7 +340,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
 
     if (!sp->scanned &&
         (sp->fixed_size || s->geo.bat_entries <= SCAN_ENTRIES ||
-         end > full_size(s))) {
+         end > vhdx_space_packed(s, s->geo.blocks))) {
         ret = vhdx_space_scan(bs);
         if (ret != -EFBIG || sp->fixed_size) {
             return ret;
@@ -337,12 +349,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
     if (sp->fixed_size) {
         return -ENOSPC;
     }
-    ret = space_grow(bs, end);
-    if (ret == -EINVAL || ret == -ENOTSUP) {
-        space_fix_size(s);
-        ret = vhdx_space_scan(bs);
-    }
-    return ret;
+    return space_grown(bs, space_grow(bs, end));
 }
 
 /*
@@ -417,11 +424,7 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
         ret = vhdx_space_scan(bs);
     }
     if (ret == 0 && !sp->fixed_size && sp->end + bytes > sp->size) {
-        ret = file_grow(bs, sp->end + bytes, prealloc);
-        if (ret == -EINVAL || ret == -ENOTSUP) {
-            space_fix_size(s);
-            ret = vhdx_space_scan(bs);
-        }
+        ret = space_grown(bs, file_grow(bs, sp->end + bytes, prealloc));
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     return ret;

@@ -288,6 +288,13 @@ typedef struct VHDXGeometry {
 /* Work out @geo from valid @params. */
 void vhdx_geometry_init(VHDXGeometry *geo, const VHDXParams *params);
 
+/* How many bytes of the disk payload block @block holds. */
+static inline uint64_t vhdx_block_bytes(const VHDXGeometry *geo, uint64_t block)
+{
+    return block == geo->blocks - 1 ?
+           geo->disk_size - (block << geo->block_bits) : geo->block_size;
+}
+
 /* The BAT index of payload block @block. */
 static inline uint64_t vhdx_bat_index(const VHDXGeometry *geo, uint64_t block)
 {

@@ -420,6 +420,17 @@ vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
 
 /*
+ * Whether the file has all of payload block @block at @offset, of which the
+ * last one may end where the disk does.
+ */
+static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
+                                    uint64_t offset)
+{
+    return offset <= s->space.size &&
+           vhdx_block_bytes(&s->geo, block) <= s->space.size - offset;
+}
+
+/*
  * Judge BAT entry @index of raw value @entry.  Returns 0, or -EINVAL with
  * @errp set.  lock is held.
  */
@@ -436,9 +447,9 @@ VHDXBatFunc(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
 /*
  * Go through entries @first to @end - 1 of the BAT region: call @func for every
- * run that is not a hole in the file, as it is now with all changes.  Ends early
- * where @func returns non-zero, and returns that; otherwise 0 or -errno of
- * reading.  No lock is held, or commit_lock.
+ * run that is not a hole in the file, as it is now with all changes.  Ends
+ * early where @func returns non-zero, and returns that; otherwise 0 or -errno
+ * of reading.  No lock is held, or commit_lock.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
@@ -480,6 +491,12 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
  * of 1 MiB.  lock is held, and the space has been scanned.
  */
 uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
+
+/*
+ * How many bytes the file has with all objects, @blocks payload blocks, and no
+ * space free.
+ */
+uint64_t vhdx_space_packed(BDRVVHDXState *s, uint64_t blocks);
 
 /*
  * Make the file at least @end bytes long.  No lock is held, or commit_lock.
@@ -641,6 +658,15 @@ bool vhdx_log_relief_due(BDRVVHDXState *s);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
 
 /*
+ * Replace @bytes bytes of metadata at file offset @offset by @buf, as
+ * vhdx_cache_update() does, and commit if that is due.  The log is open, no
+ * lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_log_put(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+             const void *buf);
+
+/*
  * Put everything in place and close the log: LogGuid zero in both headers, the
  * file cut to its last object.  Requests have ended.  No lock is held.
  * Returns 0 or -errno.
@@ -694,11 +720,11 @@ int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
 /* -- vhdx-resize.c -- */
 
 /*
- * Move @region, one of @s->regions, to @length bytes at file offset @offset,
- * space that is free, and which reads as zeros if @zero; the old place is
- * released.  What the new length adds reads as zeros.  Requests are frozen, no
- * lock is held.  Returns 0 or -errno; then nothing has moved, and @offset is
- * the caller's to give back.  Sections 2.2.3 and 2.4.
+ * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
+ * place that is taken for it, and which reads as zeros if @zero; the old place
+ * is released.  What the new length adds reads as zeros.  Requests are frozen,
+ * no lock is held.  Returns 0 or -errno; then nothing has moved, and the new
+ * place has been given back.  Sections 2.2.3 and 2.4.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
@@ -787,20 +813,12 @@ vhdx_check_note(VHDXCheck *check, const char *format, ...);
 
 /*
  * Tell of something wrong that can be mended without guessing, and count it.
- * Returns 1 if it is to be mended now, by vhdx_check_put(): the log is open
+ * Returns 1 if it is to be mended now, by vhdx_log_put(): the log is open
  * then.  Returns 0 if not, or -errno of opening the log.
  */
 int coroutine_fn GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)
 vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
                 ...);
-
-/*
- * Put @bytes bytes of metadata at file offset @offset, through the log, which
- * is open.  No lock is held.  Returns 0 or -errno.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_check_put(BlockDriverState *bs, uint64_t offset, const void *buf,
-               size_t bytes);
 
 /*
  * Check headers and region tables, of which each has two copies; the metadata
