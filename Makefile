@@ -14,7 +14,7 @@ demo: all
 	@scripts/demo
 
 check:
-	@scripts/run-checks unit iotests interop trace crash series
+	@scripts/run-checks unit iotests interop trace crash fuzz series
 
 check-unit check-iotests check-interop check-trace check-crash check-fuzz \
 check-series check-compat check-mutations:

@@ -17,14 +17,10 @@
 #include "qemu/cutils.h"
 #include "block/vhdx.h"
 
-#define TABLE_ENTRY             32
-
 /* What must be zero, by place in its structure. */
 #define HEADER_RESERVED         80
-#define REGION_HEADER           16
 #define REGION_RESERVED         12
 #define REGION_FLAGS            28
-#define METADATA_HEADER         32
 #define METADATA_RESERVED       8
 #define METADATA_RESERVED2      12
 #define ITEM_FLAGS              24
@@ -122,7 +118,7 @@ static void region_table_clear(uint8_t *buf, int copy, GPtrArray *findings)
         stl_le_p(buf + REGION_RESERVED, 0);
     }
     for (uint32_t i = 0; i < region_count(buf); i++) {
-        uint8_t *entry = buf + REGION_HEADER + i * TABLE_ENTRY;
+        uint8_t *entry = buf + VHDX_REGION_ENTRY(i);
         uint32_t flags = ldl_le_p(entry + REGION_FLAGS);
 
         if (flags & ~VHDX_REGION_REQUIRED) {
@@ -145,9 +141,9 @@ static void region_tables_compare(VHDXCheck *check, const uint8_t *a,
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        size_t at = REGION_HEADER + i * TABLE_ENTRY;
+        size_t at = VHDX_REGION_ENTRY(i);
 
-        if (memcmp(a + at, b + at, TABLE_ENTRY)) {
+        if (memcmp(a + at, b + at, VHDX_TABLE_ENTRY_SIZE)) {
             vhdx_check_error(check, "Region table copy 1, entry %" PRIu32
                              " has FileOffset %" PRIu64 " and Length %" PRIu32
                              ", but copy 2 differs with %" PRIu64 " and %"
@@ -249,7 +245,7 @@ static int coroutine_fn GRAPH_RDLOCK
 table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
 {
     BDRVVHDXState *s = bs->opaque;
-    static const uint8_t zero[METADATA_HEADER - METADATA_RESERVED2];
+    static const uint8_t zero[VHDX_METADATA_ENTRY(0) - METADATA_RESERVED2];
     uint64_t offset = s->metadata.offset;
     int ret;
 
@@ -325,7 +321,7 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
         ret = table_head_check(bs, check, table);
     }
     for (uint32_t i = 0; ret == 0 && i < count; i++) {
-        offset = METADATA_HEADER + i * TABLE_ENTRY;
+        offset = VHDX_METADATA_ENTRY(i);
         ret = item_check(bs, check, &items[i], table + offset,
                          s->metadata.offset + offset);
     }

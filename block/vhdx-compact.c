@@ -180,7 +180,7 @@ drop_zeroes(BlockDriverState *bs, Compact *c)
         progress(bs, c);
     }
     c->present -= dropped;
-    return ret;
+    return ret < 0 ? ret : vhdx_log_commit(bs);
 }
 
 /* -- Moving -- */
@@ -408,11 +408,23 @@ static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
     return limit;
 }
 
+/* How long a file is with all objects, @blocks payload blocks and no gap. */
+static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks)
+{
+    uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
+                    (blocks << s->geo.block_bits);
+
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        size += s->regions[i].length;
+    }
+    return size;
+}
+
 /* Bring what is in the file together, and cut it. */
 static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = vhdx_space_packed(s, c->present);
+    uint64_t packed = packed_size(s, c->present);
     uint64_t limit = block_limit(s, packed);
     int ret;
 
@@ -447,7 +459,7 @@ static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, Compact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = vhdx_space_packed(s, c->present);
+    uint64_t packed = packed_size(s, c->present);
     uint64_t used;
     int ret;
 

@@ -23,8 +23,6 @@
 #define ZERO_SIGNATURE      "zero"
 #define DATA_SIGNATURE      "data"
 
-#define CHECKSUM_OFFSET     4
-
 const VHDXGuid vhdx_guid_nil;
 
 VHDXGuid vhdx_guid_new(void)
@@ -143,15 +141,15 @@ void vhdx_header_encode(const VHDXHeader *header, uint8_t *buf)
     stw_le_p(buf + 66, header->version);
     stl_le_p(buf + 68, header->log_length);
     stq_le_p(buf + 72, header->log_offset);
-    stl_le_p(buf + CHECKSUM_OFFSET,
-             vhdx_checksum(buf, VHDX_HEADER_SIZE, CHECKSUM_OFFSET));
+    stl_le_p(buf + VHDX_CHECKSUM_OFFSET,
+             vhdx_checksum(buf, VHDX_HEADER_SIZE, VHDX_CHECKSUM_OFFSET));
 }
 
 bool vhdx_header_decode(const uint8_t *buf, VHDXHeader *header)
 {
     if (memcmp(buf, HEADER_SIGNATURE, 4) ||
-        (uint32_t)ldl_le_p(buf + CHECKSUM_OFFSET) !=
-        vhdx_checksum(buf, VHDX_HEADER_SIZE, CHECKSUM_OFFSET)) {
+        (uint32_t)ldl_le_p(buf + VHDX_CHECKSUM_OFFSET) !=
+        vhdx_checksum(buf, VHDX_HEADER_SIZE, VHDX_CHECKSUM_OFFSET)) {
         return false;
     }
     *header = (VHDXHeader) {
@@ -270,8 +268,8 @@ void vhdx_log_entry_encode(VHDXLogEntry *entry, uint32_t pages,
         log_data_encode(buf + desc_bytes + (size_t)i * VHDX_LOG_SECTOR,
                         entry->sequence, data[i]);
     }
-    stl_le_p(buf + CHECKSUM_OFFSET,
-             vhdx_checksum(buf, entry->length, CHECKSUM_OFFSET));
+    stl_le_p(buf + VHDX_CHECKSUM_OFFSET,
+             vhdx_checksum(buf, entry->length, VHDX_CHECKSUM_OFFSET));
 }
 
 bool vhdx_log_entry_decode(const uint8_t *buf, uint32_t log_length,
@@ -281,7 +279,7 @@ bool vhdx_log_entry_decode(const uint8_t *buf, uint32_t log_length,
     if (memcmp(buf, ENTRY_SIGNATURE, 4)) {
         return false;
     }
-    *checksum = ldl_le_p(buf + CHECKSUM_OFFSET);
+    *checksum = ldl_le_p(buf + VHDX_CHECKSUM_OFFSET);
     *entry = (VHDXLogEntry) {
         .length = ldl_le_p(buf + 8),
         .tail = ldl_le_p(buf + 12),
@@ -309,7 +307,7 @@ uint32_t vhdx_log_checksum_update(uint32_t crc, const uint8_t *buf,
 {
     crc = ~crc;
     if (first) {
-        return ~crc_skipping_field(crc, buf, bytes, CHECKSUM_OFFSET);
+        return ~crc_skipping_field(crc, buf, bytes, VHDX_CHECKSUM_OFFSET);
     }
     return ~crc_continue(crc, buf, bytes);
 }

@@ -23,6 +23,9 @@
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
+/* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
+#define FREED_MAX   65536
+
 /* What a commit has taken from the cache, in order of the pages' offsets. */
 typedef struct Batch {
     GPtrArray *pages;               /* VHDXPage */
@@ -229,7 +232,7 @@ bool vhdx_log_relief_due(BDRVVHDXState *s)
 {
     unsigned changed = s->cache.dirty + s->cache.logged;
 
-    if (changed < s->cache.limit / 2 ||
+    if ((changed < s->cache.limit / 2 && s->space.freed->len < FREED_MAX) ||
         (s->relieving && changed < s->cache.limit)) {
         return false;
     }

@@ -23,11 +23,6 @@
 #define REGION_SIGNATURE        "regi"
 #define METADATA_SIGNATURE      "metadata"
 
-#define CHECKSUM_OFFSET         4
-#define REGION_HEADER           16
-#define TABLE_ENTRY             32
-#define METADATA_HEADER         32
-
 #define PARAM_LEAVE_ALLOCATED   1
 #define PARAM_HAS_PARENT        2
 
@@ -95,22 +90,22 @@ void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
     memcpy(buf, REGION_SIGNATURE, 4);
     stl_le_p(buf + 8, count);
     for (uint32_t i = 0; i < count; i++) {
-        uint8_t *entry = buf + REGION_HEADER + i * TABLE_ENTRY;
+        uint8_t *entry = buf + VHDX_REGION_ENTRY(i);
 
         vhdx_guid_encode(&regions[i].guid, entry);
         stq_le_p(entry + 16, regions[i].offset);
         stl_le_p(entry + 24, regions[i].length);
         stl_le_p(entry + 28, regions[i].flags);
     }
-    stl_le_p(buf + CHECKSUM_OFFSET,
-             vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, CHECKSUM_OFFSET));
+    stl_le_p(buf + VHDX_CHECKSUM_OFFSET,
+             vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, VHDX_CHECKSUM_OFFSET));
 }
 
 bool vhdx_region_table_valid(const uint8_t *buf)
 {
     return !memcmp(buf, REGION_SIGNATURE, 4) &&
-           (uint32_t)ldl_le_p(buf + CHECKSUM_OFFSET) ==
-           vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, CHECKSUM_OFFSET);
+           (uint32_t)ldl_le_p(buf + VHDX_CHECKSUM_OFFSET) ==
+           vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, VHDX_CHECKSUM_OFFSET);
 }
 
 /* Judge @regions[@i] against the header section, the log and those before. */
@@ -169,7 +164,7 @@ int vhdx_region_table_decode(const uint8_t *buf, uint64_t log_offset,
     }
     r = g_new(VHDXRegion, n);
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *entry = buf + REGION_HEADER + i * TABLE_ENTRY;
+        const uint8_t *entry = buf + VHDX_REGION_ENTRY(i);
 
         r[i] = (VHDXRegion) {
             .guid = vhdx_guid_decode(entry),
@@ -216,7 +211,7 @@ void vhdx_metadata_encode(const VHDXParams *params, uint8_t *buf)
     memcpy(buf, METADATA_SIGNATURE, 8);
     stw_le_p(buf + 10, ARRAY_SIZE(known_items));
     for (int i = 0; i < ARRAY_SIZE(known_items); i++) {
-        uint8_t *entry = buf + METADATA_HEADER + i * TABLE_ENTRY;
+        uint8_t *entry = buf + VHDX_METADATA_ENTRY(i);
 
         vhdx_guid_encode(known_items[i].guid, entry);
         stl_le_p(entry + 16, offset);
@@ -301,7 +296,7 @@ int vhdx_metadata_table_decode(const uint8_t *buf, uint32_t region_length,
     }
     found = g_new(VHDXItem, n);
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *entry = buf + METADATA_HEADER + i * TABLE_ENTRY;
+        const uint8_t *entry = buf + VHDX_METADATA_ENTRY(i);
 
         found[i] = (VHDXItem) {
             .guid = vhdx_guid_decode(entry),

@@ -187,6 +187,8 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
 int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
                                         VHDXBatch *batch, uint64_t *dropped)
 {
+    BDRVVHDXState *s = bs->opaque;
+    bool due;
     int ret;
 
     ret = batch_pieces(bs, batch, piece_look, 0, LOOK_FIRST);
@@ -203,7 +205,10 @@ int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
         }
         *dropped += ret == 0;
     }
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        due = ret == 0 && vhdx_log_relief_due(s);
+    }
+    return due ? vhdx_log_relieve(bs) : ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK

@@ -19,10 +19,8 @@
  * is not known to be free counts as used.
  *
  * Space that earlier opens have left free is found by going through the BAT.
- * That is done before the file grows for the first time, unless the BAT is
- * large; then it waits until the file would become longer than with all blocks
- * present.  It is also done after a crash, which may have left space behind the
- * last block, and on a node that cannot grow.
+ * That is done before the file grows for the first time, after a crash, which
+ * may have left space behind the last block, and on a node that cannot grow.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -41,9 +39,6 @@
 #define GROW_MIN        (16 * MiB)
 #define GROW_MAX        GiB
 #define GROW_BLOCKS     8
-
-/* A BAT with so many entries is gone through without hesitation. */
-#define SCAN_ENTRIES    (MiB / VHDX_BAT_ENTRY_SIZE)
 
 /*
  * No map is kept of files longer than this: twice the largest disk.  It takes
@@ -292,17 +287,6 @@ space_grow(BlockDriverState *bs, uint64_t end)
     return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
 }
 
-uint64_t vhdx_space_packed(BDRVVHDXState *s, uint64_t blocks)
-{
-    uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (blocks << s->geo.block_bits);
-
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        size += s->regions[i].length;
-    }
-    return size;
-}
-
 /*
  * The node can't change its length: space is what lies inside, and a map tells
  * what of it is free.
@@ -338,9 +322,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
     VHDXSpace *sp = &s->space;
     int ret;
 
-    if (!sp->scanned &&
-        (sp->fixed_size || s->geo.bat_entries <= SCAN_ENTRIES ||
-         end > vhdx_space_packed(s, s->geo.blocks))) {
+    if (!sp->scanned) {
         ret = vhdx_space_scan(bs);
         if (ret != -EFBIG || sp->fixed_size) {
             return ret;
@@ -498,13 +480,23 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
 
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
+    GArray *list = s->space.freed;
     VHDXFreed freed = {
         .offset = offset,
         .length = bytes,
         .ticket = s->next_ticket,
     };
 
-    g_array_append_val(s->space.freed, freed);
+    if (list->len) {
+        VHDXFreed *last = &g_array_index(list, VHDXFreed, list->len - 1);
+
+        if (last->offset + last->length == offset) {
+            last->length += bytes;
+            last->ticket = freed.ticket;
+            return;
+        }
+    }
+    g_array_append_val(list, freed);
 }
 
 /* Move all of @from to @to. */

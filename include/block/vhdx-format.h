@@ -27,6 +27,12 @@
 #define VHDX_REGION_TABLE_OFFSET(copy) (((copy) + 3) * 64 * KiB)
 #define VHDX_REGION_TABLE_SIZE      (64 * KiB)
 #define VHDX_HEADER_SECTION_SIZE    VHDX_MIB
+#define VHDX_CHECKSUM_OFFSET        4       /* in all that has one */
+
+/* 2.2.3 and 2.6: entries of the region table and the metadata table */
+#define VHDX_TABLE_ENTRY_SIZE       32
+#define VHDX_REGION_ENTRY(i)        (16 + (i) * VHDX_TABLE_ENTRY_SIZE)
+#define VHDX_METADATA_ENTRY(i)      (32 + (i) * VHDX_TABLE_ENTRY_SIZE)
 #define VHDX_MAX_TABLE_ENTRIES      2047
 
 /* 2.6: metadata items */

@@ -493,12 +493,6 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
 uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
 
 /*
- * How many bytes the file has with all objects, @blocks payload blocks, and no
- * space free.
- */
-uint64_t vhdx_space_packed(BDRVVHDXState *s, uint64_t blocks);
-
-/*
  * Make the file at least @end bytes long.  No lock is held, or commit_lock.
  * Returns 0 or -errno.
  */
@@ -645,9 +639,10 @@ vhdx_log_begin(BlockDriverState *bs, bool data);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
 
 /*
- * Whether changed pages take half of the cache, so that the caller has to call
- * vhdx_log_relieve().  While one request does so this is false for others,
- * unless changed pages fill all of it.  lock is held.
+ * Whether changed pages take half of the cache, or the list of what was freed
+ * is long, so that the caller has to call vhdx_log_relieve().  While one
+ * request does so this is false for others, unless changed pages fill all of
+ * the cache.  lock is held.
  */
 bool vhdx_log_relief_due(BDRVVHDXState *s);
 
@@ -758,9 +753,10 @@ bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
                     uint64_t from, uint64_t to);
 
 /*
- * Give blocks of @batch in which there are only zeros the state ZERO, commit
- * that, and add their number to @dropped.  Requests are frozen, no lock is
- * held.  Returns 0 or -errno; the image is right in either case.
+ * Give blocks of @batch in which there are only zeros the state ZERO, and add
+ * their number to @dropped.  That is stable, and their space free, with the
+ * next commit.  Requests are frozen, no lock is held.  Returns 0 or -errno; the
+ * image is right in either case.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_batch_drop_zeroes(BlockDriverState *bs, VHDXBatch *batch,
