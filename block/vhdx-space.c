@@ -15,12 +15,16 @@
  * back, and even then a request that began before may still read or write it.
  * So space goes from the list of the freed, through the list of the committed,
  * to the map of used MiBs, from which it is given out again before the file
- * grows.  The map is first made when there is something to put into it; what
- * is not known to be free counts as used.
+ * grows.  What is not known to be free counts as used.
  *
- * Space that earlier opens have left free is found by going through the BAT.
- * That is done before the file grows for the first time, after a crash, which
- * may have left space behind the last block, and on a node that cannot grow.
+ * The map is made by going through the BAT ("scan"), which finds what earlier
+ * opens have left free as well.  That is done before the file grows or space
+ * gets free for the first time, after a crash, which may have left space behind
+ * the last block, and on a node that cannot grow.
+ *
+ * Where the BAT of a damaged image names a place twice, the block that is
+ * discarded may not be the last one there.  Then nothing is punched or put into
+ * the map as free, but the map is made again.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -140,6 +144,7 @@ static uint64_t map_end(VHDXSpace *sp)
 typedef struct Scan {
     unsigned long *used;
     uint64_t bits;
+    bool overlap;                   /* something was marked twice */
 } Scan;
 
 static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
@@ -148,6 +153,7 @@ static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
     uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
 
     if (from < to) {
+        scan->overlap |= find_next_bit(scan->used, to, from) < to;
         bitmap_set(scan->used, from, to - from);
     }
 }
@@ -168,12 +174,17 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
     return 0;
 }
 
-static void scan_mark_freed(Scan *scan, GArray *freed)
+/* What no entry names any more, but is not free yet. */
+static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
 {
-    for (guint i = 0; i < freed->len; i++) {
-        VHDXFreed *f = &g_array_index(freed, VHDXFreed, i);
+    GArray *lists[] = { sp->freed, sp->committing, sp->committed };
 
-        scan_mark(scan, f->offset, f->length);
+    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
+        for (guint j = 0; j < lists[i]->len; j++) {
+            VHDXFreed *f = &g_array_index(lists[i], VHDXFreed, j);
+
+            scan_mark(scan, f->offset, f->length);
+        }
     }
 }
 
@@ -185,6 +196,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     Scan scan = {
         .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
     };
+    g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
     GHashTableIter iter;
     VHDXAlloc *alloc;
     uint64_t last;
@@ -202,12 +214,12 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     for (uint32_t i = 0; i < s->region_count; i++) {
         scan_mark(&scan, s->regions[i].offset, s->regions[i].length);
     }
-    /* Blocks that are not in the BAT yet may be so when it has been read. */
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         sp->scanning = true;
+        scan_mark_freed(&scan, sp);
         g_hash_table_iter_init(&iter, s->allocs);
         while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
-            scan_mark(&scan, alloc->offset, s->geo.block_size);
+            g_array_append_val(allocs, alloc->offset);
         }
     }
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
@@ -218,9 +230,13 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         g_free(scan.used);
         return ret;
     }
-    scan_mark_freed(&scan, sp->freed);
-    scan_mark_freed(&scan, sp->committing);
-    scan_mark_freed(&scan, sp->committed);
+    sp->overlap = scan.overlap;
+    /* Of these the BAT may have told, or not, when it was read. */
+    for (guint i = 0; i < allocs->len; i++) {
+        scan_mark(&scan, g_array_index(allocs, uint64_t, i),
+                  s->geo.block_size);
+    }
+    scan_mark_freed(&scan, sp);
     g_free(sp->used);
     sp->scanned = true;
     sp->used = scan.used;
@@ -553,8 +569,9 @@ static bool tail_is_large(BDRVVHDXState *s)
 bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
     g_autoptr(GArray) ready = NULL;
-    bool large;
+    bool known, large;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (!vhdx_space_reclaimable(s)) {
@@ -563,35 +580,36 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     }
     /* What is on no list meanwhile must not be found free by a scan. */
     qemu_co_mutex_lock(&s->grow_lock);
+    known = (sp->scanned || vhdx_space_scan(bs) == 0) && !sp->overlap;
     ready = g_array_new(false, false, sizeof(VHDXFreed));
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         uint64_t oldest = vhdx_oldest_ticket(s);
 
-        for (guint i = 0; i < s->space.committed->len;) {
-            VHDXFreed *f = &g_array_index(s->space.committed, VHDXFreed, i);
+        for (guint i = 0; i < sp->committed->len;) {
+            VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, i);
 
             if (f->ticket <= oldest) {
                 g_array_append_vals(ready, f, 1);
-                g_array_remove_index_fast(s->space.committed, i);
+                g_array_remove_index_fast(sp->committed, i);
             } else {
                 i++;
             }
         }
     }
-    for (guint i = 0; i < ready->len; i++) {
+    for (guint i = 0; i < ready->len && known; i++) {
         VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
 
         /* The host may keep the space if it likes; it is zeroed on reuse. */
         (void)bdrv_co_pdiscard(bs->file, f->offset, f->length);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        for (guint i = 0; i < ready->len; i++) {
+        sp->scanned = known;
+        for (guint i = 0; i < ready->len && known; i++) {
             VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
 
-            map_free(&s->space, f->offset, f->length);
+            map_free(sp, f->offset, f->length);
             /* It does not read as zeros, though it may lie behind those. */
-            s->space.zero_from = MAX(s->space.zero_from,
-                                     f->offset + f->length);
+            sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
         }
         large = tail_is_large(s);
     }

@@ -136,6 +136,7 @@ typedef struct VHDXSpace {
     bool longer;                    /* the file may be longer than @size */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
+    bool overlap;                   /* ... of a BAT that names a place twice */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB where the next search begins */

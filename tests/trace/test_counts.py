@@ -338,7 +338,8 @@ def zeroes(ctx):
         # the change stable may the space be punched.
         same(io.do('write -q -z -u 3M 1M'), [])
         same(io.do('flush'), ['log', 'flush', 'zero'])
-        same(io.do('discard -q 4M 2M'), [])
+        # What lies together is punched at once.
+        same(io.do('discard -q 4M 2M', 'discard -q 7M 1M'), [])
         same(io.do('flush'), ['log', 'flush', 'zero', 'zero'])
         # Punching need not be stable: who takes the space zeroes it.
         same(io.do('flush'), [])
