@@ -5,9 +5,10 @@
  * and discard in the same image at once; see vhdx-test-model.h for how they
  * know what to expect.  The log is short and, in most runs, the page cache is
  * small, so that commits, checkpoints and page eviction happen all the time.
- * The main thread meanwhile asks for information and drains the node.  In the
- * end the image must pass check, and hold what the model says: as it is, as it
- * would be after a crash, and when it was closed and opened again.
+ * The main thread meanwhile asks for information, drains the node, and makes
+ * the disk longer and shorter.  In the end the image must pass check, and hold
+ * what the model says: as it is, as it would be after a crash, and when it was
+ * closed and opened again.
  *
  * The same runs in one thread show what is no matter of threads.
  *
@@ -242,6 +243,18 @@ static void ask_info(BlockDriverState *bs)
     qapi_free_ImageInfoSpecific(info);
 }
 
+static void resize(Run *run, int64_t size)
+{
+    int ret = blk_truncate(run->blk, size, true, PREALLOC_MODE_OFF, 0, NULL);
+
+    if (ret == 0) {
+        g_assert_cmpint(blk_getlength(run->blk), ==, size);
+    } else {
+        g_assert_cmpint(ret, ==, -ENOSPC);
+        g_assert_true(run->full);
+    }
+}
+
 static void run_workers(Run *run, unsigned seed, unsigned ops)
 {
     run->ops = ops;
@@ -269,6 +282,9 @@ static void run_workers(Run *run, unsigned seed, unsigned ops)
         if (i % 64 == 0) {
             bdrv_drained_begin(blk_bs(run->blk));
             bdrv_drained_end(blk_bs(run->blk));
+        }
+        if (i % 64 == 32) {
+            resize(run, DISK_SIZE + i / 64 % 4 * BLOCK);
         }
     }
 }
@@ -380,7 +396,8 @@ static void run_open(Run *run, const char *path, uint64_t bytes,
 {
     BDRVVHDXState *s;
 
-    run->blk = open_image(path, bytes, BDRV_O_RDWR | BDRV_O_UNMAP);
+    run->blk = open_image(path, bytes, BDRV_O_RDWR | BDRV_O_UNMAP |
+                          BDRV_O_RESIZE);
     s = blk_bs(run->blk)->opaque;
     s->cache.limit = cache_pages;
 }
