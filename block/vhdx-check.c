@@ -15,7 +15,8 @@
  *
  * What lies in the file behind the last object is lost space ("leak") unless
  * the file can't get shorter.  It is cut off by closing the log, but not while
- * there are errors that remain: it may be a block whose entry is damaged.
+ * there are errors that remain: it may be a block whose entry is damaged.  So a
+ * replay, which cuts it otherwise, leaves it to the check.
  * Space between objects is free: new blocks are put there.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
@@ -181,6 +182,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         /* What is wrong with an entry is told here. */
         s->reported = true;
+        s->keep_tail = true;
     }
     ret = vhdx_check_copies(bs, &check);
     if (ret == 0 && replay) {
@@ -194,6 +196,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     }
     if (ret == 0) {
         cut = check_space(bs, &check, live, &leaks);
+        /* What it has kept a replay from cutting, waste or not */
+        cut |= replay && fix && !result->corruptions && !result->check_errors;
     }
     if (cut) {
         ret = vhdx_log_begin(bs, false);
@@ -204,6 +208,9 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     if (s->log.open && !live) {
         closed = vhdx_log_close(bs);
         ret = ret < 0 ? ret : closed;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->keep_tail = false;
     }
     if (ret < 0) {
         result->check_errors++;

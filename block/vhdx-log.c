@@ -303,6 +303,9 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->space.size = size;
         s->space.end = ROUND_UP(size, VHDX_MIB);
+        if (s->keep_tail) {
+            return 0;
+        }
     }
     ret = vhdx_space_scan(bs);
     if (ret == 0) {

@@ -222,6 +222,7 @@ typedef struct BDRVVHDXState {
     bool writable;                  /* begin_write has nothing left to do */
     bool broken;                    /* metadata can't be written any more */
     bool reported;                  /* a bad BAT entry was reported */
+    bool keep_tail;                 /* a check decides what becomes of it */
     VHDXCache cache;
     VHDXSpace space;
     GHashTable *allocs;             /* VHDXAlloc by block */

@@ -12,6 +12,13 @@
  * its own, which the power can be cut of again, and begins with the recovery.
  * A run that comes to its end leaves an image without a log.
  *
+ * Of an image with damage, in which a cut has ended a repair:
+ *
+ *   - each damage is there or mended, and all else is as above; it opens, and
+ *     the only blocks that the driver fails to read have damaged entries
+ *   - it can be repaired, and then nothing is wrong with it but what was not
+ *     to be mended
+ *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
@@ -142,6 +149,20 @@ static char *check_rest(const CrashReader *r, const CrashModel *model)
     return why;
 }
 
+/* Whether a block in which one of these pages is has a bad entry. */
+static bool is_damaged(const CrashReader *r, uint64_t first, uint64_t count)
+{
+    uint64_t last = (first + count - 1) * CRASH_PAGE / r->block_size;
+
+    for (uint64_t block = first * CRASH_PAGE / r->block_size; block <= last;
+         block++) {
+        if (g_hash_table_contains(r->damaged, (void *)(uintptr_t)block)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Compare @count pages from @first as the driver and the reader read them. */
 static char *check_read(BlockBackend *blk, const CrashReader *r,
                         uint64_t first, uint64_t count)
@@ -151,6 +172,9 @@ static char *check_read(BlockBackend *blk, const CrashReader *r,
                          r->disk_size - first * CRASH_PAGE);
     int ret = blk_pread(blk, first * CRASH_PAGE, bytes, buf, 0);
 
+    if (ret == -EIO && is_damaged(r, first, count)) {
+        return NULL;
+    }
     if (ret < 0) {
         return text("the driver can't read page %" PRIu64 ": %s", first,
                     strerror(-ret));
@@ -208,6 +232,10 @@ static char *check_driver(CrashContext *ctx, const CrashImage *img,
     char *why = NULL;
     int ret, expected = r->dirty + !r->header_valid[0] + !r->header_valid[1];
 
+    if (ctx->damage) {
+        /* In a header that is valid something may be wrong as well. */
+        expected = r->dirty + 2 + r->bad;
+    }
     disk->instant = true;
     blk = guest_open(0, ctx->workload->small_cache, &err);
     if (!blk) {
@@ -240,6 +268,17 @@ static bool check_unborn(CrashContext *ctx, const CrashImage *img)
     return ctx->workload->create && memcmp(id, "vhdxfile", 8);
 }
 
+/* Whether the headers are as closing leaves them. */
+static bool headers_closed(CrashContext *ctx, const CrashReader *r)
+{
+    if (!r->header_valid[0] || !r->header_valid[1]) {
+        return false;
+    }
+    /* A repair with nothing to mend leaves headers of which one was updated. */
+    return ctx->damage ? !r->dirty :
+           !r->log_named[0] && !r->log_named[1] && r->copies_agree;
+}
+
 /*
  * Check an image; @closed if it must have no log.  Returns NULL or what is
  * wrong.
@@ -255,7 +294,7 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
     if (check_unborn(ctx, img)) {
         return NULL;
     }
-    r = reader_new(img, &why);
+    r = reader_new(img, ctx->damage, &why);
     if (!r) {
         return why;
     }
@@ -267,10 +306,11 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
                r->sector_size != ctx->shape.sector_size) {
         why = text("metadata has changed");
     }
-    if (!why && closed &&
-        (r->log_named[0] || r->log_named[1] || !r->header_valid[0] ||
-         !r->header_valid[1] || !r->copies_agree)) {
+    if (!why && closed && !headers_closed(ctx, r)) {
         why = text("the image was closed, but its headers are not in order");
+    }
+    if (!why && closed && r->left) {
+        why = text("after the repair, %u fields are not mended", r->left);
     }
     why = why ?: check_spots(r, model, seen);
     why = why ?: check_rest(r, model);
@@ -408,6 +448,27 @@ static GArray *points_choose(const CrashRun *run, unsigned most, CrashRng *rng)
     return points;
 }
 
+/* Repair what a cut has left of a repair.  Returns NULL or what is wrong. */
+static char *check_repair(CrashContext *ctx, const CrashImage *img,
+                          const CrashModel *model, uint32_t *seen,
+                          CrashRng *rng)
+{
+    CrashRun *run = repair_run(ctx->workload, &ctx->shape, img, ctx->damage,
+                               model, seen, true, rng_next(rng));
+    char *why = run->wrong->len ?
+                g_strdup(g_ptr_array_index(run->wrong, 0)) :
+                check_image(ctx, run->last, model, true, seen, rng);
+
+    if (why) {
+        char *more = text("then repaired: %s", why);
+
+        g_free(why);
+        why = more;
+    }
+    guest_run_free(run);
+    return why;
+}
+
 static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
                       const char *path, CrashRng *rng);
 
@@ -417,8 +478,10 @@ static void check_further(CrashContext *ctx, const CrashImage *img,
                           unsigned depth, const char *path, CrashRng *rng)
 {
     const CrashWorkload *w = ctx->workload;
-    CrashRun *run = guest_run(w, &ctx->shape, img, model, seen, !w->go_on,
-                              rng_next(rng));
+    CrashRun *run = w->damage ?
+        repair_run(w, &ctx->shape, img, ctx->damage, model, seen, false,
+                   rng_next(rng)) :
+        guest_run(w, &ctx->shape, img, model, seen, !w->go_on, rng_next(rng));
 
     check_run(ctx, run, depth + 1, path, rng);
     guest_run_free(run);
@@ -439,6 +502,9 @@ static void check_point(CrashContext *ctx, CrashRun *run, CrashCursor *cur,
         g_autofree char *here = text("%s, stamp %u cut %u", path, cur->now, i);
         char *why = check_image(ctx, img, run->model, false, seen, rng);
 
+        if (!why && ctx->damage) {
+            why = check_repair(ctx, img, run->model, seen, rng);
+        }
         if (why) {
             violation(ctx, img, here, why);
             g_free(why);
@@ -494,6 +560,36 @@ static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
     }
 }
 
+/* Damage the image that the guests of @use have left, and check its repair. */
+static void check_damage(CrashContext *ctx, CrashRun *use, CrashRng *rng)
+{
+    g_autofree uint32_t *seen = g_new(uint32_t, use->model->spots->len *
+                                      CRASH_SECTORS + 1);
+    CrashImage *img;
+    CrashReader *r;
+    CrashRun *run;
+    char *why;
+
+    model_advance(use->model, use->end);
+    why = use->wrong->len ? g_strdup(g_ptr_array_index(use->wrong, 0)) :
+          check_image(ctx, use->last, use->model, true, seen, rng);
+    if (why) {
+        violation(ctx, use->last, ", before it is damaged", why);
+        g_free(why);
+        return;
+    }
+    img = image_copy(use->last);
+    r = reader_new(use->last, NULL, &why);
+    ctx->damage = damage_image(ctx->workload, r, img, rng);
+    reader_free(r);
+    run = repair_run(ctx->workload, &ctx->shape, img, ctx->damage, use->model,
+                     seen, false, rng_next(rng));
+    check_run(ctx, run, 0, "", rng);
+    g_clear_pointer(&ctx->damage, g_array_unref);
+    guest_run_free(run);
+    image_free(img);
+}
+
 void check_seed(CrashContext *ctx)
 {
     CrashRng rng = { crash_mix(ctx->seed * 0x2545f4914f6cdd1dULL + 1) };
@@ -506,7 +602,11 @@ void check_seed(CrashContext *ctx)
     } else {
         run = guest_run(ctx->workload, &ctx->shape, made->last, NULL, NULL,
                         false, rng_next(&rng));
-        check_run(ctx, run, 0, "", &rng);
+        if (ctx->workload->damage) {
+            check_damage(ctx, run, &rng);
+        } else {
+            check_run(ctx, run, 0, "", &rng);
+        }
         guest_run_free(run);
     }
     guest_run_free(made);

@@ -264,6 +264,15 @@ static int64_t coroutine_mixed_fn disk_getlength(BlockDriverState *bs)
     return ((BDRVCrashState *)bs->opaque)->disk->view->size;
 }
 
+/* A file's tail takes space; what has a fixed size takes none. */
+static int64_t coroutine_mixed_fn
+disk_get_allocated_file_size(BlockDriverState *bs)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+
+    return disk->node.fixed_size ? 0 : disk->view->size;
+}
+
 static int coroutine_fn
 disk_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
                      int64_t bytes, int64_t *pnum, int64_t *map,
@@ -306,6 +315,7 @@ static BlockDriver crash_disk = {
     .bdrv_open              = disk_open,
     .bdrv_refresh_limits    = disk_refresh_limits,
     .bdrv_co_getlength      = disk_getlength,
+    .bdrv_co_get_allocated_file_size = disk_get_allocated_file_size,
 
     .bdrv_co_preadv         = disk_co_preadv,
     .bdrv_co_pwritev        = disk_co_pwritev,

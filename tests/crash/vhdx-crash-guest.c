@@ -38,8 +38,7 @@ typedef struct Guests {
     unsigned burst_left;            /* writes until the next flush */
 } Guests;
 
-static void G_GNUC_PRINTF(2, 3)
-run_wrong(CrashRun *run, const char *format, ...)
+void run_wrong(CrashRun *run, const char *format, ...)
 {
     va_list ap;
 
@@ -454,7 +453,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     return clean;
 }
 
-static CrashRun *run_new(const CrashWorkload *w, CrashImage *base)
+CrashRun *run_new(const CrashWorkload *w, CrashImage *base)
 {
     CrashRun *run = g_new(CrashRun, 1);
 
@@ -467,8 +466,7 @@ static CrashRun *run_new(const CrashWorkload *w, CrashImage *base)
     return run;
 }
 
-/* Take what has been recorded from the disk. */
-static void run_end(CrashRun *run, CrashDisk *disk)
+void run_end(CrashRun *run, CrashDisk *disk)
 {
     run->end = disk->now;
     run->ops = g_ptr_array_ref(disk->ops);
@@ -600,7 +598,7 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
         run_wrong(run, "can't be created: %s", error_get_pretty(call.err));
         error_free(call.err);
     } else {
-        reader = reader_new(disk->view, &why);
+        reader = reader_new(disk->view, NULL, &why);
         if (reader) {
             shape->payload = MAX(reader->bat_offset + reader->bat_length,
                                  reader->meta_offset + reader->meta_length);

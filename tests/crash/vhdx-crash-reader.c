@@ -338,16 +338,55 @@ static void file_read(const CrashReader *r, uint64_t offset, uint64_t n,
     }
 }
 
-/* -- Tables -- */
+/* -- Damage -- */
 
-/* Whether the GUID at @p is the one that is printed as @text. */
-static bool guid_is(const uint8_t *p, const char *text)
+/* Put @n bytes in place of what the file holds after replay. */
+static void file_put(CrashReader *r, uint64_t offset, uint64_t n,
+                     const uint8_t *buf)
 {
-    uint8_t guid[16];
+    uint64_t index = offset / CRASH_PAGE;
+    CrashPage *old = reader_page(r, offset);
+    CrashPage *page = image_page_new(old ? old->data : NULL);
 
-    put_guid(guid, text);
-    return !memcmp(p, guid, sizeof(guid));
+    memcpy(page->data + offset % CRASH_PAGE, buf, n);
+    g_hash_table_replace(r->replayed, (void *)(uintptr_t)index, page);
 }
+
+/*
+ * Find out which damage is mended.  A page is mended from its start on, so a
+ * field that is so behind one that is not shows that it was torn.
+ */
+static bool damage_undo(CrashReader *r, const GArray *damage, char **why)
+{
+    uint64_t left_in = UINT64_MAX;
+    uint8_t buf[8];
+
+    for (guint i = 0; damage && i < damage->len; i++) {
+        const CrashDamage *d = &g_array_index(damage, CrashDamage, i);
+
+        file_read(r, d->offset, d->bytes, buf);
+        if (!memcmp(buf, d->bad, d->bytes)) {
+            r->bad++;
+            if (d->block) {
+                g_hash_table_add(r->damaged, (void *)(uintptr_t)(d->block - 1));
+            }
+            if (!d->kept) {
+                r->left++;
+                left_in = d->offset / CRASH_PAGE;
+            }
+        } else if (memcmp(buf, d->mended, d->bytes)) {
+            return wrong(why, "the damage at offset %" PRIu64 " has become "
+                         "0x%" PRIx64, d->offset, get_le(buf, d->bytes));
+        } else if (left_in == d->offset / CRASH_PAGE) {
+            return wrong(why, "the damage at offset %" PRIu64 " is mended, but "
+                         "not what is before it", d->offset);
+        }
+        file_put(r, d->offset, d->bytes, d->sound);
+    }
+    return true;
+}
+
+/* -- Tables -- */
 
 static bool regions_read(CrashReader *r, char **why)
 {
@@ -537,7 +576,8 @@ uint64_t reader_owner(const CrashReader *r, uint64_t offset)
            g_hash_table_lookup(r->owners, (void *)(uintptr_t)(offset / MiB));
 }
 
-CrashReader *reader_new(const CrashImage *img, char **why)
+CrashReader *reader_new(const CrashImage *img, const GArray *damage,
+                        char **why)
 {
     CrashReader *r = g_new(CrashReader, 1);
     uint8_t header[4096];
@@ -549,11 +589,13 @@ CrashReader *reader_new(const CrashImage *img, char **why)
         .replayed = g_hash_table_new_full(NULL, NULL, NULL, image_page_unref),
         .blocks = g_hash_table_new(NULL, NULL),
         .owners = g_hash_table_new(NULL, NULL),
+        .damaged = g_hash_table_new(NULL, NULL),
     };
     if (!headers_read(r, header, why) ||
         (r->dirty && !log_replay(r, header + 48, why)) ||
-        !regions_read(r, why) || !replay_is_fit(r, why) ||
-        !metadata_read(r, why) || !bat_read(r, why)) {
+        !damage_undo(r, damage, why) || !regions_read(r, why) ||
+        !replay_is_fit(r, why) || !metadata_read(r, why) ||
+        !bat_read(r, why)) {
         reader_free(r);
         return NULL;
     }
@@ -565,5 +607,6 @@ void reader_free(CrashReader *r)
     g_hash_table_destroy(r->replayed);
     g_hash_table_destroy(r->blocks);
     g_hash_table_destroy(r->owners);
+    g_hash_table_destroy(r->damaged);
     g_free(r);
 }

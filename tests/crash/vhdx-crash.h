@@ -7,6 +7,7 @@
  * model     what the guest did, and what each sector may hold after a cut
  * reader    a second VHDX reader, which knows nothing of the driver
  * guest     coroutines that use the disk
+ * repair    damage to an image, and what mends it
  * check     what must hold of one image, and of all that cuts can leave
  *
  * Time is a counter: each start and each end of a file operation or a guest
@@ -319,6 +320,17 @@ bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,
 
 /* -- vhdx-crash-reader.c -- */
 
+/* A field of an image that is wrong; all is in one sector. */
+typedef struct CrashDamage {
+    uint64_t offset;
+    unsigned bytes;
+    uint8_t sound[8];               /* what it held */
+    uint8_t bad[8];                 /* what it holds */
+    uint8_t mended[8];              /* what a repair makes of it */
+    bool kept;                      /* ... which is nothing: it stays bad */
+    uint64_t block;                 /* whose BAT entry it is, plus 1, or 0 */
+} CrashDamage;
+
 typedef struct CrashReader {
     const CrashImage *img;
     GHashTable *replayed;           /* CrashPage by number of the file's page */
@@ -335,10 +347,18 @@ typedef struct CrashReader {
     uint64_t behind;                /* BAT entries behind the last block's */
     GHashTable *blocks;             /* file offset / MiB by block number */
     GHashTable *owners;             /* block number + 1 by file offset / MiB */
+    unsigned bad;                   /* damage that is there */
+    unsigned left;                  /* ... and is to be mended */
+    GHashTable *damaged;            /* blocks whose entry is bad */
 } CrashReader;
 
-/* Read and judge a file.  Returns NULL, with @why set, if it is not right. */
-CrashReader *reader_new(const CrashImage *img, char **why);
+/*
+ * Read and judge a file.  Of each @damage (CrashDamage by offset, may be NULL)
+ * there may be the bad or the mended field; it is read as if it were sound.
+ * Returns NULL, with @why set, if it is not right.
+ */
+CrashReader *reader_new(const CrashImage *img, const GArray *damage,
+                        char **why);
 void reader_free(CrashReader *reader);
 
 /* Where @block is in the file, bytes, or 0. */
@@ -388,6 +408,7 @@ typedef struct CrashWorkload {
     bool lose;                      /* ... a flush, with what it was for */
     bool small_cache;               /* 64 metadata pages */
     bool create;                    /* making the image is what is tested */
+    unsigned damage;                /* repair is: BAT pages with damage */
     /* The power cuts */
     unsigned points;                /* at most, for one run */
     unsigned states;                /* random ones at each point */
@@ -418,6 +439,14 @@ typedef struct CrashShape {
     uint64_t payload;               /* bytes: where blocks begin in the file */
 } CrashShape;
 
+/* A run on @base, which it takes. */
+CrashRun *run_new(const CrashWorkload *workload, CrashImage *base);
+
+/* Take what has been recorded from the disk. */
+void run_end(CrashRun *run, CrashDisk *disk);
+
+void G_GNUC_PRINTF(2, 3) run_wrong(CrashRun *run, const char *format, ...);
+
 /* Make an image for @workload, and choose its @shape. */
 CrashRun *guest_create(const CrashWorkload *workload, CrashShape *shape,
                        CrashRng *rng);
@@ -434,6 +463,21 @@ void guest_run_free(CrashRun *run);
 /* Open the node "disk" as VHDX. */
 BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
 
+/* -- vhdx-crash-repair.c -- */
+
+/* Damage @img, which @reader has read.  Returns an array of CrashDamage. */
+GArray *damage_image(const CrashWorkload *workload, const CrashReader *reader,
+                     CrashImage *img, CrashRng *rng);
+
+/*
+ * Let the image @base with @damage be repaired; @before and @seen as for
+ * model_new().  With @instant nothing is recorded.
+ */
+CrashRun *repair_run(const CrashWorkload *workload, const CrashShape *shape,
+                     const CrashImage *base, const GArray *damage,
+                     const CrashModel *before, const uint32_t *seen,
+                     bool instant, uint64_t seed);
+
 /* -- vhdx-crash-check.c -- */
 
 typedef struct CrashTotals {
@@ -443,6 +487,7 @@ typedef struct CrashTotals {
 typedef struct CrashContext {
     const CrashWorkload *workload;
     CrashShape shape;
+    GArray *damage;                 /* CrashDamage; NULL: the image is sound */
     uint64_t seed;
     CrashTotals totals;
     bool verbose;

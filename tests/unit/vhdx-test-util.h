@@ -61,6 +61,15 @@ static inline void put_guid(uint8_t *buf, const char *text)
     }
 }
 
+/* Whether the GUID at @buf is the one that is printed as @text. */
+static inline bool guid_is(const uint8_t *buf, const char *text)
+{
+    uint8_t guid[16];
+
+    put_guid(guid, text);
+    return !memcmp(buf, guid, sizeof(guid));
+}
+
 /* CRC-32C of @bytes bytes at @buf. */
 static inline uint32_t slow_crc32c(const uint8_t *buf, size_t bytes)
 {
