@@ -167,9 +167,8 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     return 0;
 }
 
-/* Judge a raw entry that is about to be used; says what is wrong just once. */
-static int bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
-                         uint64_t *entry)
+int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
+                       uint64_t *entry)
 {
     BDRVVHDXState *s = bs->opaque;
     Error *err = NULL;
@@ -223,7 +222,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     }
     raw = page->data + in_page;
     first = ldq_le_p(raw);
-    ret = bat_entry_use(bs, index, first, entry);
+    ret = vhdx_bat_entry_use(bs, index, first, entry);
     if (ret < 0) {
         return ret;
     }
@@ -251,13 +250,19 @@ int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
     return vhdx_bat_get_run(bs, block, 1, entry, &count);
 }
 
+VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block)
+{
+    uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
+
+    return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE));
+}
+
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
-    VHDXPage *page = vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset,
-                                                        VHDX_PAGE_SIZE));
 
-    stq_le_p(vhdx_cache_change(s, page) + offset % VHDX_PAGE_SIZE, entry);
+    stq_le_p(vhdx_cache_change(s, vhdx_bat_peek(s, block)) +
+             offset % VHDX_PAGE_SIZE, entry);
 }
 
 /*

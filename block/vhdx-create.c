@@ -272,7 +272,7 @@ node_resize(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     }
     if (*zero && prealloc != PREALLOC_MODE_OFF &&
         prealloc != PREALLOC_MODE_METADATA) {
-        /* Only payload is preallocated. */
+        /* Payload and log are preallocated, and the rest is written. */
         *full = true;
         ret = node_grow(blk, layout, layout->first_block, PREALLOC_MODE_OFF,
                         zero, errp);
@@ -359,6 +359,11 @@ write_layout(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
         vhdx_metadata_encode(&layout->params, buf);
         ret = blk_co_pwrite(blk, layout->metadata_offset,
                             layout->metadata_length, buf, 0);
+    }
+    if (ret == 0 && !(zero_flags & BDRV_REQ_MAY_UNMAP)) {
+        /* No request to preallocated payload fails for want of space. */
+        ret = blk_co_pwrite_zeroes(blk, layout->log_offset, layout->log_length,
+                                   zero_flags);
     }
     if (ret == 0 && zero_payload && payload) {
         ret = blk_co_pwrite_zeroes(blk, layout->first_block, payload,

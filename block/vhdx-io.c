@@ -541,21 +541,27 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     while (bytes && ret == 0) {
         uint64_t block = offset >> s->geo.block_bits;
         uint64_t n = to_block_end(s, offset, bytes);
-        uint64_t entry;
-        bool whole = !in_block(s, offset) &&
-                     (n == s->geo.block_size ||
-                      offset + n == s->geo.disk_size);
+        uint64_t entry = 0;
+        bool free = !in_block(s, offset) && (flags & BDRV_REQ_MAY_UNMAP) &&
+                    (n == s->geo.block_size ||
+                     offset + n == s->geo.disk_size);
+        bool damaged;
 
         ret = vhdx_bat_get(bs, block, &entry);
-        if (ret == 0 &&
-            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        /* With its content goes what an entry has that can't be right. */
+        damaged = free && ret == -EIO && vhdx_bat_peek(s, block);
+        if (damaged || vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
             if (!qatomic_read(&s->writable)) {
                 qemu_mutex_unlock(&s->lock);
                 ret = vhdx_log_begin(bs, true);
                 qemu_mutex_lock(&s->lock);
                 continue;
             }
-            if (whole && (flags & BDRV_REQ_MAY_UNMAP)) {
+            if (damaged) {
+                vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+                s->write_gen++;
+                ret = 0;
+            } else if (free) {
                 block_free(s, block, vhdx_bat_offset(entry));
             } else {
                 qemu_mutex_unlock(&s->lock);

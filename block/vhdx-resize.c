@@ -137,7 +137,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
     QEMU_LOCK_GUARD(&s->lock);
     if (ret < 0) {
-        vhdx_space_abandon(s, offset, length, true);
+        /* It is free when it is stable that the old tables are there again. */
+        vhdx_space_release(s, offset, length);
         return ret;
     }
     *region = regions[index];

@@ -24,7 +24,9 @@
  *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
- * the map as free, but the map is made again.
+ * the map as free, but the map is made again.  Where an entry can't be right
+ * its block may be anywhere, also in what a cut-off file had behind its end:
+ * then nothing is given out, and the file keeps its length.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -145,6 +147,7 @@ typedef struct Scan {
     unsigned long *used;
     uint64_t bits;
     bool overlap;                   /* something was marked twice */
+    bool damaged;                   /* an entry can't be right */
 } Scan;
 
 static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
@@ -163,12 +166,23 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t size = s->space.size;
+    Scan *scan = opaque;
 
+    QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
+        uint64_t end = offset + s->geo.block_size, used;
 
-        if (offset && offset <= INT64_MAX - s->geo.block_size) {
-            scan_mark(opaque, offset, s->geo.block_size);
+        if (offset && offset < end) {
+            scan_mark(scan, offset, s->geo.block_size);
+        }
+        /* Inside another object it was marked twice. */
+        if (entries[i] &&
+            (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT ||
+             end > size || end < offset)) {
+            scan->damaged |= vhdx_bat_entry_use(bs, index + i, entries[i],
+                                                &used) < 0;
         }
     }
     return 0;
@@ -231,6 +245,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return ret;
     }
     sp->overlap = scan.overlap;
+    sp->damaged = scan.damaged;
     /* Of these the BAT may have told, or not, when it was read. */
     for (guint i = 0; i < allocs->len; i++) {
         scan_mark(&scan, g_array_index(allocs, uint64_t, i),
@@ -251,6 +266,22 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         sp->end = (last + 1) * VHDX_MIB;
     }
     return 0;
+}
+
+/*
+ * Know what is free.  Returns 0 or -errno, which is -EIO where that can't be
+ * known for damage.  grow_lock or commit_lock is held.
+ */
+static int coroutine_fn GRAPH_RDLOCK space_know(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret = 0;
+
+    if (!sp->scanned || sp->damaged) {
+        ret = vhdx_space_scan(bs);
+    }
+    return ret == 0 && sp->damaged ? -EIO : ret;
 }
 
 /* -- Giving space out and taking it back -- */
@@ -336,13 +367,15 @@ space_extend(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
-    int ret;
+    bool known = sp->scanned;
+    int ret = space_know(bs);
 
-    if (!sp->scanned) {
-        ret = vhdx_space_scan(bs);
-        if (ret != -EFBIG || sp->fixed_size) {
-            return ret;
-        }
+    if (ret == 0 && !known) {
+        /* There may be a place now. */
+        return 0;
+    }
+    if (ret < 0 && (ret != -EFBIG || sp->fixed_size)) {
+        return ret;
     }
     if (sp->fixed_size) {
         return -ENOSPC;
@@ -360,7 +393,7 @@ static uint64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     bool block = bytes == s->geo.block_size;
     uint64_t offset;
 
-    if (sp->scanning) {
+    if (sp->scanning || sp->damaged) {
         return 0;
     }
     offset = map_take(sp, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
@@ -404,7 +437,10 @@ int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
 
     qemu_co_mutex_lock(&s->grow_lock);
     if (end > s->space.size) {
-        ret = file_grow(bs, end, PREALLOC_MODE_OFF);
+        ret = space_know(bs);
+        if (ret == 0 || ret == -EFBIG) {
+            ret = file_grow(bs, end, PREALLOC_MODE_OFF);
+        }
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     return ret;
@@ -415,12 +451,10 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
-    int ret = 0;
+    int ret;
 
     qemu_co_mutex_lock(&s->grow_lock);
-    if (!sp->scanned) {
-        ret = vhdx_space_scan(bs);
-    }
+    ret = space_know(bs);
     if (ret == 0 && !sp->fixed_size && sp->end + bytes > sp->size) {
         ret = space_grown(bs, file_grow(bs, sp->end + bytes, prealloc));
     }
@@ -478,25 +512,10 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
     return offset;
 }
 
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
-                        bool touched)
+/* Add a place to @list, from which all requests of now are still kept away. */
+static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
+                      uint64_t bytes)
 {
-    VHDXSpace *sp = &s->space;
-
-    if (offset + bytes == sp->end && !sp->used) {
-        sp->end = offset;
-    } else {
-        map_free(sp, offset, bytes);
-    }
-    if (touched) {
-        /* What was tried to be written may be there. */
-        sp->zero_from = MAX(sp->zero_from, offset + bytes);
-    }
-}
-
-void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
-{
-    GArray *list = s->space.freed;
     VHDXFreed freed = {
         .offset = offset,
         .length = bytes,
@@ -513,6 +532,26 @@ void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
         }
     }
     g_array_append_val(list, freed);
+}
+
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                        bool touched)
+{
+    VHDXSpace *sp = &s->space;
+
+    if (touched) {
+        /* The host may have given space to it, and get that back. */
+        freed_add(s, sp->committed, offset, bytes);
+    } else if (offset + bytes == sp->end && !sp->used) {
+        sp->end = offset;
+    } else {
+        map_free(sp, offset, bytes);
+    }
+}
+
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    freed_add(s, s->space.freed, offset, bytes);
 }
 
 /* Move all of @from to @to. */
@@ -573,6 +612,10 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     g_autoptr(GArray) ready = NULL;
     bool known, large;
 
+    /* The disk may hold the names of places that were given up. */
+    if (qatomic_read(&s->broken)) {
+        return false;
+    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (!vhdx_space_reclaimable(s)) {
             return false;
@@ -580,7 +623,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     }
     /* What is on no list meanwhile must not be found free by a scan. */
     qemu_co_mutex_lock(&s->grow_lock);
-    known = (sp->scanned || vhdx_space_scan(bs) == 0) && !sp->overlap;
+    known = space_know(bs) == 0 && !sp->overlap;
     ready = g_array_new(false, false, sizeof(VHDXFreed));
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         uint64_t oldest = vhdx_oldest_ticket(s);
@@ -666,14 +709,15 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     if (sp->fixed_size) {
         return 0;
     }
-    if (sp->used && !test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+    if (sp->used && (!sp->scanned ||
+                     !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
         /* There may be more below it that was freed in the past. */
         ret = vhdx_space_scan(bs);
         if (ret < 0) {
             return ret;
         }
     }
-    if (sp->end >= sp->size && !sp->longer) {
+    if (sp->damaged || (sp->end >= sp->size && !sp->longer)) {
         return 0;
     }
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,

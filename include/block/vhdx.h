@@ -137,6 +137,7 @@ typedef struct VHDXSpace {
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... of a BAT that names a place twice */
+    bool damaged;                   /* ... with an entry that can't be right */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB where the next search begins */
@@ -415,6 +416,9 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
                  uint64_t *entry, uint64_t *count);
 
+/* The page of @block's BAT entry if it is in memory, else NULL.  lock is held. */
+VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
+
 /*
  * Set the BAT entry of payload block @block.  lock is held, and has been since
  * vhdx_bat_get() was called for the block, so that its page is in memory.
@@ -431,6 +435,14 @@ static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
     return offset <= s->space.size &&
            vhdx_block_bytes(&s->geo, block) <= s->space.size - offset;
 }
+
+/*
+ * Judge BAT entry @index of raw value @raw, which is about to be used, and give
+ * its meaning as vhdx_bat_get() does.  Returns 0, or -EIO; says what is wrong,
+ * for the first time in an open.  lock is held.
+ */
+int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
+                       uint64_t *entry);
 
 /*
  * Judge BAT entry @index of raw value @entry.  Returns 0, or -EINVAL with
@@ -511,8 +523,8 @@ vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc);
 
 /*
  * Give back a place of @bytes bytes, of vhdx_space_alloc(), that nothing in the
- * file has ever named.  @touched tells whether it may have been written to.
- * lock is held.
+ * file has ever named.  @touched tells whether it may have been written to: the
+ * host then gets it back when all requests of now have ended.  lock is held.
  */
 void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
                         bool touched);

@@ -99,10 +99,10 @@ static uint32_t image_seal(CrashImage *img, uint64_t offset, uint64_t bytes)
 /* One copy no longer valid, or some bytes of valid ones that must be zero. */
 static void damage_headers(Damaging *d)
 {
-    unsigned what = rng_below(d->rng, 6);
+    unsigned what = rng_below(d->rng, 8);
 
-    if (what < 2) {
-        image_spoil(d->img, (what + 1) * HEADER, 4096);
+    if (what < 4) {
+        image_spoil(d->img, (1 + what % 2) * HEADER, 4096);
         return;
     }
     for (int i = 0; i < 2; i++) {
@@ -274,7 +274,7 @@ static uint64_t entry_of(const CrashReader *r, uint64_t block)
 static void damage_for_good(Damaging *d)
 {
     uint64_t block = 0, place = 0;
-    bool last = rng_chance(d->rng, 60);
+    bool last = rng_chance(d->rng, 75);
     guint count = 0;
     GHashTableIter iter;
     CrashDamage *new;
@@ -363,7 +363,7 @@ GArray *damage_image(const CrashWorkload *w, const CrashReader *r,
     damage_headers(&d);
     damage_tables(&d);
     damage_metadata(&d);
-    if (rng_chance(rng, 30)) {
+    if (rng_chance(rng, 50)) {
         damage_for_good(&d);
     }
     damage_bat(&d);

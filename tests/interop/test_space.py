@@ -1,7 +1,9 @@
 """Space in the file: given back at close, used again before it grows."""
+import contextlib
 import os
+import subprocess
 
-from harness import checked, expect
+from harness import Failure, Skip, checked, expect, ours, run
 from model import Model
 from script import Script
 from strict.report import MIB
@@ -111,10 +113,68 @@ def cut_last_block(ctx):
     session(ctx, path, script)
 
 
+@contextlib.contextmanager
+def small_host(ctx, size):
+    """A folder on a file system of this size."""
+    folder = ctx.path('host')
+    os.mkdir(folder)
+    try:
+        run('mount', '-t', 'tmpfs', '-o', 'size=%d' % size, 'tmpfs', folder)
+    except (Failure, OSError) as error:
+        raise Skip('no tmpfs can be mounted here: %s' % error) from None
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', folder], check=True)
+
+
+def fill(folder):
+    """Take all that is left of a file system."""
+    try:
+        with open(os.path.join(folder, 'other'), 'wb', buffering=0) as file:
+            while file.write(bytes(MIB)) > 0:
+                pass
+    except OSError:
+        pass
+
+
+def full_host(ctx):
+    """Space that a failed write has taken of the host is given back, and a
+    discard makes room."""
+    with small_host(ctx, 24 * MIB) as folder:
+        path = os.path.join(folder, 'disk.vhdx')
+        run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-o',
+            'block_size=1M', path, '60M')
+        text = run(ours('qemu-io'), '-f', 'vhdx', '-d', 'unmap',
+                   '-c', 'write 0 10M', '-c', 'flush', '-c', 'write 10M 30M',
+                   '-c', 'flush', '-c', 'discard 0 5M', '-c', 'flush',
+                   '-c', 'write -P 7 45M 15M', '-c', 'flush', path, status=1)
+        expect(text.count('failed') == 1 and
+               'write failed: No space left on device' in text, text)
+        ctx.io(path, ['read -P 0 0 5M', 'read -P 7 45M 15M'])
+        with checked(path):
+            pass
+
+
+def preallocated(ctx):
+    """With its space allocated, an image can be written on a full host."""
+    for mode in 'falloc', 'full':
+        with small_host(ctx, 24 * MIB) as folder:
+            path = os.path.join(folder, 'disk.vhdx')
+            run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-o',
+                'subformat=fixed,preallocation=' + mode, path, '16M')
+            fill(folder)
+            ctx.io(path, ['write -P 1 0 16M', 'flush', 'read -P 1 0 16M'])
+            with checked(path):
+                pass
+        os.rmdir(ctx.path('host'))
+
+
 def tests():
     return [('all-freed', all_freed), ('gap-at-the-end', gap_at_the_end),
             ('used-again', used_again),
             ('used-again-later', used_again_later),
             ('used-again-in-large', used_again_in_large),
             ('after-a-crash', after_a_crash),
-            ('cut-last-block', cut_last_block)]
+            ('cut-last-block', cut_last_block), ('full-host', full_host),
+            ('preallocated', preallocated)]
