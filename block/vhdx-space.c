@@ -24,9 +24,9 @@
  *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
- * the map as free, but the map is made again.  Where an entry can't be right
- * its block may be anywhere, also in what a cut-off file had behind its end:
- * then nothing is given out, and the file keeps its length.
+ * the map as free in this open.  Where an entry can't be right its block may be
+ * anywhere, also in what a cut-off file had behind its end: then nothing is
+ * given out, and the file keeps its length.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -646,7 +646,6 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
         (void)bdrv_co_pdiscard(bs->file, f->offset, f->length);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        sp->scanned = known;
         for (guint i = 0; i < ready->len && known; i++) {
             VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
 
@@ -709,7 +708,7 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     if (sp->fixed_size) {
         return 0;
     }
-    if (sp->used && (!sp->scanned ||
+    if (sp->used && (!sp->scanned || sp->overlap ||
                      !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
         /* There may be more below it that was freed in the past. */
         ret = vhdx_space_scan(bs);

@@ -486,7 +486,8 @@ void coroutine_fn GRAPH_RDLOCK vhdx_space_begin(BlockDriverState *bs);
  * reads as zeros and will still do after a power cut.  lock is held; it may be
  * dropped before the place is found, but not after: a place that is neither in
  * @s->allocs nor in the BAT may be found again by a scan.  Returns the offset
- * in bytes, or -errno: -ENOSPC where file and node are full.
+ * in bytes, or -errno: -ENOSPC where file and node are full, -EIO where the BAT
+ * has an entry that can't be right.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes, bool *zero);
