@@ -94,9 +94,32 @@ uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap)
 
 /* -- Entries of an open image -- */
 
-/* The region that @bytes bytes at @offset overlap, by name, or NULL. */
+/* Whether @a lies before or behind @b, or zero if they overlap. */
+static int compare_places(const void *a, const void *b)
+{
+    const VHDXRegion *left = a, *right = b;
+
+    if (ranges_overlap(left->offset, left->length, right->offset,
+                       right->length)) {
+        return 0;
+    }
+    return left->offset < right->offset ? -1 : 1;
+}
+
+void vhdx_regions_sort(BDRVVHDXState *s)
+{
+    g_free(s->by_offset);
+    s->by_offset = g_memdup2(s->regions, s->region_count *
+                             sizeof(*s->regions));
+    qsort(s->by_offset, s->region_count, sizeof(*s->by_offset),
+          compare_places);
+}
+
+/* The object that @bytes bytes at @offset overlap, by name, or NULL. */
 static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
+    VHDXRegion place = { .offset = offset, .length = bytes };
+
     if (offset < VHDX_HEADER_SECTION_SIZE) {
         return "the header section";
     }
@@ -104,13 +127,8 @@ static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
                        s->header.log_length)) {
         return "the log";
     }
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        if (ranges_overlap(offset, bytes, s->regions[i].offset,
-                           s->regions[i].length)) {
-            return "a region";
-        }
-    }
-    return NULL;
+    return bsearch(&place, s->by_offset, s->region_count, sizeof(place),
+                   compare_places) ? "a region" : NULL;
 }
 
 int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,

@@ -474,10 +474,14 @@ region_table_load(BlockDriverState *bs, Error **errp)
             return ret;
         }
     }
-    return vhdx_region_table_decode(buf, s->header.log_offset,
-                                    s->header.log_length, &s->regions,
-                                    &s->region_count, &s->bat, &s->metadata,
-                                    errp);
+    ret = vhdx_region_table_decode(buf, s->header.log_offset,
+                                   s->header.log_length, &s->regions,
+                                   &s->region_count, &s->bat, &s->metadata,
+                                   errp);
+    if (ret == 0) {
+        vhdx_regions_sort(s);
+    }
+    return ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK

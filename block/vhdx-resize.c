@@ -142,6 +142,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
         return ret;
     }
     *region = regions[index];
+    vhdx_regions_sort(s);
     if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
         s->bat = *region;
     } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {

@@ -80,6 +80,7 @@ static void vhdx_state_free(BDRVVHDXState *s)
     vhdx_cache_free(s);
     vhdx_replay_free(s->replay);
     g_free(s->regions);
+    g_free(s->by_offset);
     g_free(s->creator);
     qemu_mutex_destroy(&s->lock);
 }

@@ -341,13 +341,14 @@ static BDRVVHDXState *sample_state(void)
     s->header.log_length = 2 * MiB;
     s->region_count = 3;
     s->regions = g_new0(VHDXRegion, 3);
-    s->metadata = s->regions[0] = (VHDXRegion) {
+    s->regions[0] = (VHDXRegion) { { { 1 } }, 64 * MiB, 4 * MiB, 0 };
+    s->metadata = s->regions[1] = (VHDXRegion) {
         vhdx_region_metadata, 8 * MiB, MiB, 1
     };
-    s->bat = s->regions[1] = (VHDXRegion) {
+    s->bat = s->regions[2] = (VHDXRegion) {
         vhdx_region_bat, 16 * MiB, 2 * MiB, 1
     };
-    s->regions[2] = (VHDXRegion) { { { 1 } }, 64 * MiB, 4 * MiB, 0 };
+    vhdx_regions_sort(s);
     s->space.size = GiB;
     return s;
 }
@@ -355,6 +356,7 @@ static BDRVVHDXState *sample_state(void)
 static void free_state(BDRVVHDXState *s)
 {
     g_free(s->regions);
+    g_free(s->by_offset);
     g_free(s);
 }
 
