@@ -240,8 +240,8 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
     }
     if (ret < 0) {
         length = blk_co_getlength(blk);
-        error_prepend(errp, "The image needs %" PRIu64 " bytes, but the "
-                      "protocol node has only %" PRId64 ": ",
+        error_prepend(errp, "The image needs %" PRIu64 " bytes, and the "
+                      "protocol node of %" PRId64 " can't get so long: ",
                       layout->file_size, length);
     }
     /* For EFBIG, qemu-img would say instead that the format has a limit. */

@@ -397,11 +397,15 @@ int vhdx_params_check(const VHDXParams *params, Error **errp)
                    "4096)", params->physical_sector);
         return -EINVAL;
     }
-    if (params->disk_size > VHDX_MAX_DISK_SIZE ||
-        params->disk_size % params->logical_sector) {
+    if (params->disk_size > VHDX_MAX_DISK_SIZE) {
         error_setg(errp, "Invalid VirtualDiskSize %" PRIu64 " (more than 64 "
-                   "TiB, or not a multiple of the logical sector of %" PRIu32
-                   ")", params->disk_size, params->logical_sector);
+                   "TiB)", params->disk_size);
+        return -EINVAL;
+    }
+    if (params->disk_size % params->logical_sector) {
+        error_setg(errp, "Invalid VirtualDiskSize %" PRIu64 " (not a multiple "
+                   "of the logical sector of %" PRIu32 ")", params->disk_size,
+                   params->logical_sector);
         return -EINVAL;
     }
     return 0;
