@@ -172,15 +172,16 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
     QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
-        uint64_t end = offset + s->geo.block_size, used;
+        uint64_t end = offset + s->geo.block_size, block, used;
 
         if (offset && offset < end) {
             scan_mark(scan, offset, s->geo.block_size);
         }
-        /* Inside another object it was marked twice. */
+        /* What is present and in the file can at worst be marked twice. */
         if (entries[i] &&
             (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT ||
-             end > size || end < offset)) {
+             end > size || end < offset) &&
+            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
             scan->damaged |= vhdx_bat_entry_use(bs, index + i, entries[i],
                                                 &used) < 0;
         }
