@@ -144,6 +144,7 @@ static uint64_t map_end(VHDXSpace *sp)
 /* -- Making the map from the BAT -- */
 
 typedef struct Scan {
+    uint64_t size;                  /* of the file */
     unsigned long *used;
     uint64_t bits;
     bool overlap;                   /* something was marked twice */
@@ -166,10 +167,8 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t size = s->space.size;
     Scan *scan = opaque;
 
-    QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
         uint64_t end = offset + s->geo.block_size, block, used;
@@ -178,10 +177,11 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
             scan_mark(scan, offset, s->geo.block_size);
         }
         /* What is present and in the file can at worst be marked twice. */
-        if (entries[i] &&
+        if (entries[i] > VHDX_BLOCK_UNMAPPED &&
             (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT ||
-             end > size || end < offset) &&
+             end > scan->size || end < offset) &&
             !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            QEMU_LOCK_GUARD(&s->lock);
             scan->damaged |= vhdx_bat_entry_use(bs, index + i, entries[i],
                                                 &used) < 0;
         }
@@ -209,6 +209,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     VHDXSpace *sp = &s->space;
     /* The last block may begin within the file and not end there. */
     Scan scan = {
+        .size = sp->size,
         .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
     };
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
