@@ -26,6 +26,9 @@
  * cleared only if no block can be there, or there are only zeros.  Just a
  * repair reads the content, and nothing of it twice.
  *
+ * UNDEFINED and UNMAPPED blocks may keep their place, where others would put
+ * them again when they are written to.  It must be their own for that.
+ *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
@@ -112,6 +115,7 @@ static void mark_objects(BDRVVHDXState *s, BatCheck *c)
 /* An entry with what is needed to judge it */
 typedef struct Entry {
     uint64_t index;
+    uint64_t block;                 /* unless @bitmap */
     uint64_t raw;
     uint64_t value;                 /* with what is certain put right */
     uint64_t offset;                /* named by @raw */
@@ -130,7 +134,6 @@ static bool entry_next(BDRVVHDXState *s, uint64_t index,
 {
     /* Calling vhdx_bat_index_is_bitmap() for each takes a quarter more. */
     uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
-    uint64_t chunk;
 
     while (*i < count && !entries[*i]) {
         ++*i;
@@ -140,12 +143,12 @@ static bool entry_next(BDRVVHDXState *s, uint64_t index,
     }
     e->index = index + *i;
     e->raw = entries[(*i)++];
-    chunk = e->index / stride;
+    e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
     e->value = vhdx_bat_entry_mend(e->raw, e->bitmap);
     e->offset = vhdx_bat_offset(e->raw);
     e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
-                 vhdx_bat_in_file(s, e->index - chunk, e->offset);
+                 vhdx_bat_in_file(s, e->block, e->offset);
     e->inside = e->offset && e->offset < s->space.size;
     return true;
 }
@@ -178,20 +181,31 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
 /* -- Judging -- */
 
-/* Whether something else is where the block at @offset of this window is. */
-static bool is_shared(BDRVVHDXState *s, BatCheck *c, uint64_t offset)
+/* Whether a bit of @map is set at the place that @e names in this window. */
+static bool is_marked(BDRVVHDXState *s, BatCheck *c, const unsigned long *map,
+                      const Entry *e)
 {
-    uint64_t first = offset / VHDX_MIB - c->from;
+    uint64_t first = e->offset / VHDX_MIB - c->from;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
 
-    return find_next_bit(c->twice, end, first) < end;
+    return find_next_bit(map, end, first) < end;
+}
+
+/* Whether @e, in a state that may keep a place, names one not its own. */
+static bool is_taken(BDRVVHDXState *s, BatCheck *c, const Entry *e)
+{
+    VHDXBlockState state = vhdx_bat_state(e->value);
+
+    return (state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED) &&
+           e->offset && (!vhdx_bat_in_file(s, e->block, e->offset) ||
+                         is_marked(s, c, c->used, e) ||
+                         is_marked(s, c, c->named, e));
 }
 
 /* The entry is wrong, and nobody knows what would be right. */
 static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 {
     Error *err = NULL;
-    uint64_t block;
 
     if (c->check->reports >= VHDX_CHECK_REPORTS) {
         /* There may be millions. */
@@ -202,10 +216,9 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
         vhdx_bat_entry_check(s, e->index, e->value, &err);
     }
     if (!err) {
-        vhdx_bat_index_is_bitmap(&s->geo, e->index, &block);
         error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
                    "offset 0x%" PRIx64 ", where another block is", e->index,
-                   block, vhdx_bat_offset(e->value));
+                   e->block, e->offset);
     }
     vhdx_check_error(c->check, "%s", error_get_pretty(err));
     error_free(err);
@@ -277,8 +290,8 @@ may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
     uint64_t first = e->offset / VHDX_MIB - c->from;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
 
-    return e->inside && !e->bitmap && !vhdx_bat_offset(e->value) &&
-           find_next_bit(c->used, end, first) >= end &&
+    return e->inside && !vhdx_bat_offset(e->value) &&
+           !is_marked(s, c, c->used, e) &&
            (!(c->check->fix & BDRV_FIX_ERRORS) ||
             may_have_data(bs, c, first, end));
 }
@@ -289,31 +302,41 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXBlockState state = vhdx_bat_state(e->raw);
-    uint64_t block;
 
-    if (vhdx_bat_index_is_bitmap(&s->geo, e->index, &block)) {
+    if (e->bitmap) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
                                "sector bitmap block in an image without "
                                "parent: 0x%016" PRIx64, e->index, e->raw);
     }
+    if (is_taken(s, c, e)) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
+                               PRIu64 ") names offset 0x%" PRIx64 " in the "
+                               "state %s, %s", e->index, e->block, e->offset,
+                               state == VHDX_BLOCK_UNDEFINED ? "UNDEFINED" :
+                               "UNMAPPED",
+                               vhdx_bat_in_file(s, e->block, e->offset) ?
+                               "where another object or block is" :
+                               "beyond the end of the file");
+    }
     if (may_be_block(bs, c, e)) {
         vhdx_check_error(c->check, "BAT entry %" PRIu64 " (block %" PRIu64
                          ") names offset 0x%" PRIx64 " in the state %s: it may "
-                         "be a block whose state is damaged%s", e->index, block,
-                         e->offset, state == VHDX_BLOCK_ZERO ? "ZERO" :
-                         "NOT_PRESENT", c->check->fix & BDRV_FIX_ERRORS ?
-                         "; left as it is" : "");
+                         "be a block whose state is damaged%s", e->index,
+                         e->block, e->offset,
+                         state == VHDX_BLOCK_ZERO ? "ZERO" : "NOT_PRESENT",
+                         c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" :
+                         "");
         return 0;
     }
     if (e->raw & VHDX_BAT_RESERVED_MASK) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") has reserved bits set: 0x%016" PRIx64,
-                               e->index, block, e->raw);
+                               e->index, e->block, e->raw);
     }
     if (state == VHDX_BLOCK_ZERO) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
-                               "state ZERO", e->index, block, e->offset);
+                               "state ZERO", e->index, e->block, e->offset);
     }
     return judge_odd(bs, c, state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
                      ODD_OFFSET);
@@ -346,18 +369,21 @@ static bool is_state_known(uint64_t entry)
 
 /* Returns 1 if the entry has been put right, 0 if not, or -errno. */
 static int coroutine_fn GRAPH_RDLOCK
-judge_entry(BlockDriverState *bs, BatCheck *c, const Entry *e)
+judge_entry(BlockDriverState *bs, BatCheck *c, Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
-    if (e->present ? is_shared(s, c, e->offset)
+    if (e->present ? is_marked(s, c, c->twice, e)
                    : !is_state_known(e->value) ||
                      vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
         judge_wrong(s, c, e);
-    } else if (e->value != e->raw) {
+    } else if (e->value != e->raw || is_taken(s, c, e)) {
         ret = judge_mendable(bs, c, e);
         if (ret > 0) {
+            if (is_taken(s, c, e)) {
+                e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
+            }
             ret = entry_put(bs, e->index, e->value);
             return ret < 0 ? ret : 1;
         }

@@ -266,7 +266,7 @@ static void damage_entry(Damaging *d, uint64_t n)
     } else if ((raw & 7) == PRESENT) {
         new = damage(d, at, 8, raw | reserved, raw);
     } else {
-        switch (rng_below(d->rng, 4)) {
+        switch (rng_below(d->rng, 5)) {
         case 0:
             new = damage(d, at, 8, raw | reserved, raw);
             break;
@@ -275,6 +275,9 @@ static void damage_entry(Damaging *d, uint64_t n)
             break;
         case 2:
             new = damage(d, at, 8, raw | some_place(d) | reserved, raw);
+            break;
+        case 3:
+            new = damage(d, at, 8, UNMAPPED | some_place(d), UNMAPPED);
             break;
         default:
             new = damage(d, at, 8, UNMAPPED_DRAFT |
@@ -324,7 +327,7 @@ static void damage_for_good(Damaging *d)
     }
     /* What was last in the file is now behind all that is known of. */
     bad = last ? LOST : place | BROKEN;
-    if (rng_chance(d->rng, 50) && !is_zero(d, place)) {
+    if (rng_chance(d->rng, 30) && !is_zero(d, place)) {
         bad = place | (rng_chance(d->rng, 50) ? ZERO : NOT_PRESENT);
     }
     d->lost = place;
@@ -397,7 +400,7 @@ GArray *damage_image(const CrashWorkload *w, const CrashReader *r,
     damage_headers(&d);
     damage_tables(&d);
     damage_metadata(&d);
-    if (rng_chance(rng, 30)) {
+    if (rng_chance(rng, 50)) {
         damage_for_good(&d);
     }
     damage_bat(&d);
