@@ -24,7 +24,9 @@
  *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
- * the map as free, but the map is made again.
+ * the map as free, but the map is made again.  Where a block has lost its place
+ * like that, or by an entry that can't be right, it may be in what looks free:
+ * then the map has all as used that was so before, and no tail is cut off.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -145,6 +147,7 @@ typedef struct Scan {
     unsigned long *used;
     uint64_t bits;
     bool overlap;                   /* something was marked twice */
+    bool damaged;                   /* an entry can't be right */
 } Scan;
 
 static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
@@ -163,12 +166,24 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    Scan *scan = opaque;
 
+    QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
 
         if (offset && offset <= INT64_MAX - s->geo.block_size) {
-            scan_mark(opaque, offset, s->geo.block_size);
+            scan_mark(scan, offset, s->geo.block_size);
+        }
+        /*
+         * Most are right at first sight.  If one is where another object is,
+         * that has been marked twice.
+         */
+        if (entries[i] > VHDX_BLOCK_UNMAPPED &&
+            (entries[i] != vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset) ||
+             !vhdx_bat_in_file(s, 0, offset))) {
+            scan->damaged = scan->damaged ||
+                vhdx_bat_entry_check(s, index + i, entries[i], NULL) < 0;
         }
     }
     return 0;
@@ -231,6 +246,10 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return ret;
     }
     sp->overlap = scan.overlap;
+    if ((scan.damaged || scan.overlap) && !sp->fixed_size) {
+        /* What no entry names may be a block whose entry is damaged. */
+        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
+    }
     /* Of these the BAT may have told, or not, when it was read. */
     for (guint i = 0; i < allocs->len; i++) {
         scan_mark(&scan, g_array_index(allocs, uint64_t, i),
