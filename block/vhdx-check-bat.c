@@ -6,9 +6,10 @@
  * bitmaps of their MiBs; for each the BAT is gone through twice:
  *
  *   mark    which MiBs are in use by objects and present blocks, and which by
- *           two of them; which others an entry names without using them
+ *           two of them
  *   judge   each entry that names a place in the window, knowing now what
- *           else is there; what is wrong is told, and mended where it may be
+ *           else is there; what is wrong is told, and mended where it may be;
+ *           mark which other MiBs an entry names without using them
  *
  * A window's bitmaps reach further by one block, so that blocks across the
  * border are seen whole.  Entries that name no place are judged with the first
@@ -19,6 +20,15 @@
  * Reserved bits in the entry of a present block are cleared if nothing else is
  * at its place; otherwise the entry as a whole can't be trusted.
  *
+ * An entry in the state ZERO or NOT_PRESENT has no place.  If it names one, the
+ * offset may be wrong, or the state, which is one bit away from that of a
+ * present block: then all there is of the block is this offset.  So it is
+ * cleared only if no block can be there, or there are only zeros.  Just a
+ * repair reads the content, and nothing of it twice.
+ *
+ * UNDEFINED and UNMAPPED blocks may keep their place, where others would put
+ * them again when they are written to.  It must be their own for that.
+ *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
@@ -26,8 +36,10 @@
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "qemu/memalign.h"
 #include "block/vhdx.h"
 
 #define WINDOW_MIBS     (128 * TiB / MiB)
@@ -37,7 +49,7 @@
 /* Entries that are odd, but no error */
 typedef enum Odd {
     ODD_DRAFT,                      /* in the state of the 0.95 draft */
-    ODD_OFFSET,                     /* NOT_PRESENT with an offset */
+    ODD_OFFSET,                     /* NOT_PRESENT with an offset, no block */
     ODD_BEHIND,                     /* behind the last one */
     ODD_MAX,
 } Odd;
@@ -49,10 +61,11 @@ typedef struct BatCheck {
     uint64_t mibs;                  /* that are in the window */
     uint64_t bits;                  /* ... and in its bitmaps */
     unsigned long *used;
-    unsigned long *twice;
+    unsigned long *twice;           /* if not used: seen to be zeros */
     unsigned long *named;           /* by entries that do not use it */
     unsigned long *windows;         /* those in which there is something */
     uint64_t next;                  /* offset behind the last block seen */
+    uint8_t *buf;                   /* a MiB, when there is need */
     uint64_t odd[ODD_MAX];
 } BatCheck;
 
@@ -102,10 +115,13 @@ static void mark_objects(BDRVVHDXState *s, BatCheck *c)
 /* An entry with what is needed to judge it */
 typedef struct Entry {
     uint64_t index;
+    uint64_t block;                 /* unless @bitmap */
     uint64_t raw;
     uint64_t value;                 /* with what is certain put right */
+    uint64_t offset;                /* named by @raw */
     bool bitmap;
     bool present;                   /* names a block within the file */
+    bool inside;                    /* names a place that begins in the file */
 } Entry;
 
 /*
@@ -118,7 +134,6 @@ static bool entry_next(BDRVVHDXState *s, uint64_t index,
 {
     /* Calling vhdx_bat_index_is_bitmap() for each takes a quarter more. */
     uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
-    uint64_t chunk;
 
     while (*i < count && !entries[*i]) {
         ++*i;
@@ -128,12 +143,13 @@ static bool entry_next(BDRVVHDXState *s, uint64_t index,
     }
     e->index = index + *i;
     e->raw = entries[(*i)++];
-    chunk = e->index / stride;
+    e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
     e->value = vhdx_bat_entry_mend(e->raw, e->bitmap);
+    e->offset = vhdx_bat_offset(e->raw);
     e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
-                 vhdx_bat_in_file(s, e->index - chunk,
-                                  vhdx_bat_offset(e->value));
+                 vhdx_bat_in_file(s, e->block, e->offset);
+    e->inside = e->offset && e->offset < s->space.size;
     return true;
 }
 
@@ -144,24 +160,20 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     BDRVVHDXState *s = bs->opaque;
     BatCheck *c = opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
-    bool mend = c->check->fix & BDRV_FIX_ERRORS;
     uint64_t i = 0, first, end;
     Entry e;
 
     while (entry_next(s, index, entries, count, &i, &e)) {
-        /* What is about to be mended no longer names anything. */
-        uint64_t offset = vhdx_bat_offset(mend ? e.value : e.raw);
-
         if (e.present) {
-            mark_used(c, offset, s->geo.block_size);
+            mark_used(c, e.offset, s->geo.block_size);
             if (c->first) {
                 bfi->allocated_clusters++;
-                bfi->fragmented_clusters += c->next && offset != c->next;
-                c->next = offset + s->geo.block_size;
+                bfi->fragmented_clusters += c->next && e.offset != c->next;
+                c->next = e.offset + s->geo.block_size;
             }
-        } else if (offset && offset < s->space.size &&
-                   window_clip(c, offset, s->geo.block_size, &first, &end)) {
-            bitmap_set(c->named, first, end - first);
+        } else if (e.inside) {
+            /* It is judged with its window. */
+            window_clip(c, e.offset, s->geo.block_size, &first, &end);
         }
     }
     return 0;
@@ -169,20 +181,31 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
 /* -- Judging -- */
 
-/* Whether something else is where the block at @offset of this window is. */
-static bool is_shared(BDRVVHDXState *s, BatCheck *c, uint64_t offset)
+/* Whether a bit of @map is set at the place that @e names in this window. */
+static bool is_marked(BDRVVHDXState *s, BatCheck *c, const unsigned long *map,
+                      const Entry *e)
 {
-    uint64_t first = offset / VHDX_MIB - c->from;
+    uint64_t first = e->offset / VHDX_MIB - c->from;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
 
-    return find_next_bit(c->twice, end, first) < end;
+    return find_next_bit(map, end, first) < end;
+}
+
+/* Whether @e, in a state that may keep a place, names one not its own. */
+static bool is_taken(BDRVVHDXState *s, BatCheck *c, const Entry *e)
+{
+    VHDXBlockState state = vhdx_bat_state(e->value);
+
+    return (state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED) &&
+           e->offset && (!vhdx_bat_in_file(s, e->block, e->offset) ||
+                         is_marked(s, c, c->used, e) ||
+                         is_marked(s, c, c->named, e));
 }
 
 /* The entry is wrong, and nobody knows what would be right. */
 static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 {
     Error *err = NULL;
-    uint64_t block;
 
     if (c->check->reports >= VHDX_CHECK_REPORTS) {
         /* There may be millions. */
@@ -193,10 +216,9 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
         vhdx_bat_entry_check(s, e->index, e->value, &err);
     }
     if (!err) {
-        vhdx_bat_index_is_bitmap(&s->geo, e->index, &block);
         error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
                    "offset 0x%" PRIx64 ", where another block is", e->index,
-                   block, vhdx_bat_offset(e->value));
+                   e->block, e->offset);
     }
     vhdx_check_error(c->check, "%s", error_get_pretty(err));
     error_free(err);
@@ -220,29 +242,101 @@ judge_odd(BlockDriverState *bs, BatCheck *c, Odd odd)
     return 1;
 }
 
+/*
+ * Whether there may be data in MiBs @first to @end of the window, which are not
+ * used.  Where two such places overlap, the second one is not looked at.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+may_have_data(BlockDriverState *bs, BatCheck *c, uint64_t first, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (find_next_bit(c->named, end, first) < end) {
+        return true;
+    }
+    while ((first = find_next_zero_bit(c->twice, end, first)) < end) {
+        uint64_t offset = (c->from + first) * VHDX_MIB;
+        uint64_t bytes = MIN((end - first) * VHDX_MIB, s->space.size - offset);
+        uint64_t mib = MIN(bytes, VHDX_MIB);
+        int64_t n;
+        int ret;
+
+        if (offset >= s->space.size) {
+            return false;
+        }
+        ret = bdrv_co_block_status(bs->file->bs, offset, bytes, &n, NULL, NULL);
+        if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || n < mib) {
+            c->buf = c->buf ?: qemu_try_blockalign(bs->file->bs, VHDX_MIB);
+            if (!c->buf ||
+                bdrv_co_pread(bs->file, offset, mib, c->buf, 0) < 0 ||
+                !buffer_is_zero(c->buf, mib)) {
+                return true;
+            }
+            n = mib;
+        }
+        bitmap_set(c->twice, first, MAX(n / VHDX_MIB, 1));
+    }
+    return false;
+}
+
+/*
+ * Whether the place that @e names, without having one, may be that of a block
+ * whose state is damaged.  A plain check does not read what is there.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t first = e->offset / VHDX_MIB - c->from;
+    uint64_t end = first + s->geo.block_size / VHDX_MIB;
+
+    return e->inside && !vhdx_bat_offset(e->value) &&
+           !is_marked(s, c, c->used, e) &&
+           (!(c->check->fix & BDRV_FIX_ERRORS) ||
+            may_have_data(bs, c, first, end));
+}
+
 /* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
 static int coroutine_fn GRAPH_RDLOCK
 judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXBlockState state = vhdx_bat_state(e->raw);
-    uint64_t block;
 
-    if (vhdx_bat_index_is_bitmap(&s->geo, e->index, &block)) {
+    if (e->bitmap) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
                                "sector bitmap block in an image without "
                                "parent: 0x%016" PRIx64, e->index, e->raw);
     }
+    if (is_taken(s, c, e)) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
+                               PRIu64 ") names offset 0x%" PRIx64 " in the "
+                               "state %s, %s", e->index, e->block, e->offset,
+                               state == VHDX_BLOCK_UNDEFINED ? "UNDEFINED" :
+                               "UNMAPPED",
+                               vhdx_bat_in_file(s, e->block, e->offset) ?
+                               "where another object or block is" :
+                               "beyond the end of the file");
+    }
+    if (may_be_block(bs, c, e)) {
+        vhdx_check_error(c->check, "BAT entry %" PRIu64 " (block %" PRIu64
+                         ") names offset 0x%" PRIx64 " in the state %s: it may "
+                         "be a block whose state is damaged%s", e->index,
+                         e->block, e->offset,
+                         state == VHDX_BLOCK_ZERO ? "ZERO" : "NOT_PRESENT",
+                         c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" :
+                         "");
+        return 0;
+    }
     if (e->raw & VHDX_BAT_RESERVED_MASK) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") has reserved bits set: 0x%016" PRIx64,
-                               e->index, block, e->raw);
+                               e->index, e->block, e->raw);
     }
     if (state == VHDX_BLOCK_ZERO) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
-                               "state ZERO", e->index, block,
-                               vhdx_bat_offset(e->raw));
+                               "state ZERO", e->index, e->block, e->offset);
     }
     return judge_odd(bs, c, state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
                      ODD_OFFSET);
@@ -262,9 +356,9 @@ entry_put(BlockDriverState *bs, uint64_t index, uint64_t value)
 /* Whether @e is to be judged with this window. */
 static bool is_in_window(BatCheck *c, const Entry *e)
 {
-    uint64_t mib = vhdx_bat_offset(e->value) / VHDX_MIB;
+    uint64_t mib = e->offset / VHDX_MIB;
 
-    return e->present ? mib >= c->from && mib < c->from + c->mibs : c->first;
+    return e->inside ? mib >= c->from && mib < c->from + c->mibs : c->first;
 }
 
 static bool is_state_known(uint64_t entry)
@@ -273,32 +367,54 @@ static bool is_state_known(uint64_t entry)
            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
 }
 
+/* Returns 1 if the entry has been put right, 0 if not, or -errno. */
+static int coroutine_fn GRAPH_RDLOCK
+judge_entry(BlockDriverState *bs, BatCheck *c, Entry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    if (e->present ? is_marked(s, c, c->twice, e)
+                   : !is_state_known(e->value) ||
+                     vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
+        judge_wrong(s, c, e);
+    } else if (e->value != e->raw || is_taken(s, c, e)) {
+        ret = judge_mendable(bs, c, e);
+        if (ret > 0) {
+            if (is_taken(s, c, e)) {
+                e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
+            }
+            ret = entry_put(bs, e->index, e->value);
+            return ret < 0 ? ret : 1;
+        }
+    }
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
               uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
     BatCheck *c = opaque;
-    uint64_t i = 0;
-    int ret = 0;
+    uint64_t i = 0, first, end;
     Entry e;
 
-    while (ret == 0 && entry_next(s, index, entries, count, &i, &e)) {
-        if (!is_in_window(c, &e)) {
-            continue;
+    while (entry_next(s, index, entries, count, &i, &e)) {
+        int ret = is_in_window(c, &e) ? judge_entry(bs, c, &e) : 0;
+        uint64_t place = vhdx_bat_offset(ret ? e.value : e.raw);
+
+        if (ret < 0) {
+            return ret;
         }
-        if (e.present ? is_shared(s, c, vhdx_bat_offset(e.value))
-                      : !is_state_known(e.value) ||
-                        vhdx_bat_state(e.value) == VHDX_BLOCK_FULLY_PRESENT) {
-            judge_wrong(s, c, &e);
-        } else if (e.value != e.raw) {
-            ret = judge_mendable(bs, c, &e);
-            if (ret > 0) {
-                ret = entry_put(bs, e.index, e.value);
-            }
+        /* What begins behind the window is marked with the next. */
+        if (!e.present && e.inside && place &&
+            place / VHDX_MIB < c->from + c->mibs &&
+            window_clip(c, place, s->geo.block_size, &first, &end)) {
+            bitmap_set(c->named, first, end - first);
         }
     }
-    return ret;
+    return 0;
 }
 
 /* Nothing has a meaning here, but a disk that grows would give it one. */
@@ -409,6 +525,7 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
     if (ret == 0) {
         tell_odd(&c);
     }
+    qemu_vfree(c.buf);
     g_free(c.used);
     g_free(c.twice);
     g_free(c.named);

@@ -24,9 +24,11 @@
  *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
- * the map as free in this open.  Where an entry can't be right its block may be
- * anywhere, also in what a cut-off file had behind its end: then nothing is
- * given out, and the file keeps its length.
+ * the map as free in this open.  What then looks free may be the other's place,
+ * so all that was used before is kept, and new blocks are appended.  Where an
+ * entry can't be right its block may be anywhere, also in what a cut-off file
+ * had behind its end: then nothing is given out at all.  In either case the
+ * file keeps its length.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -248,6 +250,10 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     }
     sp->overlap = scan.overlap;
     sp->damaged = scan.damaged;
+    if ((scan.damaged || scan.overlap) && !sp->fixed_size) {
+        /* What no entry names may be a block whose entry is damaged. */
+        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
+    }
     /* Of these the BAT may have told, or not, when it was read. */
     for (guint i = 0; i < allocs->len; i++) {
         scan_mark(&scan, g_array_index(allocs, uint64_t, i),
@@ -718,7 +724,7 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
             return ret;
         }
     }
-    if (sp->damaged || (sp->end >= sp->size && !sp->longer)) {
+    if (sp->end >= sp->size && !sp->longer) {
         return 0;
     }
     ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,

@@ -323,9 +323,9 @@ bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
 
 /*
  * What raw entry @entry of an image without parent should be, where that is
- * certain: without reserved bits, without an offset in a state that has none,
- * not in the draft's state; zero where it is that of a sector bitmap block
- * (@bitmap).
+ * certain if its state is right: without reserved bits, without an offset in a
+ * state that has none, not in the draft's state; zero where it is that of a
+ * sector bitmap block (@bitmap).
  */
 uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap);
 

@@ -163,6 +163,15 @@ static bool is_damaged(const CrashReader *r, uint64_t first, uint64_t count)
     return false;
 }
 
+/* Whether the block with this page has an entry that says it is all zeros. */
+static bool is_lost(const CrashReader *r, uint64_t page)
+{
+    uint64_t block = page * CRASH_PAGE / r->block_size;
+    CrashDamage *d = g_hash_table_lookup(r->damaged, (void *)(uintptr_t)block);
+
+    return d && d->zero;
+}
+
 /* Compare @count pages from @first as the driver and the reader read them. */
 static char *check_read(BlockBackend *blk, const CrashReader *r,
                         uint64_t first, uint64_t count)
@@ -180,7 +189,8 @@ static char *check_read(BlockBackend *blk, const CrashReader *r,
                     strerror(-ret));
     }
     for (uint64_t i = 0; i * CRASH_PAGE < bytes; i++) {
-        CrashPage *page = guest_page(r, first + i);
+        CrashPage *page = is_lost(r, first + i) ? NULL :
+                          guest_page(r, first + i);
         uint64_t n = MIN(CRASH_PAGE, bytes - i * CRASH_PAGE);
 
         if (page ? memcmp(page->data, buf + i * CRASH_PAGE, n) :

@@ -368,7 +368,9 @@ static bool damage_undo(CrashReader *r, const GArray *damage, char **why)
         if (!memcmp(buf, d->bad, d->bytes)) {
             r->bad++;
             if (d->block) {
-                g_hash_table_add(r->damaged, (void *)(uintptr_t)(d->block - 1));
+                g_hash_table_insert(r->damaged,
+                                    (void *)(uintptr_t)(d->block - 1),
+                                    (void *)d);
             }
             if (!d->kept) {
                 r->left++;

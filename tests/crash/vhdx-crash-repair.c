@@ -12,8 +12,8 @@
  * fields, since they are written anew all the time.
  *
  * In some images there is also a damage that no repair can mend: the entry of a
- * block says no longer that it is present, or not even where it is.  The block
- * must be left where it is for somebody to find.
+ * block says no longer that it is present, or that it has no place, or not even
+ * where it is.  The block must be left where it is for somebody to find.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -29,6 +29,7 @@
 
 #define BAT_RESERVED    0xffff8
 #define BAT_PLACE       20
+#define NOT_PRESENT     0
 #define ZERO            2
 #define UNMAPPED        3
 #define BROKEN          4
@@ -43,6 +44,7 @@ typedef struct Damaging {
     CrashRng *rng;
     GArray *fields;                 /* CrashDamage */
     GHashTable *entries;            /* those of the BAT that have had enough */
+    uint64_t lost;                  /* offset of a block in none, or 0 */
 } Damaging;
 
 /* A number of which at least one of the bits in @mask is set, and no other. */
@@ -215,12 +217,30 @@ static void damage_metadata(Damaging *d)
 
 /* -- The BAT -- */
 
-/* A place that an entry may name: in the file, or anywhere */
+/* A place where no block is lost: something else's, or behind the file's end */
 static uint64_t some_place(Damaging *d)
 {
-    uint64_t most = rng_chance(d->rng, 50) ? d->img->size / MiB : 1ULL << 44;
+    const uint64_t objects[] = { d->r->log_offset, d->r->bat_offset,
+                                 d->r->meta_offset };
+    uint64_t end = DIV_ROUND_UP(d->img->size, MiB);
+    uint64_t place = objects[rng_below(d->rng, G_N_ELEMENTS(objects))];
+    GHashTableIter iter;
+    guint count = 0;
+    void *key;
 
-    return (1 + rng_below(d->rng, most - 1)) << BAT_PLACE;
+    if (rng_chance(d->rng, 50)) {
+        return (end + rng_below(d->rng, (1ULL << 44) - end)) << BAT_PLACE;
+    }
+    g_hash_table_iter_init(&iter, d->r->blocks);
+    while (rng_chance(d->rng, 90) &&
+           g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint64_t at = reader_block(d->r, (uintptr_t)key);
+
+        if (at != d->lost && !rng_below(d->rng, ++count)) {
+            place = at;
+        }
+    }
+    return place;
 }
 
 /* Damage BAT entry @n such that it can be mended. */
@@ -246,7 +266,7 @@ static void damage_entry(Damaging *d, uint64_t n)
     } else if ((raw & 7) == PRESENT) {
         new = damage(d, at, 8, raw | reserved, raw);
     } else {
-        switch (rng_below(d->rng, 4)) {
+        switch (rng_below(d->rng, 5)) {
         case 0:
             new = damage(d, at, 8, raw | reserved, raw);
             break;
@@ -255,6 +275,9 @@ static void damage_entry(Damaging *d, uint64_t n)
             break;
         case 2:
             new = damage(d, at, 8, raw | some_place(d) | reserved, raw);
+            break;
+        case 3:
+            new = damage(d, at, 8, UNMAPPED | some_place(d), UNMAPPED);
             break;
         default:
             new = damage(d, at, 8, UNMAPPED_DRAFT |
@@ -268,6 +291,15 @@ static void damage_entry(Damaging *d, uint64_t n)
 static uint64_t entry_of(const CrashReader *r, uint64_t block)
 {
     return block + block / r->chunk_ratio;
+}
+
+/* Whether there are only zeros in the block at @place. */
+static bool is_zero(Damaging *d, uint64_t place)
+{
+    g_autofree uint8_t *buf = g_malloc(d->r->block_size);
+
+    image_read(d->img, place, d->r->block_size, buf);
+    return buffer_is_zero(buf, d->r->block_size);
 }
 
 /* Damage the entry of a present block such that only a guess could help. */
@@ -295,11 +327,16 @@ static void damage_for_good(Damaging *d)
     }
     /* What was last in the file is now behind all that is known of. */
     bad = last ? LOST : place | BROKEN;
+    if (rng_chance(d->rng, 30) && !is_zero(d, place)) {
+        bad = place | (rng_chance(d->rng, 50) ? ZERO : NOT_PRESENT);
+    }
+    d->lost = place;
     n = entry_of(d->r, block);
     g_hash_table_add(d->entries, (void *)(uintptr_t)n);
     new = damage(d, d->r->bat_offset + 8 * n, 8, bad, bad);
     new->block = block + 1;
     new->kept = true;
+    new->zero = (bad & 7) <= ZERO;
 }
 
 static void damage_bat(Damaging *d)

@@ -328,6 +328,7 @@ typedef struct CrashDamage {
     uint8_t bad[8];                 /* what it holds */
     uint8_t mended[8];              /* what a repair makes of it */
     bool kept;                      /* ... which is nothing: it stays bad */
+    bool zero;                      /* the block reads as zeros meanwhile */
     uint64_t block;                 /* whose BAT entry it is, plus 1, or 0 */
 } CrashDamage;
 
@@ -349,7 +350,7 @@ typedef struct CrashReader {
     GHashTable *owners;             /* block number + 1 by file offset / MiB */
     unsigned bad;                   /* damage that is there */
     unsigned left;                  /* ... and is to be mended */
-    GHashTable *damaged;            /* blocks whose entry is bad */
+    GHashTable *damaged;            /* CrashDamage of blocks: a bad entry */
 } CrashReader;
 
 /*
