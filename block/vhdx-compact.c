@@ -20,7 +20,8 @@
  * moved out of the way, to the end, and it is tried again.
  *
  * A region behind the limit, as a resize leaves it, comes after the blocks,
- * which keep room for it.
+ * which keep room for it.  A BAT that has more room than the disk now needs is
+ * made shorter before.
  *
  * Before all that, entries that keep a place which they do not use lose it, and
  * with "zeroes" so do blocks in which there is nothing but zeros.
@@ -332,13 +333,35 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t limit)
     }
 }
 
-/* Move @region to the file offset @to, a place that is taken for it. */
+/* Move @region to @length bytes at the file offset @to, taken for it. */
 static int coroutine_fn GRAPH_RDLOCK
-move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
+move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
+            uint32_t length, bool zero)
 {
-    int ret = vhdx_region_move(bs, region, to, region->length, zero);
+    int ret = vhdx_region_move(bs, region, to, length, zero);
 
     return ret < 0 ? ret : vhdx_log_commit(bs);
+}
+
+/*
+ * Where the disk was larger once, let the BAT have the length that it has in a
+ * new image.
+ */
+static int coroutine_fn GRAPH_RDLOCK shorten_bat(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t length = vhdx_bat_region_length(&s->geo);
+    VHDXRegion *bat = s->regions;
+    int ret;
+
+    while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
+        bat++;
+    }
+    if (bat->length <= length) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, false);
+    return ret < 0 ? ret : move_region(bs, bat, bat->offset, length, false);
 }
 
 /* The first free place before that of @region, taken for it, or 0. */
@@ -368,13 +391,13 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t packed)
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             up = vhdx_space_alloc(bs, region->length, &zero);
         }
-        ret = up < 0 ? up : move_region(bs, region, up, zero);
+        ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);
         if (ret < 0) {
             return ret;
         }
         to = place_before(s, region);
     }
-    return to ? move_region(bs, region, to, false) : 0;
+    return to ? move_region(bs, region, to, region->length, false) : 0;
 }
 
 /* -- All of it -- */
@@ -524,6 +547,9 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     }
     if (ret == 0 && zeroes) {
         ret = drop_zeroes(bs, c);
+    }
+    if (ret == 0) {
+        ret = shorten_bat(bs);
     }
     if (ret == 0) {
         ret = pack(bs, c);

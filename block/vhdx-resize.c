@@ -111,6 +111,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRegion old = *region;
+    bool stays = offset == old.offset;
+    uint64_t keep = stays ? length : 0;     /* bytes of the old place */
     size_t index = region - s->regions;
     g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
                                                sizeof(*regions));
@@ -121,11 +123,11 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
     /* Now all of the region is in place, and no replay writes there again. */
     ret = vhdx_log_checkpoint(bs);
-    if (ret == 0 && !zero) {
+    if (ret == 0 && !zero && !stays) {
         ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
                                     BDRV_REQ_MAY_UNMAP);
     }
-    if (ret == 0) {
+    if (ret == 0 && !stays) {
         ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
     }
     if (ret == 0) {
@@ -137,7 +139,9 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
     QEMU_LOCK_GUARD(&s->lock);
     if (ret < 0) {
-        vhdx_space_abandon(s, offset, length, true);
+        if (!stays) {
+            vhdx_space_abandon(s, offset, length, true);
+        }
         return ret;
     }
     *region = regions[index];
@@ -146,8 +150,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
         s->metadata = *region;
     }
-    vhdx_cache_drop(s, old.offset, old.length);
-    vhdx_space_release(s, old.offset, old.length);
+    vhdx_cache_drop(s, old.offset + keep, old.length - keep);
+    vhdx_space_release(s, old.offset + keep, old.length - keep);
     s->write_gen++;
     return 0;
 }
@@ -272,12 +276,12 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     return ret;
 }
 
-/* Move the BAT to where there is room for @entries. */
+/* Move the BAT to where there is room for the entries of @geo. */
 static int coroutine_fn GRAPH_RDLOCK
-bat_move(BlockDriverState *bs, uint64_t entries)
+bat_move(BlockDriverState *bs, const VHDXGeometry *geo)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint32_t length = ROUND_UP(entries * VHDX_BAT_ENTRY_SIZE, VHDX_MIB);
+    uint32_t length = vhdx_bat_region_length(geo);
     VHDXRegion *region = s->regions;
     int64_t offset;
     bool zero;
@@ -368,7 +372,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     ret = last_block_zero(bs, s->geo.disk_size);
     if (ret == 0 && geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
         what = "move the BAT";
-        ret = bat_move(bs, geo.bat_entries);
+        ret = bat_move(bs, &geo);
     }
     if (ret == 0) {
         what = "clear the BAT behind its last entry";

@@ -300,6 +300,16 @@ const CrashWorkload crash_workloads[] = {
         .area_kib = 12288, .whole = 90,
         .points = 70, .states = 4, .recover = 6, .generations = 2,
     }, {
+        .name = "compact-shrunk",
+        .about = "blocks behind the disk's end go, and their part of the BAT",
+        .disk_mib = 400000, .max_mib = 400000, .block_mib = { 1, 2 },
+        .only_512 = true, .state_zero = true,
+        .guests = 5, .actions = 90,
+        .mix = { .zero = 4, .discard = 12, .flush = 10, .read = 6,
+                 .resize = 14, .compact = 14 },
+        .whole = 90,
+        .points = 70, .states = 4, .recover = 4, .generations = 2,
+    }, {
         .name = "compact-no-space",
         .about = "the same where space ends, and comes back",
         .disk_mib = 16, .block_mib = { 1, 2 }, .full = true,
