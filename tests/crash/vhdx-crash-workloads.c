@@ -310,6 +310,15 @@ const CrashWorkload crash_workloads[] = {
         .whole = 90,
         .points = 70, .states = 4, .recover = 4, .generations = 2,
     }, {
+        .name = "compact-gaps",
+        .about = "blocks with gaps between them slide together",
+        .disk_mib = 480, .block_mib = { 8, 16, 32 }, .gaps = true,
+        .guests = 5, .actions = 50,
+        .mix = { .zero = 6, .discard = 2, .flush = 8, .read = 10,
+                 .compact = 6 },
+        .whole = 50,
+        .points = 70, .states = 4, .recover = 4, .generations = 2,
+    }, {
         .name = "compact-no-space",
         .about = "the same where space ends, and comes back",
         .disk_mib = 16, .block_mib = { 1, 2 }, .full = true,
