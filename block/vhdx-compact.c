@@ -33,6 +33,8 @@
  * which keep room for it.  A BAT that has more room than the disk now needs is
  * made shorter before.
  *
+ * The first change opens the log: an image that is compact is not written to.
+ *
  * Before all that, entries that keep a place which they do not use lose it, and
  * with "zeroes" so do blocks in which there is nothing but zeros.
  *
@@ -365,7 +367,11 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
 {
     BDRVVHDXState *s = bs->opaque;
     bool full = false;
+    int ret = vhdx_log_begin(bs, false);
 
+    if (ret < 0) {
+        return ret;
+    }
     c->batch.count = 0;
     while (next < st->places->len && !full) {
         Place *p = &g_array_index(st->places, Place, next++);
@@ -469,7 +475,6 @@ static int coroutine_fn GRAPH_RDLOCK shorten_bat(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint32_t length = vhdx_bat_region_length(&s->geo);
     VHDXRegion *bat = s->regions;
-    int ret;
 
     while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
         bat++;
@@ -477,8 +482,7 @@ static int coroutine_fn GRAPH_RDLOCK shorten_bat(BlockDriverState *bs)
     if (bat->length <= length) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, false);
-    return ret < 0 ? ret : move_region(bs, bat, bat->offset, length, false);
+    return move_region(bs, bat, bat->offset, length, false);
 }
 
 /* The first free place before that of @region, taken for it, or 0. */
@@ -504,6 +508,10 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     if (!to) {
         if (region->offset + region->length <= far) {
             return 0;
+        }
+        ret = vhdx_log_begin(bs, false);
+        if (ret < 0) {
+            return ret;
         }
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             up = vhdx_space_alloc(bs, region->length, &zero);
@@ -619,20 +627,16 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
     c->done = c->total = 0;
     c->limit = limit;
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_behind, c);
-    if (ret == 0 && !c->total && limit == packed && !s->log.open &&
-        s->space.end >= s->space.size) {
-        /* There is nothing to be done. */
-        return 0;
-    }
-    if (ret == 0) {
-        ret = vhdx_log_begin(bs, false);
-    }
     if (ret == 0 && c->total) {
         ret = move_blocks(bs, c, packed);
     }
     if (ret == 0) {
         ret = lower_regions(bs, limit, packed + s->geo.block_size);
     }
+    if (ret == 0 && s->space.end < s->space.size) {
+        ret = vhdx_log_begin(bs, false);
+    }
+    /* Where nothing was to be done no log has been opened. */
     return ret < 0 ? ret : vhdx_log_close(bs);
 }
 
