@@ -46,6 +46,11 @@ void vhdx_geometry_init(VHDXGeometry *geo, const VHDXParams *params)
     }
 }
 
+uint32_t vhdx_bat_region_length(const VHDXGeometry *geo)
+{
+    return ROUND_UP(MAX(geo->bat_entries, 1) * VHDX_BAT_ENTRY_SIZE, VHDX_MIB);
+}
+
 bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
                               uint64_t *block)
 {

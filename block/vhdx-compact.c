@@ -16,11 +16,24 @@
  * Where free places are shorter than a block, a block may find none.  The limit
  * is then raised by what can't be used.  As blocks are of one length this is
  * seldom so, and little is lost, unless an image was put together in an odd
- * way.  If it is more than a block, blocks with such a gap before them are
- * moved out of the way, to the end, and it is tried again.
+ * way.  If it is more than a block, some blocks with such a gap before them are
+ * moved out of the way, to the end, and then, as they lie in the file, those
+ * behind them slide into the gap, which grows by each one they leave:
+ *
+ *   before   head BAT [1] [2] [3] [4]
+ *                     head BAT     [2] [3] [4] [1]
+ *                     head BAT [2][3]      [4] [1]
+ *   after    head BAT [2][3][4][1]
+ *
+ * That ends where it is no use: with less than a block in the gaps behind.  So
+ * a block moves once, or twice if it was in the way.  The order is found by
+ * stretches of the file, with a pass through the BAT for each.
  *
  * A region behind the limit, as a resize leaves it, comes after the blocks,
- * which keep room for it.
+ * which keep room for it.  A BAT that has more room than the disk now needs is
+ * made shorter before.
+ *
+ * The first change opens the log: an image that is compact is not written to.
  *
  * Before all that, entries that keep a place which they do not use lose it, and
  * with "zeroes" so do blocks in which there is nothing but zeros.
@@ -41,11 +54,21 @@
 /* Progress is told in such parts of a phase. */
 #define PROGRESS_PARTS  10000
 
+/*
+ * How often blocks slide at most.  Once is enough, but for odd layouts in which
+ * those that fill the gap leave a second one at the end.
+ */
+#define SLIDES          2
+
+/* The longest stretch of the file in which blocks are put in order at once */
+#define STRETCH_BLOCKS  16384
+
 typedef struct Compact {
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
     unsigned phase, phases;
     uint64_t done, total;           /* blocks, in this phase */
+    uint64_t told;                  /* progress, which does not go back */
 
     uint64_t present;               /* blocks */
     uint64_t unused;                /* entries with a place they do not use */
@@ -61,9 +84,10 @@ static void progress(BlockDriverState *bs, Compact *c)
     uint64_t parts = c->phase * PROGRESS_PARTS;
 
     if (c->total) {
-        parts += PROGRESS_PARTS * c->done / c->total;
+        parts += PROGRESS_PARTS * MIN(c->done, c->total) / c->total;
     }
-    c->status_cb(bs, parts, c->phases * PROGRESS_PARTS, c->cb_opaque);
+    c->told = MAX(c->told, parts);
+    c->status_cb(bs, c->told, c->phases * PROGRESS_PARTS, c->cb_opaque);
 }
 
 /*
@@ -242,7 +266,7 @@ move_down(BlockDriverState *bs, Compact *c)
         if (ret == 0) {
             ret = vhdx_batch_move(bs, &c->batch);
         }
-        c->done = MIN(c->done + c->batch.count, c->total);
+        c->done += c->batch.count;
         progress(bs, c);
         if (c->stuck) {
             QEMU_LOCK_GUARD(&s->lock);
@@ -253,92 +277,212 @@ move_down(BlockDriverState *bs, Compact *c)
     return ret;
 }
 
-/* Blocks with free space before them; their places come later. */
-static int add_after_gap(BlockDriverState *bs, uint64_t index,
-                         const uint64_t *entries, uint64_t count, void *opaque)
+/* -- Sliding -- */
+
+typedef struct Place {
+    uint64_t offset;                /* in the file, bytes */
+    uint64_t index;                 /* of the BAT entry that names it */
+} Place;
+
+/* The blocks in a stretch of the file */
+typedef struct Stretch {
+    uint64_t from, to;              /* those that begin here, bytes */
+    GArray *places;                 /* Place, as they lie in the file */
+    uint64_t end;                   /* of the last block in the file, bytes */
+} Stretch;
+
+static int add_to_stretch(BlockDriverState *bs, uint64_t index,
+                          const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    Stretch *st = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t offset = vhdx_bat_offset(entries[i]);
-        bool used = true;
+        Place p = { vhdx_bat_offset(entries[i]), index + i };
 
-        if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT) {
-            QEMU_LOCK_GUARD(&s->lock);
-            used = vhdx_space_used(s, offset - VHDX_MIB, offset);
+        if (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
+            continue;
         }
-        if (!used && batch_add(s, opaque, index + i, entries[i], 0)) {
-            return 1;
+        if (p.offset >= st->from && p.offset < st->to) {
+            g_array_append_val(st->places, p);
         }
+        st->end = MAX(st->end, p.offset + s->geo.block_size);
     }
     return 0;
 }
 
+static int place_compare(const void *a, const void *b)
+{
+    const Place *x = a, *y = b;
+
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
 /*
- * Move some blocks that have a gap before them to the end of the file, so that
- * there is room for one where they are.
+ * Whether more than a block is lost in gaps if the blocks from @offset on stay.
+ * What is free before them is one piece, as blocks have slid there: it gets
+ * filled with others, from the end of the file.
  */
+static bool slide_is_worth_it(BDRVVHDXState *s, uint64_t offset, uint64_t end)
+{
+    uint64_t before, behind;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    before = offset - vhdx_space_used(s, 0, offset);
+    behind = end - offset - vhdx_space_used(s, offset, end);
+    return before % s->geo.block_size + behind > s->geo.block_size;
+}
+
+/* Move blocks from number @*next of @st on down, as far as there are places. */
 static int coroutine_fn GRAPH_RDLOCK
-move_up(BlockDriverState *bs, Compact *c)
+slide_down(BlockDriverState *bs, Compact *c, Stretch *st, guint *next)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXBatch *batch = &c->batch;
-    int64_t offset = 0;
+    bool full = false;
     int ret;
 
-    c->next = 0;
-    ret = batch_fill(bs, c, add_after_gap);
-    for (unsigned i = 0; i < batch->count && ret == 0; i++) {
+    c->batch.count = 0;
+    while (*next < st->places->len && !full) {
+        Place *p = &g_array_index(st->places, Place, *next);
+        uint64_t to;
+
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            to = vhdx_space_take_below(s, s->geo.block_size, p->offset);
+        }
+        if (!to) {
+            break;
+        }
+        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
+        ++*next;
+    }
+    ret = vhdx_batch_move(bs, &c->batch);
+    c->done += c->batch.count;
+    progress(bs, c);
+    return ret;
+}
+
+/* Move some blocks from number @next of @st on out of the way, to the end. */
+static int coroutine_fn GRAPH_RDLOCK
+move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool full = false;
+    int ret = vhdx_log_begin(bs, false);
+
+    if (ret < 0) {
+        return ret;
+    }
+    c->batch.count = 0;
+    while (next < st->places->len && !full) {
+        Place *p = &g_array_index(st->places, Place, next++);
+        int64_t to;
         bool zero;
 
         WITH_QEMU_LOCK_GUARD(&s->lock) {
-            offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+            to = vhdx_space_alloc(bs, s->geo.block_size, &zero);
         }
-        if (offset < 0) {
+        if (to < 0 && !c->batch.count) {
+            return to;
+        }
+        if (to < 0) {
             /* With those that there is space for */
-            batch->count = i;
-            ret = i ? 0 : offset;
-        } else {
-            batch->moves[i].to = offset;
+            break;
         }
+        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
     }
-    return ret < 0 ? ret : vhdx_batch_move(bs, batch);
+    return vhdx_batch_move(bs, &c->batch);
 }
 
 /*
- * Move blocks until they all end at @limit, or less than a block behind it, if
- * that can be.
+ * Slide the blocks of @st down.  Returns 0 with @st->from where to go on, 1 if
+ * the rest may stay, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
-move_blocks(BlockDriverState *bs, Compact *c, uint64_t limit)
+slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret;
+    bool room = true;               /* there may be a place further down */
+    int ret = 0;
 
-    for (;;) {
-        c->limit = limit;
-        ret = move_down(bs, c);
-        if (ret < 0 || c->limit <= limit + s->geo.block_size) {
-            return ret;
+    for (guint i = 0; i < st->places->len && ret == 0;) {
+        bool gap;
+
+        st->from = g_array_index(st->places, Place, i).offset;
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            gap = !vhdx_space_used(s, st->from - VHDX_MIB, st->from);
         }
-        ret = move_up(bs, c);
-        if (ret == -ENOSPC || !c->batch.count) {
-            /* It is shorter than it was. */
-            return 0;
+        if (!gap && !room) {
+            c->done++;
+            i++;
+            continue;
         }
-        if (ret < 0) {
-            return ret;
+        if (!slide_is_worth_it(s, st->from, st->end)) {
+            return 1;
+        }
+        ret = slide_down(bs, c, st, &i);
+        if (ret == 0 && !c->batch.count) {
+            room = false;
+            if (gap) {
+                /* They may get into the midst of the others. */
+                return move_up(bs, c, st, i);
+            }
         }
     }
+    st->from = st->to;
+    return ret;
 }
 
-/* Move @region to the file offset @to, a place that is taken for it. */
-static int coroutine_fn GRAPH_RDLOCK
-move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
+/* Move blocks down one after the other, as they lie in the file. */
+static int coroutine_fn GRAPH_RDLOCK slide(BlockDriverState *bs, Compact *c)
 {
-    int ret = vhdx_region_move(bs, region, to, region->length, zero);
+    BDRVVHDXState *s = bs->opaque;
+    Stretch st = {
+        .places = g_array_new(false, false, sizeof(Place)),
+    };
+    int ret;
+
+    do {
+        g_array_set_size(st.places, 0);
+        st.to = st.from + ((uint64_t)STRETCH_BLOCKS << s->geo.block_bits);
+        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, add_to_stretch, &st);
+        if (ret == 0) {
+            g_array_sort(st.places, place_compare);
+            ret = slide_stretch(bs, c, &st);
+        }
+    } while (ret == 0 && st.from < st.end);
+    g_array_unref(st.places);
+    return MIN(ret, 0);
+}
+
+/* -- Regions -- */
+
+/* Move @region to @length bytes at the file offset @to, taken for it. */
+static int coroutine_fn GRAPH_RDLOCK
+move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
+            uint32_t length, bool zero)
+{
+    int ret = vhdx_region_move(bs, region, to, length, zero);
 
     return ret < 0 ? ret : vhdx_log_commit(bs);
+}
+
+/*
+ * Where the disk was larger once, let the BAT have the length that it has in a
+ * new image.
+ */
+static int coroutine_fn GRAPH_RDLOCK shorten_bat(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t length = vhdx_bat_region_length(&s->geo);
+    VHDXRegion *bat = s->regions;
+
+    while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
+        bat++;
+    }
+    if (bat->length <= length) {
+        return 0;
+    }
+    return move_region(bs, bat, bat->offset, length, false);
 }
 
 /* The first free place before that of @region, taken for it, or 0. */
@@ -349,11 +493,11 @@ static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
 }
 
 /*
- * Move @region down.  Where it would overlap itself it has to go up before; for
- * less than a block that is not done.
+ * Move @region down.  Where it would overlap itself it has to go up before;
+ * that is done if it ends behind @far.
  */
 static int coroutine_fn GRAPH_RDLOCK
-lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t packed)
+lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t to = place_before(s, region);
@@ -362,28 +506,50 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t packed)
     int ret;
 
     if (!to) {
-        if (region->offset + region->length <= packed + s->geo.block_size) {
+        if (region->offset + region->length <= far) {
             return 0;
+        }
+        ret = vhdx_log_begin(bs, false);
+        if (ret < 0) {
+            return ret;
         }
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             up = vhdx_space_alloc(bs, region->length, &zero);
         }
-        ret = up < 0 ? up : move_region(bs, region, up, zero);
+        ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);
         if (ret < 0) {
             return ret;
         }
         to = place_before(s, region);
     }
-    return to ? move_region(bs, region, to, false) : 0;
+    return to ? move_region(bs, region, to, region->length, false) : 0;
 }
-
-/* -- All of it -- */
 
 static bool region_can_move(const VHDXRegion *region)
 {
     return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
            vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
 }
+
+/* The same with those that end behind @limit. */
+static int coroutine_fn GRAPH_RDLOCK
+lower_regions(BlockDriverState *bs, uint64_t limit, uint64_t far)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < s->region_count && ret == 0; i++) {
+        VHDXRegion *region = &s->regions[i];
+
+        if (region_can_move(region) &&
+            region->offset + region->length > limit) {
+            ret = lower_region(bs, region, far);
+        }
+    }
+    return ret;
+}
+
+/* -- All of it -- */
 
 /*
  * Where blocks shall end in a file of @packed bytes: before whatever else is
@@ -406,6 +572,35 @@ static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
         }
     } while (last != limit);
     return limit;
+}
+
+/*
+ * Move blocks until a file of @packed bytes, or less than a block more, could
+ * have them all.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned slides = SLIDES;
+    uint64_t limit;
+    int ret;
+
+    do {
+        c->limit = limit = block_limit(s, packed);
+        ret = move_down(bs, c);
+        if (ret < 0 || c->limit <= limit + s->geo.block_size || !slides--) {
+            return ret;
+        }
+        c->total = c->done + c->present;
+        /* No gap gets past a region, but a region gets past a gap. */
+        ret = lower_regions(bs, 0, UINT64_MAX);
+        if (ret == 0) {
+            ret = slide(bs, c);
+        }
+    } while (ret == 0);
+    /* Without space to move blocks up to the file is no longer than it was. */
+    return ret == -ENOSPC ? 0 : ret;
 }
 
 /* How long a file is with all objects, @blocks payload blocks and no gap. */
@@ -432,25 +627,16 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
     c->done = c->total = 0;
     c->limit = limit;
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_behind, c);
-    if (ret == 0 && !c->total && limit == packed && !s->log.open &&
-        s->space.end >= s->space.size) {
-        /* There is nothing to be done. */
-        return 0;
+    if (ret == 0 && c->total) {
+        ret = move_blocks(bs, c, packed);
     }
     if (ret == 0) {
+        ret = lower_regions(bs, limit, packed + s->geo.block_size);
+    }
+    if (ret == 0 && s->space.end < s->space.size) {
         ret = vhdx_log_begin(bs, false);
     }
-    if (ret == 0 && c->total) {
-        ret = move_blocks(bs, c, limit);
-    }
-    for (uint32_t i = 0; i < s->region_count && ret == 0; i++) {
-        VHDXRegion *region = &s->regions[i];
-
-        if (region_can_move(region) &&
-            region->offset + region->length > limit) {
-            ret = lower_region(bs, region, packed);
-        }
-    }
+    /* Where nothing was to be done no log has been opened. */
     return ret < 0 ? ret : vhdx_log_close(bs);
 }
 
@@ -524,6 +710,9 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     }
     if (ret == 0 && zeroes) {
         ret = drop_zeroes(bs, c);
+    }
+    if (ret == 0) {
+        ret = shorten_bat(bs);
     }
     if (ret == 0) {
         ret = pack(bs, c);

@@ -210,8 +210,7 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
     payload = layout->geo.blocks << layout->geo.block_bits;
 
     layout->bat_offset = layout->log_offset + layout->log_length;
-    layout->bat_length = ROUND_UP(MAX(layout->geo.bat_entries, 1) *
-                                  VHDX_BAT_ENTRY_SIZE, VHDX_MIB);
+    layout->bat_length = vhdx_bat_region_length(&layout->geo);
     layout->metadata_offset = layout->bat_offset + layout->bat_length;
     layout->first_block = layout->metadata_offset + layout->metadata_length;
     layout->full_size = layout->first_block + payload;

@@ -234,8 +234,15 @@ int coroutine_fn vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch)
 {
     BDRVVHDXState *s = bs->opaque;
     unsigned moved = 0;
-    int ret = batch_copy(bs, batch);
+    int ret;
 
+    if (!batch->count) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, false);
+    if (ret == 0) {
+        ret = batch_copy(bs, batch);
+    }
     while (moved < batch->count && ret == 0) {
         VHDXMove *m = &batch->moves[moved];
 

@@ -111,6 +111,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRegion old = *region;
+    bool stays = offset == old.offset;
+    uint64_t keep = stays ? length : 0;     /* bytes of the old place */
     size_t index = region - s->regions;
     g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
                                                sizeof(*regions));
@@ -119,13 +121,16 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     regions[index].offset = offset;
     regions[index].length = length;
 
-    /* Now all of the region is in place, and no replay writes there again. */
-    ret = vhdx_log_checkpoint(bs);
-    if (ret == 0 && !zero) {
+    ret = vhdx_log_begin(bs, false);
+    if (ret == 0) {
+        /* Then all of the region is in place: no replay writes there again. */
+        ret = vhdx_log_checkpoint(bs);
+    }
+    if (ret == 0 && !zero && !stays) {
         ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
                                     BDRV_REQ_MAY_UNMAP);
     }
-    if (ret == 0) {
+    if (ret == 0 && !stays) {
         ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
     }
     if (ret == 0) {
@@ -137,8 +142,10 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
     QEMU_LOCK_GUARD(&s->lock);
     if (ret < 0) {
-        /* It is free when it is stable that the old tables are there again. */
-        vhdx_space_release(s, offset, length);
+        if (!stays) {
+            /* It is free when the old tables are there again and stable. */
+            vhdx_space_release(s, offset, length);
+        }
         return ret;
     }
     *region = regions[index];
@@ -148,8 +155,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
         s->metadata = *region;
     }
-    vhdx_cache_drop(s, old.offset, old.length);
-    vhdx_space_release(s, old.offset, old.length);
+    vhdx_cache_drop(s, old.offset + keep, old.length - keep);
+    vhdx_space_release(s, old.offset + keep, old.length - keep);
     s->write_gen++;
     return 0;
 }
@@ -274,12 +281,12 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     return ret;
 }
 
-/* Move the BAT to where there is room for @entries. */
+/* Move the BAT to where there is room for the entries of @geo. */
 static int coroutine_fn GRAPH_RDLOCK
-bat_move(BlockDriverState *bs, uint64_t entries)
+bat_move(BlockDriverState *bs, const VHDXGeometry *geo)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint32_t length = ROUND_UP(entries * VHDX_BAT_ENTRY_SIZE, VHDX_MIB);
+    uint32_t length = vhdx_bat_region_length(geo);
     VHDXRegion *region = s->regions;
     int64_t offset;
     bool zero;
@@ -370,7 +377,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     ret = last_block_zero(bs, s->geo.disk_size);
     if (ret == 0 && geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
         what = "move the BAT";
-        ret = bat_move(bs, geo.bat_entries);
+        ret = bat_move(bs, &geo);
     }
     if (ret == 0) {
         what = "clear the BAT behind its last entry";

@@ -294,6 +294,9 @@ typedef struct VHDXGeometry {
 /* Work out @geo from valid @params. */
 void vhdx_geometry_init(VHDXGeometry *geo, const VHDXParams *params);
 
+/* How many bytes a region for the BAT needs, which is never empty. */
+uint32_t vhdx_bat_region_length(const VHDXGeometry *geo);
+
 /* How many bytes of the disk payload block @block holds. */
 static inline uint64_t vhdx_block_bytes(const VHDXGeometry *geo, uint64_t block)
 {

@@ -194,7 +194,8 @@ static int coroutine_fn guest_compact(Guests *g)
     }
     g->compacting = true;
     g->progress = 0;
-    qemu_opt_set(opts, "compact", rng_chance(&g->rng, 50) ? "zeroes" : "space",
+    qemu_opt_set(opts, "compact",
+                 rng_chance(&g->rng, g->w->gaps ? 0 : 50) ? "zeroes" : "space",
                  &error_abort);
     ret = bs->drv->bdrv_amend_options(bs, opts, compact_status, g, false,
                                       &err);
@@ -557,6 +558,25 @@ static void shape_choose(const CrashWorkload *w, CrashShape *shape,
     }
 }
 
+/* Let all blocks be present, zeros, with some MiB free before each. */
+static void blocks_spread(CrashImage *img, const CrashReader *reader,
+                          const CrashShape *shape, CrashRng *rng)
+{
+    uint64_t at = shape->payload;
+
+    for (uint64_t i = 0; i * shape->block_size < shape->disk_size; i++) {
+        uint64_t entry;
+
+        at += rng_below(rng, shape->block_size / MiB) * MiB;
+        entry = cpu_to_le64(at | 6);
+        /* They all lie in the first chunk. */
+        image_write(img, reader->bat_offset + i * sizeof(entry), sizeof(entry),
+                    (uint8_t *)&entry);
+        at += shape->block_size;
+    }
+    image_truncate(img, at);
+}
+
 CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                        CrashRng *rng)
 {
@@ -602,6 +622,9 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
         if (reader) {
             shape->payload = MAX(reader->bat_offset + reader->bat_length,
                                  reader->meta_offset + reader->meta_length);
+            if (w->gaps) {
+                blocks_spread(disk->view, reader, shape, rng);
+            }
             reader_free(reader);
         } else {
             g_ptr_array_add(run->wrong, why);

@@ -388,6 +388,7 @@ typedef struct CrashWorkload {
     bool fixed;
     bool state_zero;
     bool only_512;                  /* no 4096 byte logical sectors */
+    bool gaps;                      /* all blocks present, with gaps between */
     unsigned room_mib;              /* space on a node that can't grow */
     CrashNode node;
     /* The guest */
