@@ -96,9 +96,12 @@ static void space_reach(VHDXSpace *sp, uint64_t end)
 }
 
 /* Mark @bytes bytes at @offset as free, in a new map if there is none yet. */
-static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
+static void map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
+    VHDXSpace *sp = &s->space;
     uint64_t bits = sp->end / VHDX_MIB;
+    /* A block may fit in now that begins in a gap before, not a longer one. */
+    uint64_t first = offset - MIN(offset, s->geo.block_size);
 
     if (!sp->used) {
         if (sp->end <= MAX_MAP_BYTES) {
@@ -111,7 +114,7 @@ static void map_free(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
         sp->used_bits = bits;
     }
     bitmap_clear(sp->used, offset / VHDX_MIB, bytes / VHDX_MIB);
-    sp->hint = MIN(sp->hint, offset / VHDX_MIB);
+    sp->hint = MIN(sp->hint, first / VHDX_MIB);
 }
 
 /*
@@ -474,8 +477,14 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
                                uint64_t limit)
 {
     VHDXSpace *sp = &s->space;
+    bool block = bytes == s->geo.block_size;
+    uint64_t offset = map_take(sp, bytes, block ? sp->hint : 0,
+                               MIN(limit, sp->end) / VHDX_MIB);
 
-    return map_take(sp, bytes, 0, MIN(limit, sp->end) / VHDX_MIB);
+    if (offset && block) {
+        sp->hint = (offset + bytes) / VHDX_MIB;
+    }
+    return offset;
 }
 
 uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
@@ -553,7 +562,7 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
     } else if (offset + bytes == sp->end && !sp->used) {
         sp->end = offset;
     } else {
-        map_free(sp, offset, bytes);
+        map_free(s, offset, bytes);
     }
 }
 
@@ -657,7 +666,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
         for (guint i = 0; i < ready->len && known; i++) {
             VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
 
-            map_free(sp, f->offset, f->length);
+            map_free(s, f->offset, f->length);
             /* It does not read as zeros, though it may lie behind those. */
             sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
         }

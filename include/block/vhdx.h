@@ -140,7 +140,7 @@ typedef struct VHDXSpace {
     bool damaged;                   /* ... with an entry that can't be right */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
-    uint64_t hint;                  /* MiB where the next search begins */
+    uint64_t hint;                  /* MiB: there's none for a block before */
     GArray *freed;                  /* VHDXFreed: not yet committed */
     GArray *committing;             /* VHDXFreed: in the commit under way */
     GArray *committed;              /* VHDXFreed: committed, maybe still read */
