@@ -399,7 +399,7 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     BDRVVHDXState *s = bs->opaque;
     int ret, begun;
 
-    if (!vhdx_space_pending(s)) {
+    if (!vhdx_space_pending(s) || qatomic_read(&s->broken)) {
         return -ENOSPC;
     }
     request_end(s, req);
@@ -559,6 +559,7 @@ zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
             }
             if (damaged) {
                 vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+                s->space.damaged = true;
                 s->write_gen++;
                 ret = 0;
             } else if (free) {

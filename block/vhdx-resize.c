@@ -333,13 +333,13 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
             ret = bdrv_co_pwrite_zeroes(bs->file, offset, s->geo.block_size,
                                         keep ? 0 : BDRV_REQ_MAY_UNMAP);
         }
-        if (ret == 0) {
-            ret = entry_set_present(bs, block, offset);
-        }
         if (ret < 0) {
             QEMU_LOCK_GUARD(&s->lock);
             vhdx_space_abandon(s, offset, s->geo.block_size, true);
+            return ret;
         }
+        /* Where this fails, the entry is cleared with the others if it is set. */
+        ret = entry_set_present(bs, block, offset);
     }
     return ret;
 }

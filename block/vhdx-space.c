@@ -151,19 +151,21 @@ static uint64_t map_end(VHDXSpace *sp)
 typedef struct Scan {
     uint64_t size;                  /* of the file */
     unsigned long *used;
-    uint64_t bits;
-    bool overlap;                   /* something was marked twice */
+    unsigned long *kept;            /* what entries name that don't use it */
+    uint64_t bits;                  /* in each of these */
+    bool overlap;                   /* something was marked twice in @used */
     bool damaged;                   /* an entry can't be right */
 } Scan;
 
-static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
+static void scan_mark(Scan *scan, unsigned long *map, uint64_t offset,
+                      uint64_t bytes)
 {
     uint64_t from = offset / VHDX_MIB;
     uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
 
     if (from < to) {
-        scan->overlap |= find_next_bit(scan->used, to, from) < to;
-        bitmap_set(scan->used, from, to - from);
+        scan->overlap |= map == scan->used && find_next_bit(map, to, from) < to;
+        bitmap_set(map, from, to - from);
     }
 }
 
@@ -172,23 +174,33 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t phase = index % stride;
     Scan *scan = opaque;
 
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++, phase++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
-        uint64_t end = offset + s->geo.block_size, block, used;
+        uint64_t end = offset + s->geo.block_size, used;
+        bool present = vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT;
 
+        if (phase == stride - 1) {
+            /* A sector bitmap's, of which nothing is ever used */
+            phase = -1;
+            if (offset) {
+                scan_mark(scan, scan->kept, offset, VHDX_MIB);
+            }
+            continue;
+        }
         if (offset && offset < end) {
-            scan_mark(scan, offset, s->geo.block_size);
+            scan_mark(scan, present ? scan->used : scan->kept, offset,
+                      s->geo.block_size);
         }
         /* What is present and in the file can at worst be marked twice. */
-        if (entries[i] > VHDX_BLOCK_UNMAPPED &&
-            (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT ||
-             end > scan->size || end < offset) &&
-            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+        if (entries[i] > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
+            (!present || !offset || end > scan->size || end < offset)) {
             QEMU_LOCK_GUARD(&s->lock);
-            scan->damaged |= vhdx_bat_entry_use(bs, index + i, entries[i],
-                                                &used) < 0;
+            scan->damaged = vhdx_bat_entry_use(bs, index + i, entries[i],
+                                               &used) < 0;
         }
     }
     return 0;
@@ -203,7 +215,7 @@ static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
         for (guint j = 0; j < lists[i]->len; j++) {
             VHDXFreed *f = &g_array_index(lists[i], VHDXFreed, j);
 
-            scan_mark(scan, f->offset, f->length);
+            scan_mark(scan, scan->used, f->offset, f->length);
         }
     }
 }
@@ -227,13 +239,17 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return -EFBIG;
     }
     scan.used = bitmap_try_new(scan.bits);
-    if (!scan.used) {
+    scan.kept = bitmap_try_new(scan.bits);
+    if (!scan.used || !scan.kept) {
+        g_free(scan.used);
+        g_free(scan.kept);
         return -ENOMEM;
     }
-    scan_mark(&scan, 0, VHDX_HEADER_SECTION_SIZE);
-    scan_mark(&scan, s->header.log_offset, s->header.log_length);
+    scan_mark(&scan, scan.used, 0, VHDX_HEADER_SECTION_SIZE);
+    scan_mark(&scan, scan.used, s->header.log_offset, s->header.log_length);
     for (uint32_t i = 0; i < s->region_count; i++) {
-        scan_mark(&scan, s->regions[i].offset, s->regions[i].length);
+        scan_mark(&scan, scan.used, s->regions[i].offset,
+                  s->regions[i].length);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         sp->scanning = true;
@@ -247,19 +263,21 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 
     QEMU_LOCK_GUARD(&s->lock);
     sp->scanning = false;
+    bitmap_or(scan.used, scan.used, scan.kept, scan.bits);
+    g_free(scan.kept);
     if (ret < 0) {
         g_free(scan.used);
         return ret;
     }
     sp->overlap = scan.overlap;
-    sp->damaged = scan.damaged;
-    if ((scan.damaged || scan.overlap) && !sp->fixed_size) {
+    sp->damaged |= scan.damaged;
+    if ((sp->damaged || scan.overlap) && !sp->fixed_size) {
         /* What no entry names may be a block whose entry is damaged. */
         bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
     }
     /* Of these the BAT may have told, or not, when it was read. */
     for (guint i = 0; i < allocs->len; i++) {
-        scan_mark(&scan, g_array_index(allocs, uint64_t, i),
+        scan_mark(&scan, scan.used, g_array_index(allocs, uint64_t, i),
                   s->geo.block_size);
     }
     scan_mark_freed(&scan, sp);
@@ -280,8 +298,11 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 }
 
 /*
- * Know what is free.  Returns 0 or -errno, which is -EIO where that can't be
- * known for damage.  grow_lock or commit_lock is held.
+ * Know what is free, from one scan: a second one would not know of a place
+ * that is given out and not yet named.  Returns 0 or -errno, which is -EIO
+ * where what is free can't be known for damage; so it is until the image is
+ * opened again, as an entry that is mended may come back with a power cut.
+ * grow_lock is held.
  */
 static int coroutine_fn GRAPH_RDLOCK space_know(BlockDriverState *bs)
 {
@@ -289,7 +310,7 @@ static int coroutine_fn GRAPH_RDLOCK space_know(BlockDriverState *bs)
     VHDXSpace *sp = &s->space;
     int ret = 0;
 
-    if (!sp->scanned || sp->damaged) {
+    if (!sp->scanned) {
         ret = vhdx_space_scan(bs);
     }
     return ret == 0 && sp->damaged ? -EIO : ret;
@@ -346,14 +367,23 @@ space_grow(BlockDriverState *bs, uint64_t end)
 }
 
 /*
- * The node can't change its length: space is what lies inside, and a map tells
- * what of it is free.
+ * The node can't change its length: space is what lies inside, and the map
+ * tells what of it is free, up to the end.
  */
 static void space_fix_size(BDRVVHDXState *s)
 {
+    VHDXSpace *sp = &s->space;
+    uint64_t end = QEMU_ALIGN_DOWN(sp->size, VHDX_MIB);
+    uint64_t bits;
+
     QEMU_LOCK_GUARD(&s->lock);
-    s->space.fixed_size = true;
-    s->space.scanned = false;
+    sp->fixed_size = true;
+    if (sp->scanned && end > sp->end) {
+        bits = sp->end / VHDX_MIB;
+        space_reach(sp, end);
+        bitmap_clear(sp->used, bits, end / VHDX_MIB - bits);
+        sp->hint = 0;
+    }
 }
 
 /*
@@ -364,7 +394,7 @@ static int coroutine_fn GRAPH_RDLOCK space_grown(BlockDriverState *bs, int ret)
 {
     if (ret == -EINVAL || ret == -ENOTSUP) {
         space_fix_size(bs->opaque);
-        ret = vhdx_space_scan(bs);
+        ret = space_know(bs);
     }
     return ret;
 }
@@ -569,6 +599,8 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     freed_add(s, s->space.freed, offset, bytes);
+    /* There is something to commit. */
+    s->write_gen++;
 }
 
 /* Move all of @from to @to. */
@@ -725,8 +757,8 @@ int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     if (sp->fixed_size) {
         return 0;
     }
-    if (sp->used && (!sp->scanned || sp->overlap ||
-                     !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
+    if (sp->used && !sp->damaged && !sp->overlap &&
+        (!sp->scanned || !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
         /* There may be more below it that was freed in the past. */
         ret = vhdx_space_scan(bs);
         if (ret < 0) {

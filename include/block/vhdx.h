@@ -137,7 +137,7 @@ typedef struct VHDXSpace {
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... of a BAT that names a place twice */
-    bool damaged;                   /* ... with an entry that can't be right */
+    bool damaged;                   /* an entry can't be, or was not, right */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB: there's none for a block before */
