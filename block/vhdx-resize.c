@@ -338,7 +338,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
             vhdx_space_abandon(s, offset, s->geo.block_size, true);
             return ret;
         }
-        /* Where this fails, the entry is cleared with the others if it is set. */
+        /* If it is set though this fails, it is cleared with the others. */
         ret = entry_set_present(bs, block, offset);
     }
     return ret;

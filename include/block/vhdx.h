@@ -417,7 +417,7 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
                  uint64_t *entry, uint64_t *count);
 
-/* The page of @block's BAT entry if it is in memory, else NULL.  lock is held. */
+/* The page of @block's BAT entry, or NULL if not in memory.  lock is held. */
 VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
 
 /*
