@@ -313,6 +313,7 @@ static int coroutine_fn GRAPH_RDLOCK space_know(BlockDriverState *bs)
     if (!sp->scanned) {
         ret = vhdx_space_scan(bs);
     }
+    QEMU_LOCK_GUARD(&s->lock);
     return ret == 0 && sp->damaged ? -EIO : ret;
 }
 
