@@ -104,7 +104,7 @@ headers_check(BlockDriverState *bs, GPtrArray *findings)
 
 static uint32_t region_count(const uint8_t *buf)
 {
-    return MIN(ldl_le_p(buf + 8), VHDX_MAX_TABLE_ENTRIES);
+    return MIN((uint32_t)ldl_le_p(buf + 8), VHDX_MAX_TABLE_ENTRIES);
 }
 
 /* Find and clear reserved fields of the table copy @buf. */
