@@ -13,6 +13,8 @@ all:
 demo: all
 	@scripts/demo
 
+# A short fuzz run: what a long one finds is for another day.
+check: export RUNS ?= 500
 check:
 	@scripts/run-checks unit iotests interop trace crash fuzz series
 
