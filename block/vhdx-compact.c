@@ -600,7 +600,7 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
         }
     } while (ret == 0);
     /* Without space to move blocks up to the file is no longer than it was. */
-    return ret == -ENOSPC ? 0 : ret;
+    return vhdx_no_space(ret) ? 0 : ret;
 }
 
 /* How long a file is with all objects, @blocks payload blocks and no gap. */

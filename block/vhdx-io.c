@@ -457,7 +457,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
             continue;
         }
         ret = piece_allocate(bs, offset, bytes, &p);
-        if (ret == -ENOSPC) {
+        if (vhdx_no_space(ret)) {
             ret = request_wait_space(bs, &req, offset, bytes);
             continue;
         }

@@ -169,7 +169,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
          * space now there may be later.
          */
         ret = vhdx_ring_apply(bs);
-        if (ret == -ENOSPC || ret == -EDQUOT) {
+        if (vhdx_no_space(ret)) {
             ret = 0;
         }
     }
@@ -311,7 +311,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     if (ret == 0) {
         ret = vhdx_space_trim(bs);
     }
-    return ret == -EFBIG ? 0 : ret;
+    return ret == -EOVERFLOW ? 0 : ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,

@@ -48,7 +48,7 @@ int vhdx_ring_latch(BlockDriverState *bs, int ret)
 
 int vhdx_ring_write_error(BlockDriverState *bs, int ret)
 {
-    return ret == -ENOSPC || ret == -EDQUOT ? ret : vhdx_ring_latch(bs, ret);
+    return vhdx_no_space(ret) ? ret : vhdx_ring_latch(bs, ret);
 }
 
 int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)

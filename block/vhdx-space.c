@@ -236,7 +236,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     int ret;
 
     if (sp->size > MAX_MAP_BYTES) {
-        return -EFBIG;
+        return -EOVERFLOW;
     }
     scan.used = bitmap_try_new(scan.bits);
     scan.kept = bitmap_try_new(scan.bits);
@@ -416,7 +416,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
         /* There may be a place now. */
         return 0;
     }
-    if (ret < 0 && (ret != -EFBIG || sp->fixed_size)) {
+    if (ret < 0 && (ret != -EOVERFLOW || sp->fixed_size)) {
         return ret;
     }
     if (sp->fixed_size) {
@@ -480,7 +480,7 @@ int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
     qemu_co_mutex_lock(&s->grow_lock);
     if (end > s->space.size) {
         ret = space_know(bs);
-        if (ret == 0 || ret == -EFBIG) {
+        if (ret == 0 || ret == -EOVERFLOW) {
             ret = file_grow(bs, end, PREALLOC_MODE_OFF);
         }
     }

@@ -601,6 +601,16 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
 
 /* -- vhdx-ring.c, section 2.3; commit_lock is held by all of it -- */
 
+/*
+ * Whether the error @ret means that the storage is full: it fails a request
+ * alone, which may be tried again.  EFBIG is a limit of the file's size, of the
+ * process or of the file system.
+ */
+static inline bool vhdx_no_space(int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
+}
+
 /* Stop all writing after an error @ret that can't be undone.  Returns @ret. */
 int vhdx_ring_latch(BlockDriverState *bs, int ret);
 
