@@ -242,6 +242,8 @@ static void page_dirty(VHDXCache *c, VHDXPage *page)
 
 uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page)
 {
+    /* Or nothing would ever write it. */
+    assert(s->log.open);
     if (page->data == page->committing || page->data == page->logged) {
         uint8_t *data = buffer_get(&s->cache);
 

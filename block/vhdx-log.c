@@ -337,7 +337,9 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
         vhdx_log_free(s);
         return ret;
     }
-    s->log.open = true;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->log.open = true;
+    }
     return 0;
 }
 
@@ -374,12 +376,13 @@ begin_locked(BlockDriverState *bs, bool data)
             ret = vhdx_header_update(bs, &header, clean ? 1 : 2);
         }
         if (ret == 0) {
-            ret = vhdx_region_table_mend(bs);
-        }
-        if (ret == 0) {
             vhdx_space_begin(bs);
             ret = log_open(bs, &header);
         }
+    }
+    if (ret == 0) {
+        /* Through the log, as all tables are changed. */
+        ret = vhdx_region_table_mend(bs);
     }
     if (ret < 0) {
         return vhdx_ring_write_error(bs, ret);
@@ -404,7 +407,7 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
     qemu_co_mutex_lock(&s->commit_lock);
     if (qatomic_read(&s->broken)) {
         ret = -EIO;
-    } else if (!s->log.open || (data && !s->data_guid_new)) {
+    } else if (!s->file_guid_new || (data && !s->data_guid_new)) {
         ret = begin_locked(bs, data);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
@@ -483,5 +486,6 @@ void vhdx_log_free(BDRVVHDXState *s)
         g_queue_free_full(s->log.spans, g_free);
         s->log.spans = NULL;
     }
+    QEMU_LOCK_GUARD(&s->lock);
     s->log.open = false;
 }

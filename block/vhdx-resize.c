@@ -122,10 +122,15 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     regions[index].length = length;
 
     ret = vhdx_log_begin(bs, false);
-    if (ret == 0) {
-        /* Then all of the region is in place: no replay writes there again. */
-        ret = vhdx_log_checkpoint(bs);
+    if (ret < 0) {
+        if (!stays) {
+            QEMU_LOCK_GUARD(&s->lock);
+            vhdx_space_abandon(s, offset, length, false);
+        }
+        return ret;
     }
+    /* Then all of the region is in place: no replay writes there again. */
+    ret = vhdx_log_checkpoint(bs);
     if (ret == 0 && !zero && !stays) {
         ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
                                     BDRV_REQ_MAY_UNMAP);

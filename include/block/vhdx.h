@@ -29,8 +29,8 @@
  * What is read under lock but changes only with one of the CoMutexes is
  * changed under both, and its changer may read it under either: the header
  * (but for log_offset and log_length, which never change and are read under
- * none), @logged of pages and their number, and @size, @scanned and
- * @fixed_size of the space.
+ * none), whether the log is open, @logged of pages and their number, and @size,
+ * @scanned and @fixed_size of the space.
  *
  * A page that is dirty, logged or being committed stays in memory, and so does
  * an allocation with a reference; other pointers to them end with lock.  What
@@ -362,8 +362,8 @@ vhdx_cache_get(BlockDriverState *bs, uint64_t offset, VHDXPage **page);
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
 
 /*
- * The content of @page for the caller to change: it counts as dirty now.  lock
- * is held, until the change is complete.
+ * The content of @page for the caller to change: it counts as dirty now.  The
+ * log is open.  lock is held, until the change is complete.
  */
 uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page);
 
