@@ -69,6 +69,14 @@ LOG_ENTRY_FIELDS = {
 NOT_PRESENT, UNDEFINED, ZERO, UNMAPPED = 0, 1, 2, 3
 FULLY_PRESENT, PARTIALLY_PRESENT = 6, 7
 
+# What flushes and says so when that fails: the command "flush" prints nothing
+# then, and only the exit status tells that one of all commands has failed.  A
+# write of no bytes that has to be stable changes nothing, and is that flush.
+FLUSH = 'write -f 0 0'
+
+# The first line of what a command prints that has done all it had to
+DONE = r'(wrote|read|discard) (\d+)/\2 bytes'
+
 
 def crc32c_table():
     table = []
@@ -134,21 +142,60 @@ def io(path, *commands, options=()):
     return output
 
 
+def told(command):
+    '''@command, or what tells of its failure as well'''
+    return FLUSH if command == 'flush' else command
+
+
 def crash(path, *commands, options=()):
     '''
     The same, then qemu-io is killed before it closes @path: what was flushed
     is in the file, and nothing is tidied up.
     '''
-    args = list(options)
+    args = ['-t', 'writeback', *options]
     for command in commands:
-        args += ['-c', command]
+        args += ['-c', told(command)]
     args += ['-c', 'sigraise 9', path]
     done = subprocess.run(iotests.qemu_io_wrap_args(args), check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           universal_newlines=True)
     assert done.returncode == -9, done.stdout
-    assert 'failed' not in done.stdout, done.stdout
+    assert not re.search('failed|not found|rror', done.stdout), done.stdout
     return done.stdout
+
+
+class Prompt(iotests.QemuIoInteractive):
+    '''A qemu-io that is told what to do while the image stays open'''
+    failed = False
+
+    def __init__(self, *args):
+        super().__init__('-t', 'writeback', *args)
+
+    def cmd(self, cmd):
+        return super().cmd(told(cmd))
+
+    def works(self, *commands):
+        for command in commands:
+            out = self.cmd(command)
+            silent = command.startswith('truncate')
+            good = out == '' if silent else re.match(DONE, out)
+            assert good, f'{command}: {out}'
+
+    def fails(self, *commands, error='Input/output error'):
+        self.failed = True
+        for command in commands:
+            out = self.cmd(command)
+            assert error in out, f'{command}: {out}'
+
+    def close(self, message=None):
+        '''
+        Whatever failed was to fail.  @message is printed, or nothing.  Gives
+        all that was.
+        '''
+        out, _ = self._p.communicate('q\n', timeout=60)
+        assert (message in out if message else out == ''), out
+        assert self._p.returncode == int(self.failed), self._p.returncode
+        return out
 
 
 class Guest(iotests.VM):
@@ -164,11 +211,11 @@ class Guest(iotests.VM):
 
     def io(self, *commands, node='disk', error=None):
         '''Commands that have to succeed, or else to fail with @error'''
-        for command in commands:
+        for command in map(told, commands):
             text = self.hmp_qemu_io(node, command, qdev=self.qdev)['return']
             if text:
                 assert error and error in text, f'{command}: {text}'
-            elif error or command != 'flush':
+            else:
                 self.wanted.append((command, error))
 
     def finish(self):
@@ -179,8 +226,7 @@ class Guest(iotests.VM):
                    not line.startswith('qemu-system')]
         for number, (command, error) in enumerate(self.wanted):
             line = printed[number] if number < len(printed) else 'nothing'
-            good = (error in line if error else
-                    re.match(r'(wrote|read|discard) (\d+)/\2 bytes', line))
+            good = error in line if error else re.match(DONE, line)
             assert good, f'{command}: {line}'
         assert len(printed) == len(self.wanted), printed
 
