@@ -386,12 +386,17 @@ static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)
     return 0;
 }
 
+/*
+ * No cluster size is told: jobs would copy whole blocks for a small write.
+ * What matters to them is what a write changes of other content, and that is
+ * nothing beyond the sector.
+ */
 static int coroutine_mixed_fn
 vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    bdi->cluster_size = s->params.block_size;
+    vhdx_set_subcluster_size(bdi, s->params.logical_sector);
     bdi->is_dirty = vhdx_replay_active(s);
     return 0;
 }

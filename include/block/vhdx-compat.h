@@ -28,6 +28,13 @@
 /* 9.0 lets several threads use a node at the same time. */
 #define VHDX_MULTI_THREADED (!VHDX_QEMU_BEFORE(9, 0))
 
+/* 8.2 asks how much a driver allocates at once, apart from its cluster size. */
+#if VHDX_QEMU_BEFORE(8, 2)
+#define vhdx_set_subcluster_size(bdi, size)
+#else
+#define vhdx_set_subcluster_size(bdi, size) ((bdi)->subcluster_size = (size))
+#endif
+
 /* 10.1 made what block_status is asked for a set of flags. */
 #if VHDX_QEMU_BEFORE(10, 1)
 typedef bool VHDXStatusMode;
