@@ -36,7 +36,8 @@
  * The first change opens the log: an image that is compact is not written to.
  *
  * Before all that, entries that keep a place which they do not use lose it, and
- * with "zeroes" so do blocks in which there is nothing but zeros.
+ * with "zeroes" so do blocks in which there is nothing but zeros.  What entries
+ * behind the last block name is given up as well, and told.
  *
  * An image with an entry that is wrong, or with two blocks in one place, is
  * left alone.  Requests are frozen throughout: the image is qemu-img's then.
@@ -72,6 +73,7 @@ typedef struct Compact {
 
     uint64_t present;               /* blocks */
     uint64_t unused;                /* entries with a place they do not use */
+    uint64_t behind;                /* entries behind the last that are not 0 */
     uint64_t limit;                 /* blocks shall end here, bytes */
     uint64_t next;                  /* the BAT entry to go on with */
     bool stuck;                     /* there is no place for its block */
@@ -139,6 +141,17 @@ static int count_entries(BlockDriverState *bs, uint64_t index,
         } else if (vhdx_bat_offset(entries[i])) {
             c->unused++;
         }
+    }
+    return 0;
+}
+
+static int count_rest(BlockDriverState *bs, uint64_t index,
+                      const uint64_t *entries, uint64_t count, void *opaque)
+{
+    Compact *c = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        c->behind += entries[i] != 0;
     }
     return 0;
 }
@@ -640,6 +653,34 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
     return ret < 0 ? ret : vhdx_log_close(bs);
 }
 
+/*
+ * Drop what entries behind the last block name, which the user gives up by
+ * asking for this, unless the image is left alone for two blocks in one place.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+drop_rest(BlockDriverState *bs, Compact *c)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool overlap;
+    int64_t ret;
+
+    qemu_co_mutex_lock(&s->grow_lock);
+    ret = vhdx_space_scan(bs);
+    overlap = s->space.overlap;
+    qemu_co_mutex_unlock(&s->grow_lock);
+    if (ret == 0 && overlap) {
+        error_setg(c->errp, "Blocks overlap in the file");
+        ret = -EINVAL;
+    }
+    if (ret == 0) {
+        ret = vhdx_log_begin(bs, false);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+    }
+    return ret < 0 ? ret : vhdx_log_commit(bs);
+}
+
 /* Know what of the file is free, and that no two blocks are in one place. */
 static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, Compact *c)
@@ -698,6 +739,14 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     }
     if (ret == 0) {
         ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest,
+                            c);
+    }
+    if (ret == 0 && c->behind) {
+        ret = drop_rest(bs, c);
     }
     if (ret == 0 && c->unused) {
         ret = vhdx_log_begin(bs, false);

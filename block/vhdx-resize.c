@@ -18,10 +18,15 @@
  *      fixed image name the places of the new blocks.
  *   4. The size is changed.
  *
+ * The item with the size has no checksum.  If it is damaged, the entries behind
+ * the last block are the only trace of what the disk has lost.  So the disk
+ * does not get longer over an entry that names a block with data.
+ *
  * Shorter: the size is changed, then entries behind the new end are cleared,
  * their blocks given back, and the end of the last block is zeroed.  Should
  * that fail the disk has its new size all the same, and the file is longer than
- * it need be.
+ * it need be.  Blocks that entries named behind the old end are given up, too;
+ * a scan will find their space.
  *
  * Requests are frozen throughout, as these things are read without being
  * looked at again.  It is done seldom and does not take long.
@@ -168,10 +173,15 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
 /* -- BAT entries -- */
 
+typedef struct Clearing {
+    bool release;                   /* blocks get free */
+    uint64_t given_up;              /* entries that seemed to be blocks' */
+} Clearing;
+
 /* Clear those entries on one page that do not read as zero. */
 static int coroutine_fn GRAPH_RDLOCK
 entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
-                   bool release)
+                   Clearing *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
@@ -190,7 +200,9 @@ entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
         for (uint64_t i = 0; i < count; i++) {
             uint64_t entry = ldq_le_p(raw + i * VHDX_BAT_ENTRY_SIZE);
 
-            if (release && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+            c->given_up += vhdx_bat_may_be_block(s, entry);
+            if (c->release &&
+                vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
                 vhdx_bat_entry_check(s, index + i, entry, NULL) == 0) {
                 vhdx_space_release(s, vhdx_bat_offset(entry),
                                    s->geo.block_size);
@@ -207,7 +219,6 @@ static int coroutine_fn GRAPH_RDLOCK
 entries_clear_run(BlockDriverState *bs, uint64_t index,
                   const uint64_t *entries, uint64_t count, void *opaque)
 {
-    bool *release = opaque;
     int ret = 0;
 
     while (count && ret == 0) {
@@ -215,7 +226,7 @@ entries_clear_run(BlockDriverState *bs, uint64_t index,
                                 index % VHDX_BAT_PAGE_ENTRIES);
 
         if (!buffer_is_zero(entries, n * VHDX_BAT_ENTRY_SIZE)) {
-            ret = entries_clear_page(bs, index, n, *release);
+            ret = entries_clear_page(bs, index, n, opaque);
         }
         index += n;
         entries += n;
@@ -231,7 +242,24 @@ entries_clear_run(BlockDriverState *bs, uint64_t index,
 static int coroutine_fn GRAPH_RDLOCK
 entries_clear(BlockDriverState *bs, uint64_t first, uint64_t end, bool release)
 {
-    return vhdx_bat_walk(bs, first, end, entries_clear_run, &release);
+    Clearing c = { .release = release };
+
+    return vhdx_bat_walk(bs, first, end, entries_clear_run, &c);
+}
+
+int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Clearing c = { .release = false };
+    int ret = vhdx_bat_walk(bs, first, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+                            entries_clear_run, &c);
+
+    if (c.given_up) {
+        warn_report("VHDX image '%s': %" PRIu64 " blocks that the BAT named "
+                    "behind the end of the disk have been given up",
+                    bs->filename, c.given_up);
+    }
+    return ret < 0 ? ret : c.given_up;
 }
 
 /*
@@ -369,6 +397,108 @@ static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
     s->geo = *geo;
 }
 
+/* A look at entries that are to get a meaning */
+typedef struct Stale {
+    uint8_t *buf;
+    uint64_t bytes;                 /* read for it */
+    uint64_t index;                 /* of the one that was found */
+    uint64_t offset;                /* ... and what it names */
+} Stale;
+
+/*
+ * Whether there are only zeros in the file from @offset on, a block long.
+ * Returns 1, 0 or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = MIN(offset + s->geo.block_size, s->space.size);
+
+    for (int64_t n = 0; offset < end; offset += n) {
+        int ret = bdrv_co_block_status(bs->file->bs, offset, end - offset, &n,
+                                       NULL, NULL);
+
+        if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
+            continue;
+        }
+        n = MIN(end - offset, COPY_BYTES);
+        st->bytes += n;
+        ret = bdrv_co_pread(bs->file, offset, n, st->buf, 0);
+        if (ret < 0 || !buffer_is_zero(st->buf, n)) {
+            return MIN(ret, 0);
+        }
+    }
+    return 1;
+}
+
+/* Returns 1 at the first entry that names a place with data. */
+static int coroutine_fn GRAPH_RDLOCK
+stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+           uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Stale *st = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        int ret = 1;
+
+        st->index = index + i;
+        st->offset = vhdx_bat_offset(entries[i]);
+        if (vhdx_bat_may_be_block(s, entries[i])) {
+            ret = place_is_zero(bs, st, st->offset);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        /* After so much many must have named the same place: no more. */
+        if (!ret || st->bytes > s->space.size) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Entries behind the last block, up to @end, get a meaning when the disk gets
+ * longer, and what is left there goes.  Where one names data that no other
+ * names that can't be: it may be the disk's, whose size is damaged.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVVHDXState *s = bs->opaque;
+    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES) };
+    int ret = -ENOMEM;
+
+    if (st.buf) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            MIN(end, s->bat.length / VHDX_BAT_ENTRY_SIZE),
+                            stale_find, &st);
+    }
+    qemu_vfree(st.buf);
+    if (ret > 0) {
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = vhdx_space_scan(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+        if (ret == -EOVERFLOW || (ret == 0 && s->space.lost)) {
+            error_setg(errp, "BAT entry %" PRIu64 ", behind the end of the "
+                       "disk, names a block with data at offset 0x%" PRIx64
+                       ", which would be lost", st.index, st.offset);
+            error_append_hint(errp, "The disk's size may be damaged. 'qemu-img "
+                              "check' tells how many such blocks there are.\n"
+                              "They are given up when the disk is made "
+                              "shorter or the image is compacted.\n");
+            return -EINVAL;
+        }
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    }
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
           Error **errp)
@@ -379,6 +509,10 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     int ret;
 
     vhdx_geometry_init(&geo, params);
+    ret = stale_entries_check(bs, geo.bat_entries, errp);
+    if (ret < 0) {
+        return ret;
+    }
     ret = last_block_zero(bs, s->geo.disk_size);
     if (ret == 0 && geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
         what = "move the BAT";
@@ -415,6 +549,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXGeometry geo;
+    int64_t given_up = 0;
     int ret;
 
     vhdx_geometry_init(&geo, params);
@@ -427,9 +562,18 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     if (ret == 0) {
         ret = entries_clear(bs, geo.bat_entries, s->geo.bat_entries, true);
     }
+    if (ret == 0) {
+        given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+        ret = MIN(given_up, 0);
+    }
     geometry_set(s, params, &geo);
     if (ret == 0) {
         ret = vhdx_log_commit(bs);
+    }
+    if (ret == 0 && given_up && s->space.scanned) {
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = vhdx_space_scan(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
     }
     if (ret < 0) {
         warn_report("VHDX image '%s': the disk has become shorter, but not all "

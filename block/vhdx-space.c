@@ -22,6 +22,11 @@
  * gets free for the first time, after a crash, which may have left space behind
  * the last block, and on a node that cannot grow.
  *
+ * Metadata has no checksum, so the disk's size may be wrong, or what a block's
+ * entry is told from a sector bitmap's by.  Therefore all of the BAT's region
+ * counts, and a place that an entry of a present block seems to name, behind
+ * the last one as well, is kept.
+ *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
  * the map as free in this open.  What then looks free may be the other's place,
@@ -155,6 +160,7 @@ typedef struct Scan {
     uint64_t bits;                  /* in each of these */
     bool overlap;                   /* something was marked twice in @used */
     bool damaged;                   /* an entry can't be right */
+    uint64_t lost;                  /* entries behind the last: see VHDXSpace */
 } Scan;
 
 static void scan_mark(Scan *scan, unsigned long *map, uint64_t offset,
@@ -169,7 +175,11 @@ static void scan_mark(Scan *scan, unsigned long *map, uint64_t offset,
     }
 }
 
-/* Whatever an entry names may be in use, right or wrong. */
+/*
+ * Whatever an entry names may be in use, right or wrong.  Only metadata, which
+ * has no checksum, says that an entry stands where a sector bitmap's does: it
+ * may be a block's all the same.
+ */
 static int scan_entries(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
@@ -181,19 +191,17 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
     for (uint64_t i = 0; i < count; i++, phase++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
         uint64_t end = offset + s->geo.block_size, used;
-        bool present = vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT;
+        bool bitmap = phase == stride - 1;
+        bool present = !bitmap && vhdx_bat_state(entries[i]) ==
+                                  VHDX_BLOCK_FULLY_PRESENT;
 
-        if (phase == stride - 1) {
-            /* A sector bitmap's, of which nothing is ever used */
-            phase = -1;
-            if (offset) {
-                scan_mark(scan, scan->kept, offset, VHDX_MIB);
-            }
-            continue;
-        }
         if (offset && offset < end) {
             scan_mark(scan, present ? scan->used : scan->kept, offset,
                       s->geo.block_size);
+        }
+        if (bitmap) {
+            phase = -1;
+            continue;
         }
         /* What is present and in the file can at worst be marked twice. */
         if (entries[i] > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
@@ -201,6 +209,25 @@ static int scan_entries(BlockDriverState *bs, uint64_t index,
             QEMU_LOCK_GUARD(&s->lock);
             scan->damaged = vhdx_bat_entry_use(bs, index + i, entries[i],
                                                &used) < 0;
+        }
+    }
+    return 0;
+}
+
+/* Those behind the last block, when all others have been seen */
+static int scan_rest(BlockDriverState *bs, uint64_t index,
+                     const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Scan *scan = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t offset = vhdx_bat_offset(entries[i]);
+
+        if (vhdx_bat_may_be_block(s, entries[i]) &&
+            !test_bit(offset / VHDX_MIB, scan->used)) {
+            scan_mark(scan, scan->kept, offset, s->geo.block_size);
+            scan->lost++;
         }
     }
     return 0;
@@ -260,6 +287,11 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         }
     }
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE, scan_rest,
+                            &scan);
+    }
 
     QEMU_LOCK_GUARD(&s->lock);
     sp->scanning = false;
@@ -270,6 +302,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return ret;
     }
     sp->overlap = scan.overlap;
+    sp->lost = scan.lost;
     sp->damaged |= scan.damaged;
     if ((sp->damaged || scan.overlap) && !sp->fixed_size) {
         /* What no entry names may be a block whose entry is damaged. */

@@ -138,6 +138,8 @@ typedef struct VHDXSpace {
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... of a BAT that names a place twice */
     bool damaged;                   /* an entry can't be, or was not, right */
+    uint64_t lost;                  /* entries behind the last one that name
+                                       what no other does: a disk's end? */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB: there's none for a block before */
@@ -441,6 +443,17 @@ static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
 {
     return offset <= s->space.size &&
            vhdx_block_bytes(&s->geo, block) <= s->space.size - offset;
+}
+
+/*
+ * Whether raw entry @entry names a place in the file as a present block's does.
+ * Behind the last entry, or where a sector bitmap's stands, it may be one all
+ * the same if the disk's size, or what else tells them apart, is damaged.
+ */
+static inline bool vhdx_bat_may_be_block(BDRVVHDXState *s, uint64_t entry)
+{
+    return vhdx_bat_state(entry) >= VHDX_BLOCK_FULLY_PRESENT &&
+           vhdx_bat_offset(entry) && vhdx_bat_offset(entry) < s->space.size;
 }
 
 /*
@@ -757,6 +770,15 @@ int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
                  uint32_t length, bool zero);
+
+/*
+ * Clear what the BAT's region holds from entry @first on, all of it behind the
+ * last block, and say how many blocks are given up by that.  Their space is for
+ * a scan to find.  The log is open, requests are frozen, no lock is held.
+ * Returns their number or -errno.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK
+vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first);
 
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
