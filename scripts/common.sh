@@ -66,15 +66,28 @@ link_programs() {
     done
 }
 
+# limited SECONDS PROGRAM...: run a program, and end it when it takes longer,
+# which is said and has exit status 124 or 137.
+limited() {
+    local rc=0
+    timeout --foreground -k 10 "$@" || rc=$?
+    case $rc in
+    124 | 137) say "$(basename "$2") does not end within $1 seconds" ;;
+    esac
+    return $rc
+}
+
 # run_tap PROGRAM: run a test program of glib's, in the folder that it is in,
 # and set p, f and s to how many of its cases passed, failed and were skipped.
-# A program that ends early loses the cases it had planned: they have failed.
+# A program that ends early loses the cases it had planned: they have failed;
+# so has one that takes more than TEST_SECONDS (default: 1800).
 run_tap() {
     local name log plan rc=0
     name=$(basename "$1")
     log=$BUILD/results/$name.tap
     mkdir -p "$BUILD/results"
-    (cd "$(dirname "$1")" && "./$name" --tap -k) 2>&1 | tee "$log" || rc=$?
+    (cd "$(dirname "$1")" &&
+     limited "${TEST_SECONDS:-1800}" "./$name" --tap -k) 2>&1 | tee "$log" || rc=$?
     plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | head -n 1)
     s=$(grep -ciE '^ok .*# *skip' "$log" || true)
     p=$(grep -c '^ok ' "$log" || true)

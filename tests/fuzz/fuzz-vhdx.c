@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include <uuid/uuid.h>
 #include "qapi/error.h"
+#include "qemu/coroutine.h"
 #include "qemu/main-loop.h"
 #include "vhdx-fuzz.h"
 
@@ -39,11 +40,35 @@ void fuzz_fail(const char *format, ...)
     abort();
 }
 
+/* A loop that never ends, as a request of the driver might be. */
+static void coroutine_fn hang(void *opaque)
+{
+    for (;;) {
+        g_usleep(1000);
+    }
+}
+
+/*
+ * libFuzzer's time limit is a SIGALRM, which QEMU's main loop blocks, as it
+ * takes signals from a descriptor.  Where the loop does not run, nobody would.
+ */
+static void time_limit_init(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    if (pthread_sigmask(SIG_UNBLOCK, &set, NULL)) {
+        fuzz_fail("SIGALRM stays blocked");
+    }
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     out = dup(STDERR_FILENO);
     bdrv_init();
     qemu_init_main_loop(&error_abort);
+    time_limit_init();
     memory_init();
     return 0;
 }
@@ -52,6 +77,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *buf, size_t bytes)
 {
     FuzzInput *in = input_parse(buf, bytes);
 
+    if (getenv("VHDX_FUZZ_HANG")) {
+        qemu_coroutine_enter(qemu_coroutine_create(hang, NULL));
+    }
     guid_rng.state = in->seed;
     input_use(in);
     input_free(in);

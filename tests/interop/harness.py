@@ -5,7 +5,10 @@ gets a Context, whose folder is its own, and fails by an exception; Skip says
 why it could not be tried.  Tests run in two processes side by side (JOBS=),
 are printed in their order, and every program they start has a time limit.
 """
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 import contextlib
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -26,7 +29,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
 # a line of the content that qemu-io's read -v prints
 DUMP = re.compile(r'^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} ){1,16}).*\n', re.M)
-LIMIT = int(os.environ.get('TEST_TIMEOUT', '300'))
+LIMIT = int(os.environ.get('TEST_SECONDS', '300'))
+# ... and more than a test takes to tidy up when its time is over
+GRACE = int(os.environ.get('TEST_GRACE', '60'))
 
 
 class Skip(Exception):
@@ -37,8 +42,8 @@ class Failure(Exception):
     pass
 
 
-class OutOfTime(Exception):
-    pass
+class OutOfTime(BaseException):
+    """Not to be taken for an error of what a test tries."""
 
 
 def ours(tool):
@@ -180,6 +185,8 @@ def _run_one(job):
     folder = tempfile.mkdtemp(dir=top)
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(LIMIT)
+    # A test that does not listen ends with its process.
+    faulthandler.dump_traceback_later(LIMIT + GRACE, exit=True)
     started = time.monotonic()
     try:
         function(Context(folder))
@@ -192,6 +199,7 @@ def _run_one(job):
         result = 'not ok', traceback.format_exc()
     finally:
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         if not os.environ.get('KEEP'):
             shutil.rmtree(folder, ignore_errors=True)
     return (name, time.monotonic() - started) + result
@@ -204,6 +212,15 @@ def _run_number(number):
     return _run_one(_JOBS[number])
 
 
+def _result(number, future):
+    """What _run_one() has given."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return _JOBS[number][0], 0, 'not ok', 'this test, or the one beside ' \
+            'it, has ended the process that it ran in'
+
+
 def run_all(part, chosen):
     """Run (name, function) pairs; the status to exit with."""
     counts = {'ok': 0, 'not ok': 0, 'skip': 0}
@@ -211,10 +228,13 @@ def run_all(part, chosen):
     _JOBS.extend((name, function, top) for name, function in chosen)
     try:
         # forked, so that the functions need not be sent
-        with multiprocessing.get_context('fork').Pool(
-                int(os.environ.get('JOBS', '2'))) as pool:
-            for name, seconds, status, text in pool.imap(
-                    _run_number, range(len(_JOBS))):
+        with ProcessPoolExecutor(
+                int(os.environ.get('JOBS', '2')),
+                mp_context=multiprocessing.get_context('fork')) as pool:
+            futures = [pool.submit(_run_number, number)
+                       for number in range(len(_JOBS))]
+            for number, future in enumerate(futures):
+                name, seconds, status, text = _result(number, future)
                 counts[status] += 1
                 print('%s %s%s (%.1f s)' % (
                     status, name,
@@ -222,10 +242,6 @@ def run_all(part, chosen):
                 if status == 'not ok':
                     print('\n'.join('# ' + l for l in text.splitlines()))
                 sys.stdout.flush()
-            # Not left to the end of "with", which sends signals: one that
-            # comes just before a process waits for its next test is lost.
-            pool.close()
-            pool.join()
     finally:
         if os.environ.get('KEEP'):
             print('# files are in ' + top)

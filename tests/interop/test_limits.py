@@ -1,0 +1,94 @@
+"""The time limits on which all these tests rely.
+
+A harness of its own runs tests that never end, each in another way, with a
+limit of one second: each is told by its name, and those behind it are run.
+"""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import harness
+from harness import expect, run
+
+
+def endless(_):
+    while True:
+        pass
+
+
+def sleeps(_):
+    time.sleep(3600)
+
+
+def child(_):
+    run('sleep', '3600')
+
+
+def swallows(_):
+    """An error is what this one waits for."""
+    while True:
+        try:
+            time.sleep(3600)
+        except Exception:
+            pass
+
+
+def deaf(_):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(3600)
+
+
+def dies(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+PLANTED = {f.__name__: f for f in (endless, sleeps, child, swallows, deaf,
+                                   dies)}
+
+
+def inner(names):
+    """The harness with a limit of one second, in a process of its own."""
+    code = ('import sys; sys.path[:0] = %r; import harness, test_limits; '
+            'sys.exit(harness.run_all("x", [("x/" + n, '
+            'test_limits.PLANTED.get(n, lambda _: None)) for n in %r]))'
+            % ([os.path.dirname(os.path.abspath(__file__))], names))
+    done = subprocess.run(
+        [sys.executable, '-B', '-c', code], check=False, timeout=60,
+        env=dict(os.environ, TEST_SECONDS='1', TEST_GRACE='1', JOBS='2',
+                 KEEP=''),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+def test_told(_):
+    names = ['endless', 'sleeps', 'child', 'swallows']
+    status, text = inner(names + ['fine'])
+    expect(status == 1 and 'x: 1 passed, 4 failed' in text, text)
+    expect('ok x/fine' in text.splitlines()[-2], text)
+    expect(text.count('no end after 1 seconds') == 4, text)
+    for name in names:
+        expect('\nnot ok x/%s' % name in '\n' + text, text)
+
+
+def test_lost(_):
+    for name in 'deaf', 'dies':
+        status, text = inner(['fine', name])
+        expect(status == 1 and '\nnot ok x/%s' % name in text, text)
+        expect('has ended the process' in text, text)
+
+
+def test_program(_):
+    """Each program has a limit of its own as well."""
+    try:
+        run('sleep', '3600', timeout=1)
+    except subprocess.TimeoutExpired as error:
+        expect("'sleep'" in str(error), '%s', error)
+    else:
+        raise harness.Failure('no end of it was seen')
+
+
+def tests():
+    return [('told', test_told), ('lost', test_lost),
+            ('program', test_program)]
