@@ -63,12 +63,13 @@ STOCK = {
 
 def run_tools(folder, path, size, options, commands):
     """Make the image at @path with the qemu-img and qemu-io in @folder."""
-    quiet = {'check': True, 'stdout': subprocess.DEVNULL}
+    quiet = {'check': True, 'stdout': subprocess.DEVNULL, 'timeout': 60}
     subprocess.run([folder + '/qemu-img', 'create', '-q', '-f', 'vhdx',
                     '-o', options, path, size], **quiet)
     if not commands:
         return
-    args = [folder + '/qemu-io', '-f', 'vhdx', '-d', 'unmap']
+    args = [folder + '/qemu-io', '-f', 'vhdx', '-t', 'writeback', '-d',
+            'unmap']
     killed = commands[-1] == '!'
     for command in commands[:-1] if killed else commands:
         at = command.replace('64T-512', str((64 << 40) - 512))
@@ -76,7 +77,7 @@ def run_tools(folder, path, size, options, commands):
     if killed:
         args += ['-c', 'sigraise 9']
         done = subprocess.run(args + [path], stdout=subprocess.DEVNULL,
-                              check=False)
+                              timeout=60, check=False)
         assert done.returncode == -9, done
     else:
         subprocess.run(args + [path], **quiet)

@@ -1,8 +1,9 @@
-"""The time limits on which all these tests rely.
+"""What all these tests rely on: time limits, and flushes that are looked at.
 
 A harness of its own runs tests that never end, each in another way, with a
 limit of one second: each is told by its name, and those behind it are run.
 """
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,30 @@ def test_program(_):
         raise harness.Failure('no end of it was seen')
 
 
+def test_flush(ctx):
+    """A flush that fails is seen, where the process dies as well."""
+    path = ctx.path('raw')
+    with open(path, 'wb') as file:
+        file.truncate(1 << 20)
+    faulty = 'json:' + json.dumps({
+        'driver': 'raw', 'file': {
+            'driver': 'blkdebug',
+            'image': {'driver': 'file', 'filename': path},
+            'inject-error': [{'event': 'none', 'iotype': 'flush',
+                              'errno': 5}]}})
+    write = 'write -q -P 1 0 4k'
+    for last, status in (('read -q 0 4k', 0), ('sigraise 9', -9)):
+        for commands, good in (([write, last], True),
+                               ([write, 'flush', last], False)):
+            try:
+                ctx.io(faulty, commands, '-f', 'raw', '-t', 'writeback',
+                       status=status)
+            except harness.Failure:
+                expect(not good, '%r failed', commands)
+            else:
+                expect(good, 'no failure of %r was seen', commands)
+
+
 def tests():
     return [('told', test_told), ('lost', test_lost),
-            ('program', test_program)]
+            ('program', test_program), ('flush', test_flush)]

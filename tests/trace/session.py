@@ -39,9 +39,13 @@ class Session:
         return self
 
     def __exit__(self, kind, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        try:
+            if not kind and self.process.poll() is None:
+                self.close()
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.communicate()
 
     def _wait(self, timeout=60):
         """Read to the next prompt; what was printed before it."""
@@ -84,7 +88,8 @@ class Session:
         return [op for op in self.ops if op.kind == FLUSH]
 
     def close(self):
-        """Close the image; the names of what that did."""
+        """Close the image; the names of what that did.  A flush that failed
+        has printed nothing, but the exit status tells."""
         out, _ = self.process.communicate(b'quit\n', timeout=60)
         expect(self.process.returncode == 0, 'qemu-io: %s', out.decode())
         return self._names()
