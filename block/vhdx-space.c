@@ -347,7 +347,7 @@ static int coroutine_fn GRAPH_RDLOCK space_know(BlockDriverState *bs)
         ret = vhdx_space_scan(bs);
     }
     QEMU_LOCK_GUARD(&s->lock);
-    return ret == 0 && sp->damaged ? -EIO : ret;
+    return sp->damaged ? -EIO : ret;
 }
 
 /* -- Giving space out and taking it back -- */
@@ -460,15 +460,19 @@ space_extend(BlockDriverState *bs, uint64_t end)
 
 /*
  * Take a place of @bytes bytes that is known to be free, below the end or at
- * it.  lock is held.  Returns 0 if there is none.
+ * it.  lock is held.  Returns 0 if there is none now, or -EIO where there will
+ * be none in this open, however long the file gets.
  */
-static uint64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
+static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
 {
     VHDXSpace *sp = &s->space;
     bool block = bytes == s->geo.block_size;
     uint64_t offset;
 
-    if (sp->scanning || sp->damaged) {
+    if (sp->damaged) {
+        return -EIO;
+    }
+    if (sp->scanning) {
         return 0;
     }
     offset = map_take(sp, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
@@ -565,22 +569,23 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
                                       bool *zero)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
-    uint64_t offset, end;
+    int64_t offset;
     int ret;
 
     /*
      * Take what there is; if that is nothing, and is still so when no other
-     * request is making room, make some.
+     * request is making room, make some.  Each turn but the first two has seen
+     * room being made, and others have taken it.
      */
     while (!(offset = space_take(s, bytes, zero))) {
         qemu_mutex_unlock(&s->lock);
         qemu_co_mutex_lock(&s->grow_lock);
         qemu_mutex_lock(&s->lock);
         offset = space_take(s, bytes, zero);
-        end = sp->end + bytes;
         ret = 0;
         if (!offset) {
+            uint64_t end = s->space.end + bytes;
+
             qemu_mutex_unlock(&s->lock);
             ret = space_extend(bs, end);
             qemu_mutex_lock(&s->lock);
