@@ -203,6 +203,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         ret = vhdx_log_begin(bs, false);
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             s->space.end = check.end;
+            /* Also where it is a fixed image's: that is what was asked for. */
+            s->space.keep = 0;
         }
     }
     if (s->log.open && !live) {
@@ -214,7 +216,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     }
     if (ret < 0) {
         result->check_errors++;
-        return ret;
+        /* That would say that there are no checks for this format. */
+        return ret == -ENOTSUP ? -EIO : ret;
     }
     if (cut && s->space.size <= check.end) {
         result->leaks_fixed += leaks;

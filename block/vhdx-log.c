@@ -193,7 +193,8 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
         vhdx_space_cut_begin(s, &size)) {
         if (vhdx_ring_checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
-        } else if (vhdx_space_cut(bs, size) == 0) {
+        } else {
+            vhdx_space_cut(bs, s->space.size, size);
             (void)vhdx_ring_flush(bs);
         }
     }
@@ -271,7 +272,6 @@ static int coroutine_fn GRAPH_RDLOCK
 replay_finish(BlockDriverState *bs, VHDXHeader *header)
 {
     BDRVVHDXState *s = bs->opaque;
-    int64_t size;
     int ret;
 
     /* The file is about to be modified: that shows first. */
@@ -296,22 +296,21 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
      * The file may have grown before the power cut, and lost writes may lie
      * in what it gained.
      */
-    size = bdrv_co_getlength(bs->file->bs);
-    if (size < 0) {
-        return size;
+    ret = vhdx_space_measure(bs);
+    if (ret < 0) {
+        return ret;
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->space.size = size;
-        s->space.end = ROUND_UP(size, VHDX_MIB);
+        s->space.end = ROUND_UP(s->space.size, VHDX_MIB);
+        s->space.keep = s->space.size;
         if (s->keep_tail) {
             return 0;
         }
     }
-    ret = vhdx_space_scan(bs);
-    if (ret == 0) {
-        ret = vhdx_space_trim(bs);
+    if (vhdx_space_scan(bs) == 0) {
+        vhdx_space_trim(bs);
     }
-    return ret == -EOVERFLOW ? 0 : ret;
+    return 0;
 }
 
 static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
@@ -473,7 +472,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
         ret = qatomic_read(&s->broken) ? -EIO : close_locked(bs);
         if (ret == 0) {
             vhdx_space_reclaim(bs);
-            ret = vhdx_space_trim(bs);
+            vhdx_space_trim(bs);
         }
     }
     qemu_co_mutex_unlock(&s->commit_lock);

@@ -550,6 +550,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     BDRVVHDXState *s = bs->opaque;
     VHDXGeometry geo;
     int64_t given_up = 0;
+    uint64_t gone;
     int ret;
 
     vhdx_geometry_init(&geo, params);
@@ -565,6 +566,11 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     if (ret == 0) {
         given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
         ret = MIN(given_up, 0);
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        /* Of a fixed image, what the disk has lost may go. */
+        gone = (s->geo.blocks - geo.blocks) << geo.block_bits;
+        s->space.keep -= MIN(s->space.keep, gone);
     }
     geometry_set(s, params, &geo);
     if (ret == 0) {

@@ -8,7 +8,18 @@
  * where as much is free at the end as a step would gain: first a stable log
  * entry says that the file ends earlier, then it is cut, and that is flushed
  * before it may grow again, or else a power cut could bring old bytes back
- * into what is taken for zeros.
+ * into what is taken for zeros.  To cut is thrift: where that can't be done, or
+ * where nobody knows whether it has been, things go on, and what may be left of
+ * the tail is not known to be zero.
+ *
+ * A node that can't grow, a device for instance, has what lies inside.  Whether
+ * it can is known by trying: before it is said that there is no space the
+ * length is read anew, as the device may be longer by now, and growth is tried.
+ * After any change of the length that fails it is read anew as well, as that
+ * may have taken effect.
+ *
+ * In a fixed image (LeaveBlockAllocated) nothing is given back unasked: no cut
+ * gets below the length that the file had when it was opened.
  *
  * Space below the end becomes free when a block is discarded.  Until the BAT
  * change is stable the block must stay as it is, as a power cut would bring it
@@ -41,6 +52,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
@@ -64,6 +76,7 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
     s->space = (VHDXSpace) {
         .end = ROUND_UP(size, VHDX_MIB),
         .size = size,
+        .keep = size,
         .zero_from = UINT64_MAX,
         .freed = g_array_new(false, false, sizeof(VHDXFreed)),
         .committing = g_array_new(false, false, sizeof(VHDXFreed)),
@@ -304,7 +317,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     sp->overlap = scan.overlap;
     sp->lost = scan.lost;
     sp->damaged |= scan.damaged;
-    if ((sp->damaged || scan.overlap) && !sp->fixed_size) {
+    if (sp->damaged || scan.overlap) {
         /* What no entry names may be a block whose entry is damaged. */
         bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
     }
@@ -321,12 +334,8 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     sp->hint = 0;
     /* Blocks that are gone may have been anywhere up to the old end. */
     sp->zero_from = MAX(sp->zero_from, sp->end);
-    if (sp->fixed_size) {
-        sp->end = QEMU_ALIGN_DOWN(sp->size, VHDX_MIB);
-    } else {
-        last = find_last_bit(sp->used, sp->used_bits);
-        sp->end = (last + 1) * VHDX_MIB;
-    }
+    last = find_last_bit(sp->used, sp->used_bits);
+    sp->end = (last + 1) * VHDX_MIB;
     return 0;
 }
 
@@ -361,15 +370,51 @@ static uint64_t grow_step(BDRVVHDXState *s, uint64_t size)
     return QEMU_ALIGN_UP(step, VHDX_MIB);
 }
 
-/* Set the length of the file to @size, which is more than it has. */
+/* Let @bs know its length, which for the nodes below it may have changed. */
+static int coroutine_fn GRAPH_RDLOCK length_refresh(BlockDriverState *bs)
+{
+    BlockDriverState *below = bdrv_primary_bs(bs);
+    int ret = below ? length_refresh(below) : 0;
+
+    return ret < 0 ? ret : bdrv_co_refresh_total_sectors(bs,
+                                                         bs->total_sectors);
+}
+
+int coroutine_fn vhdx_space_measure(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int64_t size = length_refresh(bs->file->bs);
+
+    if (size == 0) {
+        size = bdrv_co_getlength(bs->file->bs);
+    }
+    if (size < 0) {
+        return size;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    if (size > sp->size && sp->zero_from != UINT64_MAX) {
+        sp->zero_from = MAX(sp->zero_from, size);
+    }
+    sp->size = size;
+    return 0;
+}
+
+/* Make the file at least @size bytes long. */
 static int coroutine_fn GRAPH_RDLOCK
 file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t old = s->space.size;
+    uint64_t old;
     bool zero = true;
     int ret;
 
+    /* To ask for less than the file has would cut it. */
+    ret = vhdx_space_measure(bs);
+    if (ret < 0 || size <= s->space.size) {
+        return ret;
+    }
+    old = s->space.size;
     ret = bdrv_co_truncate(bs->file, size, false, prealloc,
                            BDRV_REQ_ZERO_WRITE, NULL);
     if (ret == -ENOTSUP) {
@@ -377,10 +422,13 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
         ret = bdrv_co_truncate(bs->file, size, false, prealloc, 0, NULL);
     }
     if (ret < 0) {
+        /* It may have taken effect all the same. */
+        (void)vhdx_space_measure(bs);
         return ret;
     }
     QEMU_LOCK_GUARD(&s->lock);
     s->space.size = size;
+    s->space.fixed_size = false;
     if (!zero) {
         s->space.zero_from = UINT64_MAX;
     } else if (s->space.zero_from == UINT64_MAX) {
@@ -389,73 +437,44 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
     return 0;
 }
 
-/* Set the length of the file to at least @end; by a step if that works. */
-static int coroutine_fn GRAPH_RDLOCK
-space_grow(BlockDriverState *bs, uint64_t end)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = file_grow(bs, end + grow_step(s, s->space.size),
-                        PREALLOC_MODE_OFF);
-
-    return ret < 0 ? file_grow(bs, end, PREALLOC_MODE_OFF) : 0;
-}
-
 /*
- * The node can't change its length: space is what lies inside, and the map
- * tells what of it is free, up to the end.
+ * The result @ret of making the file longer: where the node can't grow, that is
+ * lack of space.
  */
-static void space_fix_size(BDRVVHDXState *s)
+static int space_grown(BDRVVHDXState *s, int ret)
 {
-    VHDXSpace *sp = &s->space;
-    uint64_t end = QEMU_ALIGN_DOWN(sp->size, VHDX_MIB);
-    uint64_t bits;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    sp->fixed_size = true;
-    if (sp->scanned && end > sp->end) {
-        bits = sp->end / VHDX_MIB;
-        space_reach(sp, end);
-        bitmap_clear(sp->used, bits, end / VHDX_MIB - bits);
-        sp->hint = 0;
-    }
-}
-
-/*
- * The result @ret of making the file longer, with what follows from it: space
- * in a node that can't grow is looked for inside.  grow_lock is held.
- */
-static int coroutine_fn GRAPH_RDLOCK space_grown(BlockDriverState *bs, int ret)
-{
-    if (ret == -EINVAL || ret == -ENOTSUP) {
-        space_fix_size(bs->opaque);
-        ret = space_know(bs);
+    if (vhdx_length_refused(ret)) {
+        QEMU_LOCK_GUARD(&s->lock);
+        s->space.fixed_size = true;
+        return -ENOSPC;
     }
     return ret;
 }
 
 /*
- * Make room: find out what is free, or make the file longer to @end.  grow_lock
- * is held.
+ * Make room: find out what is free, or have the file end at @end or behind it,
+ * by a step if that works.  A node that could not grow may have become longer
+ * by now, or able to.  grow_lock is held.
  */
 static int coroutine_fn GRAPH_RDLOCK
 space_extend(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
-    bool known = sp->scanned;
+    bool known = s->space.scanned;
     int ret = space_know(bs);
 
     if (ret == 0 && !known) {
         /* There may be a place now. */
         return 0;
     }
-    if (ret < 0 && (ret != -EOVERFLOW || sp->fixed_size)) {
+    if (ret < 0 && ret != -EOVERFLOW) {
         return ret;
     }
-    if (sp->fixed_size) {
-        return -ENOSPC;
+    ret = file_grow(bs, end + grow_step(s, s->space.size), PREALLOC_MODE_OFF);
+    if (ret < 0) {
+        ret = file_grow(bs, end, PREALLOC_MODE_OFF);
     }
-    return space_grown(bs, space_grow(bs, end));
+    return space_grown(s, ret);
 }
 
 /*
@@ -481,7 +500,7 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     }
     if (!offset) {
         offset = sp->end;
-        if (sp->fixed_size || offset + bytes > sp->size) {
+        if (offset + bytes > sp->size) {
             return 0;
         }
         space_reach(sp, offset + bytes);
@@ -518,7 +537,7 @@ int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
     if (end > s->space.size) {
         ret = space_know(bs);
         if (ret == 0 || ret == -EOVERFLOW) {
-            ret = file_grow(bs, end, PREALLOC_MODE_OFF);
+            ret = space_grown(s, file_grow(bs, end, PREALLOC_MODE_OFF));
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);
@@ -534,8 +553,12 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
 
     qemu_co_mutex_lock(&s->grow_lock);
     ret = space_know(bs);
-    if (ret == 0 && !sp->fixed_size && sp->end + bytes > sp->size) {
-        ret = space_grown(bs, file_grow(bs, sp->end + bytes, prealloc));
+    if (ret == 0 && sp->end + bytes > sp->size) {
+        ret = file_grow(bs, sp->end + bytes, prealloc);
+        if (vhdx_length_refused(ret) && prealloc == PREALLOC_MODE_OFF) {
+            /* There may be as much inside. */
+            ret = 0;
+        }
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     return ret;
@@ -679,17 +702,26 @@ bool vhdx_space_reclaimable(BDRVVHDXState *s)
     return false;
 }
 
+/*
+ * To how many bytes the file is cut where the last object ends at @end.  A fixed
+ * image keeps what it had when it was opened.
+ */
+static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
+{
+    return s->params.leave_allocated ? MAX(end, s->space.keep) : end;
+}
+
 /* Whether so much is free at the end of the file that it is cut off now. */
 static bool tail_is_large(BDRVVHDXState *s)
 {
     VHDXSpace *sp = &s->space;
     uint64_t end;
 
-    if (sp->fixed_size || !sp->used ||
+    if (sp->fixed_size || sp->uncut || !sp->used ||
         test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
         return false;
     }
-    end = map_end(sp);
+    end = cut_size(s, map_end(sp));
     return MIN(sp->end, sp->size) >= end + grow_step(s, end);
 }
 
@@ -755,7 +787,8 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
     }
     /* Nothing is taken behind this from now on. */
     *size = s->space.size;
-    s->space.size = s->space.end = map_end(&s->space);
+    s->space.end = map_end(&s->space);
+    s->space.size = cut_size(s, s->space.end);
     return true;
 }
 
@@ -767,57 +800,71 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
     s->space.zero_from = MAX(s->space.zero_from, size);
 }
 
-int coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t size)
+/*
+ * The file has not been cut: @ret.  A raw node that was given a length keeps
+ * that, and nothing is lost by it.
+ */
+static void cut_failed(BlockDriverState *bs, int ret)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
-    int ret;
+    bool told;
 
-    ret = bdrv_co_truncate(bs->file, sp->size, false, PREALLOC_MODE_OFF, 0,
-                           NULL);
-    if (ret == -EINVAL || ret == -ENOTSUP) {
-        vhdx_space_cut_undo(s, size);
-        space_fix_size(s);
-        return ret;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        told = s->space.cut_told;
+        s->space.cut_told = true;
     }
-    QEMU_LOCK_GUARD(&s->lock);
-    /* If it failed nobody knows how long the file is, but not over @size. */
-    sp->zero_from = ret < 0 ? size : UINT64_MAX;
-    sp->longer = ret < 0;
-    return ret;
+    if (!told && !qdict_haskey(bs->file->bs->options, "size")) {
+        warn_report("VHDX image '%s': the unused end of the file could not be "
+                    "cut off: %s", bs->filename, strerror(-ret));
+    }
 }
 
-int coroutine_fn vhdx_space_trim(BlockDriverState *bs)
+void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
+                                 uint64_t size)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
+    int ret = bdrv_co_truncate(bs->file, end, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+    int known = vhdx_space_measure(bs);
+    bool cut;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        cut = known == 0 && sp->size <= end;
+        sp->uncut = !cut;
+        /* What is left of the tail is not known to be zero. */
+        sp->zero_from = UINT64_MAX;
+        if (known < 0) {
+            sp->size = end;
+            sp->zero_from = size;
+        }
+    }
+    if (ret < 0 && !cut) {
+        cut_failed(bs, ret);
+    }
+}
+
+void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
     int ret;
 
     if (sp->fixed_size) {
-        return 0;
+        return;
     }
     if (sp->used && !sp->damaged && !sp->overlap &&
         (!sp->scanned || !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
         /* There may be more below it that was freed in the past. */
         ret = vhdx_space_scan(bs);
         if (ret < 0) {
-            return ret;
+            cut_failed(bs, ret);
+            return;
         }
     }
-    if (sp->end >= sp->size && !sp->longer) {
-        return 0;
+    end = cut_size(s, sp->end);
+    if (end < sp->size) {
+        vhdx_space_cut(bs, end, sp->size);
     }
-    ret = bdrv_co_truncate(bs->file, sp->end, false, PREALLOC_MODE_OFF, 0,
-                           NULL);
-    if (ret == -EINVAL || ret == -ENOTSUP) {
-        space_fix_size(s);
-        return 0;
-    }
-    if (ret == 0) {
-        QEMU_LOCK_GUARD(&s->lock);
-        sp->size = sp->end;
-        sp->zero_from = UINT64_MAX;
-        sp->longer = false;
-    }
-    return ret;
 }

@@ -59,6 +59,15 @@
 #define VHDX_CACHE_SIZE_MIN     (256 * KiB)
 #define VHDX_CACHE_SIZE_MAX     TiB
 
+/*
+ * Whether the error @ret of changing a node's length means that its length
+ * can't be changed, or not this way.
+ */
+static inline bool vhdx_length_refused(int ret)
+{
+    return ret == -EINVAL || ret == -ENOTSUP || ret == -EPERM;
+}
+
 /* -- Metadata pages: vhdx-cache.c -- */
 
 /*
@@ -132,8 +141,10 @@ typedef struct VHDXSpace {
     uint64_t end;                   /* end of the last object, bytes */
     uint64_t size;                  /* length of the file, bytes */
     uint64_t zero_from;             /* free space from here on reads as zeros */
-    bool fixed_size;                /* the node can't grow or shrink */
-    bool longer;                    /* the file may be longer than @size */
+    uint64_t keep;                  /* a fixed image isn't cut below, bytes */
+    bool fixed_size;                /* the node has refused to grow */
+    bool uncut;                     /* it has been told to shrink, in vain */
+    bool cut_told;                  /* ... and that has been reported */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... of a BAT that names a place twice */
@@ -502,6 +513,13 @@ void vhdx_space_free(BDRVVHDXState *s);
 void coroutine_fn GRAPH_RDLOCK vhdx_space_begin(BlockDriverState *bs);
 
 /*
+ * Set @s->space's size to what the node has now; the block layer alone would
+ * tell what it knew before.  What is new to us is not known to be zero.  No
+ * request takes space meanwhile, or grow_lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_measure(BlockDriverState *bs);
+
+/*
  * Find a place of @bytes bytes, a multiple of 1 MiB.  @zero tells whether it
  * reads as zeros and will still do after a power cut.  lock is held; it may be
  * dropped before the place is found, but not after: a place that is neither in
@@ -591,13 +609,13 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size);
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);
 
 /*
- * Cut the file, of @size bytes, to @s->space's size, which a stable log entry
- * knows of: its LastFileOffset and FlushedFileOffset are not above it.  No
- * flush.  Returns 0, or -errno with the space still there, or not; the image
- * can be used on.
+ * Cut the file, of @size bytes, to @end bytes; no log, or a stable entry, says
+ * that it has more: LastFileOffset and FlushedFileOffset are not above @end.  No
+ * flush.  Where it can't be cut that is told, once in an open, and nothing else
+ * comes of it.
  */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_space_cut(BlockDriverState *bs, uint64_t size);
+void coroutine_fn GRAPH_RDLOCK
+vhdx_space_cut(BlockDriverState *bs, uint64_t end, uint64_t size);
 
 /*
  * Make the used map from the BAT, so that space that nothing refers to is
@@ -607,10 +625,11 @@ vhdx_space_cut(BlockDriverState *bs, uint64_t size);
 int coroutine_fn GRAPH_RDLOCK vhdx_space_scan(BlockDriverState *bs);
 
 /*
- * Cut off what lies behind the last object.  commit_lock is held, no log is
- * open and no request under way.  Returns 0 or -errno.
+ * Cut off what lies behind the last object, but not what a fixed image is to
+ * keep.  commit_lock is held, no log is open and no request under way.  Errors
+ * are told as by vhdx_space_cut().
  */
-int coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
+void coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
 
 /* -- vhdx-ring.c, section 2.3; commit_lock is held by all of it -- */
 

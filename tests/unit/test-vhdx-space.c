@@ -1,0 +1,451 @@
+/*
+ * VHDX unit tests: nodes that grow and shrink in their own ways
+ *
+ * A filter of our own below the image stands for such a node: one of a length
+ * that only others change, one that grows but does not shrink, one whose
+ * operations fail although they take effect, and so on.  It can count requests.
+ *
+ * A copy of the file, made while the image is open, is what a kill would leave.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "block/vhdx-compat.h"
+#include "vhdx-test-request.h"
+
+#define BLOCK       MiB
+#define DISK_SIZE   (64 * MiB)
+
+static char *test_dir;
+static char *image_path;
+static char *copy_path;
+
+/* What the node does. */
+static struct {
+    uint64_t length;                /* it has, and can't change; 0: the file's */
+    int grow;                       /* negative errno for getting longer */
+    int shrink;                     /* ... and shorter */
+    bool effect;                    /* these take effect all the same */
+    bool grows;                     /* nobody is to make it shorter now */
+} node;
+
+static int coroutine_fn GRAPH_RDLOCK
+node_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+            QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+node_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+             QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    g_assert_true(!node.length || offset + bytes <= node.length);
+    return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+node_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   BdrvRequestFlags flags)
+{
+    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+node_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    return bdrv_co_pdiscard(bs->file, offset, bytes);
+}
+
+static int64_t coroutine_mixed_fn GRAPH_RDLOCK
+node_getlength(BlockDriverState *bs)
+{
+    return node.length ?: bdrv_co_getlength(bs->file->bs);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+              PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    int64_t old = node_getlength(bs);
+    int ret = offset > old ? node.grow : offset < old ? node.shrink : 0;
+
+    g_assert_true(!node.grows || offset >= old);
+    if (node.length) {
+        return offset > old || exact ? -EINVAL : 0;
+    }
+    if (ret < 0 && !node.effect) {
+        return ret;
+    }
+    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp) ?:
+           ret;
+}
+
+static int node_open(BlockDriverState *bs, QDict *options, int flags,
+                     Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
+    return 0;
+}
+
+static int node_reopen_prepare(BDRVReopenState *state,
+                               BlockReopenQueue *queue, Error **errp)
+{
+    return 0;
+}
+
+static BlockDriver bdrv_node = {
+    .format_name            = "vhdx-test-node",
+    .is_filter              = true,
+    .bdrv_open              = node_open,
+    .bdrv_reopen_prepare    = node_reopen_prepare,
+    .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_getlength      = node_getlength,
+    .bdrv_co_preadv         = node_preadv,
+    .bdrv_co_pwritev        = node_pwritev,
+    .bdrv_co_pwrite_zeroes  = node_pwrite_zeroes,
+    .bdrv_co_pdiscard       = node_pdiscard,
+    .bdrv_co_truncate       = node_truncate,
+};
+
+static void create_image(const char *options)
+{
+    memset(&node, 0, sizeof(node));
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)options, DISK_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+}
+
+static BlockBackend *open_image(const char *path, int flags)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "discard", "unmap");
+    qdict_put_str(options, "file.driver", "vhdx-test-node");
+    qdict_put_str(options, "file.file.driver", "file");
+    qdict_put_str(options, "file.file.filename", path);
+    return blk_new_open(NULL, NULL, options,
+                        flags | BDRV_O_UNMAP | BDRV_O_NO_FLUSH, &error_abort);
+}
+
+static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, fill, bytes);
+    return blk_pwrite(blk, at, bytes, buf, 0);
+}
+
+static void check_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    g_assert_cmpint(blk_pread(blk, at, bytes, buf, 0), >=, 0);
+    for (size_t i = 0; i < bytes; i++) {
+        g_assert_cmpint(buf[i], ==, fill);
+    }
+}
+
+/* Write the blocks from @first to @end - 1, each in full of its number. */
+static void write_blocks(BlockBackend *blk, int first, int end)
+{
+    for (int i = first; i < end; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+}
+
+static void check_blocks(BlockBackend *blk, int first, int end)
+{
+    for (int i = first; i < end; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i + 1);
+    }
+}
+
+static void flush(BlockBackend *blk)
+{
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+}
+
+static uint64_t file_size(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_size;
+}
+
+/* Keep the file as it is, in a copy. */
+static void copy_image(void)
+{
+    g_autofree char *content = NULL;
+    gsize length;
+
+    g_assert_true(g_file_get_contents(image_path, &content, &length, NULL));
+    g_assert_true(g_file_set_contents(copy_path, content, length, NULL));
+}
+
+/* What a kill would have left opens, and holds these blocks. */
+static void check_copy(int first, int end)
+{
+    BlockBackend *blk = open_image(copy_path, 0);
+
+    check_blocks(blk, first, end);
+    blk_unref(blk);
+}
+
+static BdrvCheckResult check_image(BlockBackend *blk, BdrvCheckMode fix)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, fix), ==, 0);
+    g_assert_cmpint(result.check_errors, ==, 0);
+    g_assert_cmpint(result.corruptions, ==, 0);
+    return result;
+}
+
+/* -- Growth -- */
+
+/* A device is full, gets longer while the image is open, and is used on. */
+static void test_device_grows(void)
+{
+    BlockBackend *blk;
+    int full = 0;
+
+    create_image("block_size=1M");
+    node.length = 9 * MiB + 1536;
+    g_assert_cmpint(truncate(image_path, 40 * MiB), ==, 0);
+    blk = open_image(image_path, BDRV_O_RDWR);
+    for (int turn = 0; turn < 3; turn++) {
+        int first = full;
+
+        while (write_fill(blk, full * BLOCK, BLOCK, full + 1) >= 0) {
+            full++;
+        }
+        g_assert_cmpint(full, >, first);
+        g_assert_cmpint(write_fill(blk, full * BLOCK, 512, 1), ==, -ENOSPC);
+        g_assert_cmpint(full * BLOCK, <, node.length - 4 * MiB);
+        check_blocks(blk, 0, full);
+        flush(blk);
+        copy_image();
+        check_copy(0, full);
+        node.length += 3 * MiB - 512 * turn;
+    }
+    blk_unref(blk);
+    blk = open_image(image_path, BDRV_O_RDWR);
+    check_blocks(blk, 0, full);
+    check_image(blk, 0);
+    blk_unref(blk);
+}
+
+/* Growth fails for a time, for each reason that there is. */
+static void test_growth_fails(void)
+{
+    static const int errors[] = { -EINVAL, -ENOTSUP, -EPERM, -ENOSPC, -EFBIG,
+                                  -EDQUOT, -EIO };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(errors); i++) {
+        BlockBackend *blk;
+        int ret;
+
+        create_image("block_size=1M");
+        blk = open_image(image_path, BDRV_O_RDWR);
+        node.grow = errors[i];
+        for (int turn = 0; turn < 2; turn++) {
+            ret = write_fill(blk, 0, BLOCK, 1);
+            g_assert_cmpint(ret, ==, errors[i] == -EIO ? -EIO : -ENOSPC);
+        }
+        node.grow = 0;
+        write_blocks(blk, 0, 30);
+        flush(blk);
+        check_blocks(blk, 0, 30);
+        blk_unref(blk);
+        /* The tail is cut all the same. */
+        g_assert_cmpint(file_size(image_path), ==, 34 * MiB);
+    }
+}
+
+/* Growth that takes effect although it fails: the file is never cut by it. */
+static void test_growth_effect(void)
+{
+    static const int errors[] = { -EINVAL, -EIO, -ENOSPC };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(errors); i++) {
+        BlockBackend *blk;
+
+        create_image("block_size=1M");
+        blk = open_image(image_path, BDRV_O_RDWR);
+        node.grow = errors[i];
+        node.effect = node.grows = true;
+        write_blocks(blk, 0, 10);
+        flush(blk);
+        copy_image();
+        check_copy(0, 10);
+        write_blocks(blk, 10, 40);
+        check_fill(blk, 40 * BLOCK, BLOCK, 0);
+        check_blocks(blk, 0, 40);
+        node.grows = false;
+        blk_unref(blk);
+        blk = open_image(image_path, 0);
+        check_blocks(blk, 0, 40);
+        blk_unref(blk);
+    }
+}
+
+/* -- Cuts -- */
+
+static const int cut_errors[] = { -EINVAL, -EOPNOTSUPP, -EPERM, -EIO, -EACCES };
+
+static void discard(BlockBackend *blk, int first, int end)
+{
+    g_assert_cmpint(blk_pdiscard(blk, first * BLOCK, (end - first) * BLOCK),
+                    ==, 0);
+}
+
+/*
+ * A cut in use fails, with or without effect: what is open is used on, what a
+ * kill leaves opens, and old bytes do not come to light.
+ */
+static void cut_fails(int error, bool effect)
+{
+    BlockBackend *blk;
+
+    create_image("block_size=1M");
+    blk = open_image(image_path, BDRV_O_RDWR);
+    write_blocks(blk, 0, 40);
+    flush(blk);
+    node.shrink = error;
+    node.effect = effect;
+    discard(blk, 2, 40);
+    flush(blk);
+    g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
+    flush(blk);
+    copy_image();
+    check_copy(0, 2);
+    /* Space for more than ever before, each block with but a sector in it */
+    for (int i = 2; i < 60; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, 512, i + 1), >=, 0);
+        check_fill(blk, i * BLOCK + 512, BLOCK - 512, 0);
+    }
+    flush(blk);
+    check_blocks(blk, 0, 2);
+    blk_unref(blk);
+
+    node.shrink = 0;
+    blk = open_image(image_path, BDRV_O_RDWR);
+    check_blocks(blk, 0, 2);
+    for (int i = 2; i < 60; i++) {
+        check_fill(blk, i * BLOCK, 512, i + 1);
+        check_fill(blk, i * BLOCK + 512, BLOCK - 512, 0);
+    }
+    check_image(blk, 0);
+    blk_unref(blk);
+}
+
+static void test_cut_fails(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(cut_errors); i++) {
+        cut_fails(cut_errors[i], false);
+        cut_fails(cut_errors[i], true);
+    }
+}
+
+/* Leave an image with four blocks, a log, and junk behind the last block. */
+static void leave_tail(void)
+{
+    g_autofree char *junk = g_malloc(20 * MiB);
+    BlockBackend *blk;
+    FILE *file;
+
+    create_image("block_size=1M");
+    blk = open_image(image_path, BDRV_O_RDWR);
+    write_blocks(blk, 0, 4);
+    flush(blk);
+    copy_image();
+    blk_unref(blk);
+    g_assert_cmpint(rename(copy_path, image_path), ==, 0);
+    g_assert_cmpint(file_size(image_path), >=, 16 * MiB);
+
+    memset(junk, 0x77, 20 * MiB);
+    file = fopen(image_path, "r+");
+    g_assert_nonnull(file);
+    g_assert_cmpint(fseek(file, 8 * MiB, SEEK_SET), ==, 0);
+    g_assert_cmpint(fwrite(junk, 1, 20 * MiB, file), ==, 20 * MiB);
+    g_assert_cmpint(fclose(file), ==, 0);
+}
+
+/* A tail that can't be cut hinders nothing, and is not taken for zeros. */
+static void test_tail_stays(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(cut_errors); i++) {
+        BdrvCheckResult result;
+        BlockBackend *blk;
+
+        leave_tail();
+        blk = open_image(image_path, BDRV_O_RDWR);
+        node.shrink = cut_errors[i];
+        /* The first write, which replays the log */
+        for (int n = 4; n < 40; n++) {
+            g_assert_cmpint(write_fill(blk, n * BLOCK, 512, n + 1), >=, 0);
+            check_fill(blk, n * BLOCK + 512, BLOCK - 512, 0);
+        }
+        check_blocks(blk, 0, 4);
+        g_assert_cmpint(blk_pdiscard(blk, 4 * BLOCK, 36 * BLOCK), ==, 0);
+        /* What a migration ends with, and what begins on the other side */
+        blk_set_force_allow_inactivate(blk);
+        g_assert_cmpint(bdrv_inactivate_all(), ==, 0);
+        bdrv_activate_all(&error_abort);
+        check_blocks(blk, 0, 4);
+        g_assert_cmpint(write_fill(blk, 4 * BLOCK, 512, 5), >=, 0);
+        blk_set_perm(blk, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, &error_abort);
+        bdrv_reopen_set_read_only(blk_bs(blk), true, &error_abort);
+        check_blocks(blk, 0, 4);
+        blk_unref(blk);
+
+        leave_tail();
+        node.shrink = cut_errors[i];
+        blk = open_image(image_path, BDRV_O_RDWR | BDRV_O_CHECK);
+        result = check_image(blk, BDRV_FIX_LEAKS);
+        g_assert_cmpint(result.leaks, >, 0);
+        g_assert_cmpint(result.leaks_fixed, ==, 0);
+        node.shrink = 0;
+        blk_unref(blk);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    bdrv_register(&bdrv_node);
+    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
+    g_assert_nonnull(test_dir);
+    image_path = g_build_filename(test_dir, "image.vhdx", NULL);
+    copy_path = g_build_filename(test_dir, "copy.vhdx", NULL);
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/vhdx/space/device-grows", test_device_grows);
+    g_test_add_func("/vhdx/space/growth-fails", test_growth_fails);
+    g_test_add_func("/vhdx/space/growth-effect", test_growth_effect);
+    g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
+    g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
+    ret = g_test_run();
+    unlink(image_path);
+    unlink(copy_path);
+    rmdir(test_dir);
+    g_free(copy_path);
+    g_free(image_path);
+    g_free(test_dir);
+    return ret;
+}
