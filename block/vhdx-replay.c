@@ -568,21 +568,36 @@ zeros_apply(BlockDriverState *bs, uint64_t start, uint64_t end)
     return MIN(ret, 0);
 }
 
-int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
+/*
+ * Make the file as long as the log says.  On a node that can't grow, that may
+ * be more than it ever had, where nothing is: older versions of this driver
+ * rounded its length up.
+ */
+static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     int64_t size = bdrv_co_getlength(bs->file->bs);
     VHDXReplayRange range;
-    uint8_t *page;
-    int ret = 0;
+    int ret;
 
-    if (size < 0) {
-        return size;
+    if (size < 0 || size >= s->replay->last_file_offset) {
+        return MIN(size, 0);
     }
-    if (size < s->replay->last_file_offset) {
-        ret = bdrv_co_truncate(bs->file, s->replay->last_file_offset, false,
-                               PREALLOC_MODE_OFF, 0, NULL);
+    ret = bdrv_co_truncate(bs->file, s->replay->last_file_offset, false,
+                           PREALLOC_MODE_OFF, 0, NULL);
+    if (vhdx_length_refused(ret)) {
+        return vhdx_replay_index_find(s->replay->index, size, &range) ?
+               -ENOSPC : 0;
     }
+    return ret;
+}
+
+int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXReplayRange range;
+    uint8_t *page;
+    int ret = length_apply(bs);
 
     page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
     for (uint64_t pos = 0;

@@ -104,7 +104,9 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
         return -ENOMEM;
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        entry.last_file_offset = s->space.end;
+        /* No replay asks a node that can't grow for more than it has. */
+        entry.last_file_offset = MIN(s->space.end,
+                                     QEMU_ALIGN_DOWN(s->space.size, VHDX_MIB));
     }
     for (GList *l = log->spans->head; l; l = l->next) {
         span = l->data;

@@ -577,11 +577,23 @@ static void blocks_spread(CrashImage *img, const CrashReader *reader,
     image_truncate(img, at);
 }
 
+/* The length of the node that the image is made on. */
+static uint64_t room_choose(const CrashWorkload *w, CrashRng *rng)
+{
+    uint64_t room = w->room_mib * MiB;
+
+    if (w->node.fixed_size && rng_chance(rng, 50)) {
+        /* It is no multiple of what the file is used by. */
+        room += CRASH_SECTOR * (1 + rng_below(rng, MiB / CRASH_SECTOR - 1));
+    }
+    return room;
+}
+
 CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                        CrashRng *rng)
 {
     bool old = w->node.fixed_size || w->node.no_zero_growth;
-    CrashRun *run = run_new(w, image_new(w->room_mib * MiB, old));
+    CrashRun *run = run_new(w, image_new(room_choose(w, rng), old));
     CrashDisk *disk = disk_new(image_copy(run->base), &run->node,
                                rng_next(rng));
     CreateCall call = { .done = false };
