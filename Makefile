@@ -46,6 +46,11 @@ series:
 check-series-build:
 	@scripts/build-series
 
+# Do tests look at what they are told?  TEST names some, as in
+# tests/assertions/run; each is run once for each result in it, which is long.
+check-assertions: all
+	@tests/assertions/run $(TEST)
+
 install: all
 	@scripts/install
 
@@ -55,4 +60,4 @@ clean:
 .PHONY: all demo check check-limits check-unit check-iotests check-interop \
         check-trace check-crash check-fuzz check-series check-compat \
         check-mutations check-iotests-10.0 check-asan check-threads bench \
-        series check-series-build install clean
+        series check-series-build check-assertions install clean

@@ -107,12 +107,12 @@ def digest(path):
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def create(path, size, **options):
-    '''qemu-img create; gives its completed process'''
+def create(path, size, check=True, **options):
+    '''qemu-img create, which has to work with @check; gives its process'''
     args = ['create', '-f', 'vhdx']
     for name, value in options.items():
         args += ['-o', f'{name}={value}']
-    return iotests.qemu_img(*args, path, str(size), check=False)
+    return iotests.qemu_img(*args, path, str(size), check=check)
 
 
 def run_io(path, *commands, options=()):
