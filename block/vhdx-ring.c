@@ -14,6 +14,12 @@
  *   [ may be reused ][ in place ][ in the log ]  head ->
  *   ^ tail of the last stable entry: spans begin here
  *
+ * Entries have space in the file before they are needed: where the log is a
+ * hole, zeros are written there, the first MiB before any header names the log
+ * and the next one before the head comes to it.  So lack of space is met by
+ * whoever commits.  Pages may go to a hole: while there is no space for one it
+ * stays in the log, which is as good.
+ *
  * An error that leaves unknown what metadata is stable (a failed write of it,
  * or a failed flush after one) latches: no more is written and the log on disk
  * stays as it is.  Lack of space is different: what could not be written stays
@@ -32,6 +38,9 @@
 /* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64
 #define APPLY_WRITES    8
+
+/* What of the log gets space at a time */
+#define FILL_BYTES      MiB
 
 int vhdx_ring_latch(BlockDriverState *bs, int ret)
 {
@@ -82,6 +91,58 @@ uint32_t vhdx_ring_room(BDRVVHDXState *s)
     return s->header.log_length - VHDX_LOG_SECTOR - s->log.used;
 }
 
+/*
+ * Write zeros where the file has a hole in @bytes bytes at @offset, which hold
+ * nothing.  If the node can't tell there is nothing to be done.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+hole_fill(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    uint8_t *zeros = NULL;
+    int ret = 0;
+
+    while (bytes && ret == 0) {
+        int64_t n;
+        int status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
+                                          NULL, NULL);
+
+        if (status < 0) {
+            break;
+        }
+        /* Behind the end of the file there is nothing either. */
+        n = n ?: bytes;
+        if (!(status & BDRV_BLOCK_DATA)) {
+            zeros = zeros ?: qemu_try_blockalign0(bs->file->bs, bytes);
+            /* Not by a request for zeroes, which may make just another hole */
+            ret = zeros ? bdrv_co_pwrite(bs->file, offset, n, zeros, 0) :
+                  -ENOMEM;
+        }
+        offset += n;
+        bytes -= n;
+    }
+    qemu_vfree(zeros);
+    return ret;
+}
+
+/* Let the log have space in the file up to @end bytes from its start. */
+static int coroutine_fn GRAPH_RDLOCK
+ring_fill(BlockDriverState *bs, uint32_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLog *log = &s->log;
+    int ret = 0;
+
+    while (log->filled < end && ret == 0) {
+        uint32_t bytes = MIN(FILL_BYTES, s->header.log_length - log->filled);
+
+        ret = hole_fill(bs, s->header.log_offset + log->filled, bytes);
+        if (ret == 0) {
+            log->filled += bytes;
+        }
+    }
+    return ret;
+}
+
 int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  const uint64_t *offsets,
                                  uint8_t *const *data)
@@ -117,8 +178,11 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     }
     vhdx_log_entry_encode(&entry, count, offsets, data, buf);
 
-    ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
-                         buf, 0);
+    ret = ring_fill(bs, log->head + first);
+    if (ret == 0) {
+        ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
+                             buf, 0);
+    }
     if (ret == 0 && first < bytes) {
         ret = bdrv_co_pwrite(bs->file, s->header.log_offset, bytes - first,
                              buf + first, 0);

@@ -173,6 +173,7 @@ typedef struct VHDXLog {
     VHDXGuid guid;
     uint64_t sequence;              /* of the newest entry */
     uint32_t head;                  /* where the next entry goes, bytes */
+    uint32_t filled;                /* bytes from the start that have space */
     uint32_t used;                  /* bytes that may not be overwritten */
     GQueue *spans;                  /* entries in those bytes, oldest first */
     uint64_t applied;               /* pages up to this entry are in place */

@@ -96,6 +96,18 @@ static void disk_lose(CrashDisk *disk, const CrashOp *flush)
     disk->lose_to = flush->end;
 }
 
+/* Whether @op writes to where the file has a hole. */
+static bool disk_in_hole(CrashDisk *disk, const CrashOp *op)
+{
+    for (uint64_t at = 0; op->kind == OP_WRITE && at < op->bytes;
+         at += CRASH_PAGE) {
+        if (image_zeros(disk->view, op->offset + at, 1)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* What comes of @op, as errors go. */
 static int disk_result(CrashDisk *disk, const CrashOp *op)
 {
@@ -110,6 +122,9 @@ static int disk_result(CrashDisk *disk, const CrashOp *op)
         return -EIO;
     }
     if (grows && ((disk->limit && end > disk->limit) || disk->full)) {
+        return -ENOSPC;
+    }
+    if (disk->solid && (grows || disk_in_hole(disk, op))) {
         return -ENOSPC;
     }
     if (disk->full && op->kind <= OP_ZERO && rng_chance(&disk->rng, 25)) {

@@ -425,7 +425,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     const unsigned flags = BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP;
     Error *err = NULL;
     unsigned index;
-    bool clean;
+    bool past, clean;
 
     g->blk = guest_open(flags, g->w->small_cache, &err);
     if (!g->blk) {
@@ -443,15 +443,25 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     guests_start(g, guest_entry, count);
     g->disk->full = false;
     g->disk->unsure = g->disk->unsure_log = 0;
-    if (!g->disk->fault_hit) {
+    /* One write that has failed is past, a flush that has is not. */
+    past = g->disk->fault_hit && g->disk->fault.kind <= OP_ZERO;
+    if (past || !g->disk->fault_hit) {
+        g->disk->fault_hit = false;
         guests_start(g, guest_last, 1);
+    }
+    if (g->w->full_close) {
+        g->left = actions / 4;
+        guests_start(g, guest_entry, count);
+        g->disk->solid = true;
     }
 
     index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, guest_stamp(g));
     blk_unref(g->blk);
     clean = !g->disk->fault_hit && !g->run->wrong->len;
     model_end(g->run->model, index, guest_stamp(g), clean ? 0 : -EIO);
-    return clean;
+    /* What could not be put in place is in the log then. */
+    g->disk->solid = false;
+    return clean && !g->w->full_close;
 }
 
 CrashRun *run_new(const CrashWorkload *w, CrashImage *base)

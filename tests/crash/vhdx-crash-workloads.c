@@ -172,6 +172,15 @@ const CrashWorkload crash_workloads[] = {
         .whole = 80,
         .points = 50, .states = 4, .recover = 5, .generations = 1,
     }, {
+        .name = "full-close",
+        .about = "no space is left when the image is closed",
+        .disk_mib = 20480, .block_mib = { 1, 2 }, .state_zero = true,
+        .full_close = true,
+        .guests = 3, .actions = 40,
+        .mix = { .zero = 4, .discard = 8, .flush = 20, .read = 5 },
+        .whole = 80,
+        .points = 50, .states = 4, .recover = 5, .generations = 1,
+    }, {
         .name = "one-block-no-space",
         .about = "many requests for new blocks, of which some fail",
         .disk_mib = 8, .block_mib = { 1, 2 }, .full = true,

@@ -202,6 +202,7 @@ typedef struct CrashDisk {
     uint32_t now;               /* the latest stamp */
     uint64_t payload;           /* bytes: where blocks begin in the file */
     bool full;                  /* no space: growth fails, writes may */
+    bool solid;                 /* ... none for growth or in holes */
     unsigned unsure;            /* percent of data writes that fail so too */
     unsigned unsure_log;        /* ... and of log writes */
     uint64_t limit;             /* bytes: longer the file can't be; 0: it can */
@@ -403,6 +404,7 @@ typedef struct CrashWorkload {
     bool one_page_each;             /* each write needs another BAT page */
     unsigned burst[9];              /* so many writes, then a flush, by turns */
     bool full;                      /* space ends and comes back */
+    bool full_close;                /* there is none when the image is closed */
     unsigned unsure;                /* percent of data writes that fail */
     unsigned unsure_log;            /* ... and of log writes */
     unsigned limit_mib;             /* the file can't get longer */

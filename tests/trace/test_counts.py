@@ -11,9 +11,11 @@ from strict.report import KIB, MIB
 from vhdx_strict import Image
 
 # What the first change of a cleanly closed image costs beside the change: a
-# header with the new GUIDs; an entry; two headers that name the log.
+# header with the new GUIDs; an entry; two headers that name the log.  In a new
+# image the log is a hole, and gets space before that.
 OPENING = ['header', 'flush', 'log', 'flush', 'header', 'flush', 'header',
            'flush']
+FIRST_OPENING = ['header', 'flush', 'log'] + OPENING[2:]
 # What closing costs: what was put in place is stable before the log's name is
 # taken out of the headers.  Where nothing has changed since the last flush the
 # first flush has nothing to do.  After the cut the block layer flushes the
@@ -76,12 +78,15 @@ def first_write(ctx):
     with Session(ctx, image) as io:
         same(io.opening, [])
         same(io.do('read -q 0 64M', 'flush', 'alloc 0 64M'), [])
-        same(io.do('write -q -P 1 5M 4k'), OPENING + ['grow', 'data'])
+        same(io.do('write -q -P 1 5M 4k'), FIRST_OPENING + ['grow', 'data'])
         header = io.writes('header')
         # first over the copy that is not current, then by turns
         expect(header[0].offset == header[2].offset != header[1].offset,
                '%s', header)
-        for op in header + io.writes('log'):
+        log = io.writes('log')
+        expect((log[0].offset, log[0].length) == (io.layout.log, MIB), '%s',
+               log)
+        for op in header + log[1:]:
             expect(op.length == 4 * KIB, '%s', op)
         same(io.do('write -q -P 1 6M 4k'), ['data'])
         same(io.do('flush'), ['log', 'flush'])
@@ -201,7 +206,7 @@ def fixed(ctx):
     """In a fixed image no write after the first changes any metadata."""
     image = ctx.create('a.vhdx', '16M', block_size='1M', subformat='fixed')
     with Session(ctx, image) as io:
-        same(io.do('write -q -P 1 5M 64k'), OPENING + ['data'])
+        same(io.do('write -q -P 1 5M 64k'), FIRST_OPENING + ['data'])
         for at in range(16):
             same(io.do('write -q -P 1 %dM 4k' % at), ['data'])
             same(io.do('flush'), ['flush'])
@@ -396,8 +401,29 @@ def small_log(ctx):
         io.close()
 
 
+def log_space(ctx):
+    """A log that is a hole gets space by the MiB, each before its first use,
+    and once."""
+    image, io = opened(ctx, '64G', log_size='3M')
+    with io:
+        filled = io.layout.log + MIB
+        for turn in range(24):
+            io.do(*['write -q -P 1 %dM 4k' % (page * 512 + turn + 1)
+                    for page in range(60)], 'flush')
+            for op in io.writes('log'):
+                if op.offset == filled and op.length == MIB:
+                    filled += MIB
+                expect(op.stop <= filled, '%s, and up to %#x there is space',
+                       op, filled)
+        expect(filled == io.layout.log + 3 * MIB, 'up to %#x', filled)
+        io.close()
+    with Session(ctx, image) as io:
+        same(io.do('write -q -P 1 0 4k'), OPENING + ['data'])
+        io.close()
+
+
 def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
         first_write, not_written, allocating, allocate_and_flush, overwriting,
         fixed, many_pages, parallel, parallel_in_block, sequential, reading,
-        zeroes, reuse, growing, small_log)]
+        zeroes, reuse, growing, small_log, log_space)]
