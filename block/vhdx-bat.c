@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-block-core.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
@@ -190,6 +191,16 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     return 0;
 }
 
+void vhdx_corrupted_event(BlockDriverState *bs, const char *message)
+{
+    const char *node = bdrv_get_node_name(bs);
+
+    node = *node ? node : NULL;
+    qapi_event_send_block_image_corrupted(bdrv_get_device_name(bs),
+                                          vhdx_qapi_arg(node), message,
+                                          false, 0, false, 0, false);
+}
+
 int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
                        uint64_t *entry)
 {
@@ -200,6 +211,7 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
         if (!s->reported) {
             s->reported = true;
             error_prepend(&err, "VHDX image '%s': ", bs->filename);
+            vhdx_corrupted_event(bs, error_get_pretty(err));
             error_report_err(err);
         } else {
             error_free(err);

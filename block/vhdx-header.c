@@ -8,6 +8,10 @@
  * count yet.  A copy that is damaged when the image is opened is mended by the
  * first update, as it is the one that is not current.
  *
+ * Whoever changes an image changes both copies first.  So two programs that
+ * have the same image open for writing find out: each looks now and then
+ * whether the copy that counts is still the one it knows.
+ *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
@@ -44,37 +48,79 @@ int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
     return vhdx_header_check(&s->header, errp);
 }
 
+/*
+ * Write @header to @copy, which is not the one that counts, and flush: from
+ * then on it does.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_HEADER_SIZE);
+    int ret;
+
+    vhdx_header_encode(header, buf);
+    ret = bdrv_co_pwrite(bs->file, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
+                         buf, 0);
+    qemu_vfree(buf);
+    if (ret == 0) {
+        ret = vhdx_ring_flush(bs);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    /* Requests read the log's place meanwhile, which stays as it is. */
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->header.sequence = header->sequence;
+        s->header.file_write_guid = header->file_write_guid;
+        s->header.data_write_guid = header->data_write_guid;
+        s->header.log_guid = header->log_guid;
+        s->header.log_version = header->log_version;
+    }
+    s->header_copy = copy;
+    s->mend_header[copy] = false;
+    return 0;
+}
+
 int coroutine_fn vhdx_header_update(BlockDriverState *bs,
                                     const VHDXHeader *header, int copies)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXHeader next = *header;
-    uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_HEADER_SIZE);
+    VHDXHeader next;
     int ret = 0;
 
-    for (int i = 0; i < copies; i++) {
-        int copy = !s->header_copy;
-
+    if (s->header.sequence > UINT64_MAX - copies) {
+        /*
+         * There is no higher number.  Both copies say the same for a while, and
+         * this one with a low number: the other is the next to be written over.
+         */
+        next = s->header;
+        next.sequence = 1;
+        ret = header_write(bs, !s->header_copy, &next);
+    }
+    for (int i = 0; i < copies && ret == 0; i++) {
+        next = *header;
         next.sequence = s->header.sequence + 1;
-        vhdx_header_encode(&next, buf);
-        ret = bdrv_co_pwrite(bs->file, VHDX_HEADER_OFFSET(copy),
-                             VHDX_HEADER_SIZE, buf, 0);
-        if (ret == 0) {
-            ret = bdrv_co_flush(bs->file->bs);
-        }
-        if (ret < 0) {
-            break;
-        }
-        /* Requests read the log's place meanwhile, which stays as it is. */
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            s->header.sequence = next.sequence;
-            s->header.file_write_guid = next.file_write_guid;
-            s->header.data_write_guid = next.data_write_guid;
-            s->header.log_guid = next.log_guid;
-            s->header.log_version = next.log_version;
-        }
-        s->header_copy = copy;
-        s->mend_header[copy] = false;
+        ret = header_write(bs, !s->header_copy, &next);
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_header_verify(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_HEADER_SIZE);
+    VHDXHeader found;
+    int ret;
+
+    ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(s->header_copy),
+                        VHDX_HEADER_SIZE, buf, 0);
+    if (ret == 0 && (!vhdx_header_decode(buf, &found) ||
+                     found.sequence != s->header.sequence ||
+                     !vhdx_guid_equal(&found.file_write_guid,
+                                      &s->header.file_write_guid))) {
+        vhdx_ring_latch(bs, "another program has written to it");
+        ret = -EIO;
     }
     qemu_vfree(buf);
     return ret;

@@ -165,11 +165,11 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 ||
                      s->cache.logged > s->cache.limit / 4)) {
         /*
-         * In good time: two of the largest entries fit in yet.  If there is no
-         * space now there may be later.
+         * In good time: two of the largest entries fit in yet.  If it fails
+         * now it may work later, and all is in the log as long as it has room.
          */
-        ret = vhdx_ring_apply(bs);
-        if (vhdx_no_space(ret)) {
+        ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
+        if (!qatomic_read(&s->broken) && s->cache.logged <= s->cache.limit / 2) {
             ret = 0;
         }
     }
@@ -280,7 +280,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
         ret = vhdx_replay_apply(bs);
     }
     if (ret == 0) {
-        ret = bdrv_co_flush(bs->file->bs);
+        ret = vhdx_ring_flush(bs);
     }
     if (ret < 0) {
         return ret;
@@ -355,6 +355,10 @@ begin_locked(BlockDriverState *bs, bool data)
     VHDXHeader header = s->header;
     int ret;
 
+    ret = vhdx_header_verify(bs);
+    if (ret < 0) {
+        return ret;
+    }
     if (!s->file_guid_new) {
         header.file_write_guid = vhdx_guid_new();
     }
@@ -384,7 +388,7 @@ begin_locked(BlockDriverState *bs, bool data)
         ret = vhdx_region_table_mend(bs);
     }
     if (ret < 0) {
-        return vhdx_ring_write_error(bs, ret);
+        return ret;
     }
     s->file_guid_new = true;
     s->data_guid_new |= data;
@@ -442,7 +446,10 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
     VHDXHeader header;
     int ret;
 
-    ret = commit_locked(bs);
+    ret = vhdx_header_verify(bs);
+    if (ret == 0) {
+        ret = commit_locked(bs);
+    }
     if (ret == 0) {
         ret = vhdx_ring_apply(bs);
     }
@@ -455,9 +462,6 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
         ret = vhdx_header_update(bs, &header, 2);
         /* Now the current header may not name the log: use it no more. */
         log_forget(s);
-        if (ret < 0) {
-            vhdx_ring_write_error(bs, ret);
-        }
     }
     return ret;
 }

@@ -20,10 +20,17 @@
  * whoever commits.  Pages may go to a hole: while there is no space for one it
  * stays in the log, which is as good.
  *
- * An error that leaves unknown what metadata is stable (a failed write of it,
- * or a failed flush after one) latches: no more is written and the log on disk
- * stays as it is.  Lack of space is different: what could not be written stays
- * dirty and the request fails alone.
+ * A failed write fails its request alone.  What was to be logged is dirty
+ * still, and the head is where it was: the next entry goes to the same place
+ * under the same number.  Should the failed one be there after all, it is one
+ * that might have been acknowledged; and once the next is stable it is not
+ * there any more, having lost its first sector.  Nothing of what may be left of
+ * it behind the next one looks like the start of an entry.  What could not be
+ * put in place is in the log still.
+ *
+ * A failed flush is different, as nobody knows then what of all this is on the
+ * disk, or ever will be.  It latches: no more is written until the image is
+ * opened again, and the log stays as it is.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -42,22 +49,17 @@
 /* What of the log gets space at a time */
 #define FILL_BYTES      MiB
 
-int vhdx_ring_latch(BlockDriverState *bs, int ret)
+void vhdx_ring_latch(BlockDriverState *bs, const char *why)
 {
     BDRVVHDXState *s = bs->opaque;
+    g_autofree char *message = NULL;
 
-    if (!qatomic_read(&s->broken)) {
-        qatomic_set(&s->broken, true);
-        error_report("VHDX image '%s': could not write metadata: %s; no more "
-                     "is written until it is opened again", bs->filename,
-                     strerror(-ret));
+    if (!qatomic_xchg(&s->broken, true)) {
+        message = g_strdup_printf("VHDX image '%s': %s; all writes fail until "
+                                  "the image is reopened", bs->filename, why);
+        error_report("%s", message);
+        vhdx_corrupted_event(bs, message);
     }
-    return ret;
-}
-
-int vhdx_ring_write_error(BlockDriverState *bs, int ret)
-{
-    return vhdx_no_space(ret) ? ret : vhdx_ring_latch(bs, ret);
 }
 
 int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
@@ -82,8 +84,13 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
 int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
 {
     int ret = vhdx_ring_flush_data(bs);
+    g_autofree char *why = NULL;
 
-    return ret < 0 ? vhdx_ring_latch(bs, ret) : 0;
+    if (ret < 0) {
+        why = g_strdup_printf("failed to flush metadata: %s", strerror(-ret));
+        vhdx_ring_latch(bs, why);
+    }
+    return ret;
 }
 
 uint32_t vhdx_ring_room(BDRVVHDXState *s)
@@ -189,7 +196,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     }
     qemu_vfree(buf);
     if (ret < 0) {
-        return vhdx_ring_write_error(bs, ret);
+        return ret;
     }
 
     span = g_new(VHDXLogSpan, 1);
@@ -296,11 +303,10 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     aio_task_pool_wait_all(pool);
     ret = aio_task_pool_status(pool);
     aio_task_pool_free(pool);
-    if (ret < 0) {
-        return vhdx_ring_write_error(bs, ret);
+    if (ret == 0) {
+        s->log.applied = s->log.sequence;
     }
-    s->log.applied = s->log.sequence;
-    return 0;
+    return ret;
 }
 
 int coroutine_fn vhdx_ring_checkpoint(BlockDriverState *bs)
@@ -308,7 +314,10 @@ int coroutine_fn vhdx_ring_checkpoint(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    ret = vhdx_ring_apply(bs);
+    ret = vhdx_header_verify(bs);
+    if (ret == 0) {
+        ret = vhdx_ring_apply(bs);
+    }
     if (ret == 0) {
         ret = vhdx_ring_flush(bs);
     }

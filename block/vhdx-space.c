@@ -193,8 +193,9 @@ static void scan_mark(Scan *scan, unsigned long *map, uint64_t offset,
  * has no checksum, says that an entry stands where a sector bitmap's does: it
  * may be a block's all the same.
  */
-static int scan_entries(BlockDriverState *bs, uint64_t index,
-                        const uint64_t *entries, uint64_t count, void *opaque)
+static int coroutine_fn GRAPH_RDLOCK
+scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;

@@ -81,9 +81,11 @@ typedef unsigned int VHDXStatusMode;
 
 /* ... and lets an optional string be NULL. */
 #define vhdx_qapi_str(obj, member)  ((obj)->has_##member ? (obj)->member : NULL)
+#define vhdx_qapi_arg(str)          (str) != NULL, (str)
 
 #else
 #define vhdx_qapi_str(obj, member)  ((obj)->member)
+#define vhdx_qapi_arg(str)          (str)
 #endif
 
 #endif

@@ -265,10 +265,18 @@ vhdx_header_load(BlockDriverState *bs, Error **errp);
  * Write @header as the new current header, to one copy after the other with a
  * flush after each; @copies is 1 where a single copy is wanted for now.  The
  * sequence number is set here.  commit_lock is held.  Returns 0 or -errno of
- * the write or flush that failed.
+ * the write or flush that failed; the latter latches.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);
+
+/*
+ * Look whether the current header in the file is still the one that this open
+ * has read or written, as any other writer would have changed both copies.
+ * commit_lock is held.  Returns 0, -EIO having latched if not, or -errno of
+ * reading.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_header_verify(BlockDriverState *bs);
 
 /* -- vhdx-metadata.c, sections 2.2.3 and 2.6 -- */
 
@@ -414,6 +422,13 @@ void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 /* -- vhdx-bat.c, section 2.5 -- */
 
 /*
+ * Raise QEMU's event for an image that is not as it should be, but can be read:
+ * @message tells how.  Any lock may be held.
+ */
+void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
+                                       const char *message);
+
+/*
  * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
  * as UNMAPPED, offsets that mean nothing as 0.  lock is held; see
  * vhdx_cache_get().  Returns 0, -EIO with a message for an entry that can't be
@@ -473,8 +488,8 @@ static inline bool vhdx_bat_may_be_block(BDRVVHDXState *s, uint64_t entry)
  * its meaning as vhdx_bat_get() does.  Returns 0, or -EIO; says what is wrong,
  * for the first time in an open.  lock is held.
  */
-int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
-                       uint64_t *entry);
+int GRAPH_RDLOCK vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index,
+                                    uint64_t raw, uint64_t *entry);
 
 /*
  * Judge BAT entry @index of raw value @entry.  Returns 0, or -EINVAL with
@@ -644,11 +659,11 @@ static inline bool vhdx_no_space(int ret)
     return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
 }
 
-/* Stop all writing after an error @ret that can't be undone.  Returns @ret. */
-int vhdx_ring_latch(BlockDriverState *bs, int ret);
-
-/* As vhdx_ring_latch(), for errors of writes: those for lack of space pass. */
-int vhdx_ring_write_error(BlockDriverState *bs, int ret);
+/*
+ * Stop all writing until the image is opened again, and tell @why: what is on
+ * the disk is not known any more.  Any lock may be held.
+ */
+void GRAPH_RDLOCK vhdx_ring_latch(BlockDriverState *bs, const char *why);
 
 /*
  * Flush the file, and note what is stable thereby.  Returns 0 or -errno; with
@@ -665,8 +680,8 @@ uint32_t vhdx_ring_room(BDRVVHDXState *s);
 
 /*
  * Write one entry at the head of the ring, where there is room for it: @count
- * pages with the file offsets @offsets and the contents @data.  Returns 0 or
- * -errno; all but lack of space or memory latches.
+ * pages with the file offsets @offsets and the contents @data.  Returns 0, or
+ * -errno with the head where it was.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_ring_write(BlockDriverState *bs, uint32_t count, const uint64_t *offsets,
@@ -677,13 +692,13 @@ void vhdx_ring_release(BDRVVHDXState *s);
 
 /*
  * Write all pages in place whose new content is stable in the log.  Returns 0
- * or -errno as vhdx_ring_write().
+ * or -errno; what is not in place then is in the log still.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_apply(BlockDriverState *bs);
 
 /*
- * Empty the ring, all entries of which are stable.  Returns 0 or -errno as
- * vhdx_ring_write().
+ * Empty the ring, all entries of which are stable, after
+ * vhdx_header_verify().  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
 
