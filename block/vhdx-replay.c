@@ -28,6 +28,7 @@
 #include "qemu/iov.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
+#include "block/aio_task.h"
 #include "block/vhdx.h"
 
 /* What is read of the log at a time */
@@ -35,6 +36,10 @@
 
 /* Bytes to checksum at the most, in lengths of the log */
 #define CHECKSUM_LAPS       16
+
+/* Pages that one task puts in place, and such tasks at a time */
+#define APPLY_PAGES         64
+#define APPLY_TASKS         8
 
 /* An entry that was found: what is needed to tell which sequence counts. */
 typedef struct FoundEntry {
@@ -468,18 +473,24 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
 
 /* -- Reading through the index, and applying it -- */
 
+/* Make the page of its data sector @sector, which @range tells of. */
+static void range_decode(const VHDXReplayRange *range, uint8_t *sector)
+{
+    VHDXLogDesc desc = { .type = VHDX_LOG_DESC_DATA };
+
+    memcpy(desc.leading, range->leading, sizeof(desc.leading));
+    memcpy(desc.trailing, range->trailing, sizeof(desc.trailing));
+    vhdx_log_data_decode(sector, &desc, sector);
+}
+
 /* Get the page that @range, not a run of zeros, stands for. */
 static int coroutine_fn GRAPH_RDLOCK
 range_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
 {
-    VHDXLogDesc desc = { .type = VHDX_LOG_DESC_DATA };
-    int ret;
+    int ret = log_read(bs, range->log_offset, VHDX_LOG_SECTOR, page);
 
-    memcpy(desc.leading, range->leading, sizeof(desc.leading));
-    memcpy(desc.trailing, range->trailing, sizeof(desc.trailing));
-    ret = log_read(bs, range->log_offset, VHDX_LOG_SECTOR, page);
     if (ret == 0) {
-        vhdx_log_data_decode(page, &desc, page);
+        range_decode(range, page);
     }
     return ret;
 }
@@ -592,27 +603,100 @@ static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
     return ret;
 }
 
-int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
+/* Pages that are read, and then written in place, one after the other */
+typedef struct ApplyTask {
+    AioTask task;
+    BlockDriverState *bs;
+    unsigned count;
+    VHDXReplayRange pages[APPLY_PAGES];     /* in order of their places */
+} ApplyTask;
+
+/*
+ * Read all pages of @t into @buf: those whose data sectors lie next to each
+ * other in the log at once, as an entry's do that are in one order with them.
+ */
+static int coroutine_fn GRAPH_RDLOCK apply_read(ApplyTask *t, uint8_t *buf)
+{
+    int ret = 0;
+
+    for (unsigned i = 0, n; i < t->count && ret == 0; i += n) {
+        uint32_t first = t->pages[i].log_offset;
+
+        for (n = 1; i + n < t->count && t->pages[i + n].log_offset ==
+             first + n * VHDX_LOG_SECTOR; n++) {
+            ;
+        }
+        ret = log_read(t->bs, first, n * VHDX_LOG_SECTOR,
+                       buf + i * VHDX_PAGE_SIZE);
+    }
+    for (unsigned i = 0; i < t->count && ret == 0; i++) {
+        range_decode(&t->pages[i], buf + i * VHDX_PAGE_SIZE);
+    }
+    return ret;
+}
+
+/* vhdx_replay_apply() holds the graph lock for it. */
+static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
+{
+    ApplyTask *t = container_of(task, ApplyTask, task);
+    uint8_t *buf = qemu_try_blockalign(t->bs->file->bs,
+                                       t->count * VHDX_PAGE_SIZE);
+    int ret = buf ? apply_read(t, buf) : -ENOMEM;
+
+    for (unsigned i = 0, n; i < t->count && ret == 0; i += n) {
+        uint64_t first = t->pages[i].start;
+
+        for (n = 1; i + n < t->count && t->pages[i + n].start ==
+             first + n * VHDX_PAGE_SIZE; n++) {
+            ;
+        }
+        ret = bdrv_co_pwrite(t->bs->file, first, n * VHDX_PAGE_SIZE,
+                             buf + i * VHDX_PAGE_SIZE, 0);
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+/* Put all ranges of the index in place, which do not overlap. */
+static int coroutine_fn GRAPH_RDLOCK index_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
+    AioTaskPool *pool = aio_task_pool_new(APPLY_TASKS);
     VHDXReplayRange range;
-    uint8_t *page;
-    int ret = length_apply(bs);
+    ApplyTask *t = NULL;
+    int ret = 0;
 
-    page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    for (uint64_t pos = 0;
-         ret == 0 && vhdx_replay_index_find(s->replay->index, pos, &range);
+    for (uint64_t pos = 0; ret == 0 && aio_task_pool_status(pool) == 0 &&
+         vhdx_replay_index_find(s->replay->index, pos, &range);
          pos = range.end) {
         if (range.zero) {
             ret = zeros_apply(bs, range.start, range.end);
             continue;
         }
-        ret = range_read(bs, &range, page);
-        if (ret == 0) {
-            ret = bdrv_co_pwrite(bs->file, range.start, VHDX_PAGE_SIZE, page,
-                                 0);
+        if (!t) {
+            t = g_new(ApplyTask, 1);
+            t->task.func = apply_entry;
+            t->bs = bs;
+            t->count = 0;
+        }
+        t->pages[t->count++] = range;
+        if (t->count == APPLY_PAGES) {
+            aio_task_pool_start_task(pool, &t->task);
+            t = NULL;
         }
     }
-    qemu_vfree(page);
+    if (t) {
+        aio_task_pool_start_task(pool, &t->task);
+    }
+    aio_task_pool_wait_all(pool);
+    ret = ret ?: aio_task_pool_status(pool);
+    aio_task_pool_free(pool);
     return ret;
+}
+
+int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
+{
+    int ret = length_apply(bs);
+
+    return ret < 0 ? ret : index_apply(bs);
 }

@@ -88,9 +88,12 @@ def first_write(ctx):
                log)
         for op in header + log[1:]:
             expect(op.length == 4 * KIB, '%s', op)
+        # whether another program writes is looked up now, and when closing
+        same([part for part in io.reads() if part == 'header'], ['header'])
         same(io.do('write -q -P 1 6M 4k'), ['data'])
         same(io.do('flush'), ['log', 'flush'])
         same(io.close(), ['BAT'] + CLOSING + CUT)
+        same(io.reads(), ['header'])
     with Session(ctx, image) as io:
         # in place: no growth, and nothing for the log
         same(io.do('write -q -P 2 5M 4k'), OPENING + ['data'])
@@ -422,8 +425,31 @@ def log_space(ctx):
         io.close()
 
 
+def replay(ctx):
+    """The first change after a crash puts the log's pages in place: those next
+    to each other in one write, those of one entry with few reads."""
+    image, io = opened(ctx, '64G')
+    with io:
+        io.do(*['write -q -P 1 %dM 4k' % (page * 512 + 1)
+                for page in range(48)], 'flush')
+        io.do(*['write -q -P 1 %dM 4k' % (page * 512 + 1)
+                for page in range(50, 98, 2)], 'flush')
+    with Session(ctx, image) as io:
+        same(io.opening, [])
+        io.do('write -q -P 2 0 4k')
+        lengths = [op.length // (4 * KIB) for op in io.writes('BAT')]
+        same(sorted(lengths), [1] * 24 + [48])
+        # 64 pages at a time, and each time what lies together in the log
+        same(io.reads().count('log'), 3)
+        io.do('read -q -P 2 0 4k',
+              *['read -q -P 1 %dM 4k' % (page * 512 + 1)
+                for page in [*range(48), *range(50, 98, 2)]])
+        io.close()
+
+
 def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
         first_write, not_written, allocating, allocate_and_flush, overwriting,
         fixed, many_pages, parallel, parallel_in_block, sequential, reading,
-        zeroes, reuse, growing, small_log, log_space)]
+        zeroes, reuse, growing, small_log, log_space,
+        replay)]
