@@ -39,6 +39,12 @@
 #define DEFAULT_LOG_SIZE        1048576
 #define WRITE_BYTES             MiB
 
+#define NO_FALLOC \
+    "has no preallocation mode 'falloc' ('full' writes zeros instead)"
+
+/* By so much is a node made longer that may be able to preallocate. */
+#define TRIAL_BYTES             (64 * KiB)
+
 QemuOptsList vhdx_create_opts = {
     .name = "vhdx-create-opts",
     .head = QTAILQ_HEAD_INITIALIZER(vhdx_create_opts.head),
@@ -220,6 +226,30 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
 
 /* -- Writing -- */
 
+/* Whether the file's space is to be there, not only its length. */
+static bool wants_space(PreallocMode prealloc)
+{
+    return prealloc == PREALLOC_MODE_FALLOC || prealloc == PREALLOC_MODE_FULL;
+}
+
+/* Set the node's length to @size.  @zero: what it gains reads as zeros. */
+static int coroutine_fn
+node_truncate(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+              bool *zero, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = blk_co_truncate(blk, size, false, prealloc, BDRV_REQ_ZERO_WRITE,
+                              errp);
+
+    if (ret == -ENOTSUP) {
+        error_free(*errp);
+        *errp = NULL;
+        *zero = false;
+        ret = blk_co_truncate(blk, size, false, prealloc, 0, errp);
+    }
+    return ret;
+}
+
 /* Make the node as long as @end.  @zero: what it gains reads as zeros. */
 static int coroutine_fn
 node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
@@ -229,15 +259,10 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
     int64_t length;
     int ret;
 
-    ret = blk_co_truncate(blk, end, false, prealloc, BDRV_REQ_ZERO_WRITE,
-                          errp);
-    if (ret == -ENOTSUP) {
-        error_free(*errp);
-        *errp = NULL;
-        *zero = false;
-        ret = blk_co_truncate(blk, end, false, prealloc, 0, errp);
-    }
-    if (ret < 0) {
+    ret = node_truncate(blk, end, prealloc, zero, errp);
+    if (ret == -ENOTSUP && prealloc == PREALLOC_MODE_FALLOC) {
+        error_prepend(errp, "The protocol node " NO_FALLOC ": ");
+    } else if (ret < 0) {
         length = blk_co_getlength(blk);
         error_prepend(errp, "The image needs %" PRIu64 " bytes, and the "
                       "protocol node of %" PRId64 " can't get so long: ",
@@ -245,6 +270,69 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
     }
     /* For EFBIG, qemu-img would say instead that the format has a limit. */
     return ret == -EFBIG ? -ENOSPC : ret;
+}
+
+/*
+ * Whether the node can have the length that @layout needs, and falloc if
+ * @prealloc wants that.  Only trying tells, and only longer is tried: what the
+ * node holds stays as it is, and so does its length, where it can shrink.
+ */
+static int coroutine_fn
+node_ask(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
+         Error **errp)
+{
+    int64_t length = blk_co_getlength(blk);
+    uint64_t end = layout->file_size;
+    bool tried = false, zero;
+    int ret = 0;
+
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the node's length");
+        return length;
+    }
+    if (length < end) {
+        ret = node_grow(blk, layout, end, PREALLOC_MODE_OFF, &zero, errp);
+        if (ret < 0) {
+            return ret;
+        }
+        tried = true;
+    }
+    end = MAX(end, length) + TRIAL_BYTES;
+    /* Zeros are written to a node that is long enough and can't grow. */
+    if (prealloc == PREALLOC_MODE_FALLOC &&
+        node_truncate(blk, end, PREALLOC_MODE_OFF, &zero, NULL) == 0) {
+        ret = node_grow(blk, layout, end + TRIAL_BYTES, prealloc, &zero, errp);
+        tried = true;
+    }
+    if (tried) {
+        (void)blk_co_truncate(blk, length, false, PREALLOC_MODE_OFF, 0, NULL);
+    }
+    return ret;
+}
+
+/*
+ * Make the empty node as long as the image is, with its space allocated but for
+ * the tables', which are written.  Returns 1, 0 where the protocol has no such
+ * mode and zeros have to be written, or -errno.
+ */
+static int coroutine_fn
+node_preallocate(BlockBackend *blk, const VHDXLayout *layout,
+                 PreallocMode prealloc, bool *zero, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = node_grow(blk, layout, layout->first_block, PREALLOC_MODE_OFF,
+                        zero, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = node_grow(blk, layout, layout->file_size, prealloc, zero, errp);
+    if (ret == -ENOTSUP && prealloc == PREALLOC_MODE_FULL) {
+        error_free(*errp);
+        *errp = NULL;
+        return 0;
+    }
+    return ret < 0 ? ret : 1;
 }
 
 /*
@@ -269,19 +357,15 @@ node_resize(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     if (length >= layout->file_size) {
         return 0;
     }
-    if (*zero && prealloc != PREALLOC_MODE_OFF &&
-        prealloc != PREALLOC_MODE_METADATA) {
-        /* Payload and log are preallocated, and the rest is written. */
-        *full = true;
-        ret = node_grow(blk, layout, layout->first_block, PREALLOC_MODE_OFF,
-                        zero, errp);
-        if (ret < 0) {
-            return ret;
+    if (*zero && wants_space(prealloc)) {
+        ret = node_preallocate(blk, layout, prealloc, zero, errp);
+        if (ret != 0) {
+            *full = ret > 0;
+            return MIN(ret, 0);
         }
-    } else {
-        prealloc = PREALLOC_MODE_OFF;
     }
-    return node_grow(blk, layout, layout->file_size, prealloc, zero, errp);
+    return node_grow(blk, layout, layout->file_size, PREALLOC_MODE_OFF, zero,
+                     errp);
 }
 
 static void encode_header_section(const VHDXLayout *layout, uint8_t *buf)
@@ -456,10 +540,12 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
     }
     blk_set_allow_write_beyond_eof(blk, true);
 
-    ret = node_resize(blk, &layout, opts.prealloc, &zero, &full, errp);
+    ret = node_ask(blk, &layout, opts.prealloc, errp);
     if (ret == 0) {
-        prealloc = opts.prealloc == PREALLOC_MODE_FALLOC ||
-                   opts.prealloc == PREALLOC_MODE_FULL;
+        ret = node_resize(blk, &layout, opts.prealloc, &zero, &full, errp);
+    }
+    if (ret == 0) {
+        prealloc = wants_space(opts.prealloc);
         buf = qemu_blockalign(bs, MAX(WRITE_BYTES, VHDX_HEADER_SECTION_SIZE));
         ret = write_layout(blk, &layout, !zero || (prealloc && !full),
                            prealloc ? 0 : BDRV_REQ_MAY_UNMAP, buf);
@@ -524,6 +610,64 @@ static BlockdevCreateOptions *options_from_opts(QemuOpts *opts, Error **errp)
     return create_options;
 }
 
+/* Whether files of @protocol are made with a preallocation mode at all. */
+static bool protocol_preallocates(BlockDriver *protocol)
+{
+    const QemuOptDesc *desc = protocol->create_opts->desc;
+
+    while (desc->name && strcmp(desc->name, BLOCK_OPT_PREALLOC)) {
+        desc++;
+    }
+    return desc->name;
+}
+
+/*
+ * Before anything is made under @filename: whether what @existed can become an
+ * image of @layout, and if there is nothing, whether the protocol knows what
+ * @prealloc wants, as not every one can take back a file.  Returns 0, or -errno
+ * with nothing changed.
+ */
+static int coroutine_fn
+file_ask(const char *filename, const VHDXLayout *layout, PreallocMode prealloc,
+         bool *existed, Error **errp)
+{
+    BlockDriver *protocol = bdrv_find_protocol(filename, true, errp);
+    BlockDriverState *bs;
+    BlockBackend *blk;
+    int ret;
+
+    if (!protocol) {
+        return -ENOENT;
+    }
+    bs = bdrv_co_open(filename, NULL, NULL,
+                      BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_PROTOCOL, NULL);
+    *existed = bs;
+    if (bs) {
+        blk = blk_co_new_with_bs(bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                                 BLK_PERM_ALL, errp);
+        bdrv_co_unref(bs);
+        if (!blk) {
+            return -EPERM;
+        }
+        ret = node_ask(blk, layout, prealloc, errp);
+        blk_co_unref(blk);
+        return ret;
+    }
+    bs = bdrv_co_open(filename, NULL, NULL, BDRV_O_PROTOCOL, NULL);
+    if (bs) {
+        /* It can't be written to, which will be told by who tries. */
+        *existed = true;
+        bdrv_co_unref(bs);
+        return 0;
+    }
+    if (prealloc == PREALLOC_MODE_FALLOC && protocol->create_opts &&
+        !protocol_preallocates(protocol)) {
+        error_setg(errp, "Protocol '%s' " NO_FALLOC, protocol->format_name);
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
 int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
                                      QemuOpts *opts, Error **errp)
 {
@@ -547,12 +691,10 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
         goto out;
     }
 
-    bs = bdrv_co_open(filename, NULL, NULL, BDRV_O_PROTOCOL, NULL);
-    existed = bs;
-    if (bs) {
-        bdrv_co_unref(bs);
+    ret = file_ask(filename, &layout, parsed.prealloc, &existed, errp);
+    if (ret == 0) {
+        ret = vhdx_create_file(filename, opts, errp);
     }
-    ret = vhdx_create_file(filename, opts, errp);
     if (ret < 0) {
         goto out;
     }

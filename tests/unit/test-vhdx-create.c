@@ -12,6 +12,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx.h"
 #include "qemu/main-loop.h"
+#include "qemu/option.h"
 #include "vhdx-test-util.h"
 
 static VHDXCreateOptions sample_options(void)
@@ -475,6 +476,72 @@ static void test_refused(void)
     }
 }
 
+/* -- A protocol that makes files and knows nothing of preallocation -- */
+
+static int files_made;
+
+static void nothing_there(const char *filename, QDict *options, Error **errp)
+{
+    error_setg(errp, "No such file");
+}
+
+static int coroutine_fn make_file(BlockDriver *drv, const char *filename,
+                                  QemuOpts *opts, Error **errp)
+{
+    files_made++;
+    error_setg(errp, "Made");
+    return -EIO;
+}
+
+static QemuOptsList plain_opts = {
+    .name = "vhdx-test-opts",
+    .head = QTAILQ_HEAD_INITIALIZER(plain_opts.head),
+    .desc = {
+        { .name = BLOCK_OPT_SIZE, .type = QEMU_OPT_SIZE },
+        { NULL }
+    }
+};
+
+static BlockDriver plain_protocol = {
+    .format_name            = "vhdx-test",
+    .protocol_name          = "vhdx-test",
+    .create_opts            = &plain_opts,
+    .bdrv_parse_filename    = nothing_there,
+    .bdrv_co_create_opts    = make_file,
+};
+
+/* What it can't do is known before there is a file, which it can't delete. */
+static void test_no_falloc(void)
+{
+    static const struct {
+        const char *mode;
+        const char *message;
+        int made;
+    } known[] = {
+        { "off", "Made", 1 },
+        { "metadata", "Made", 1 },
+        { "falloc", "no preallocation mode 'falloc'", 0 },
+        { "full", "Made", 1 },
+    };
+    g_autofree char *old_path = image_path;
+
+    bdrv_register(&plain_protocol);
+    image_path = g_strdup("vhdx-test:image");
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        g_autofree char *options = g_strdup_printf("subformat=fixed,"
+                                                   "preallocation=%s",
+                                                   known[i].mode);
+        Error *err = NULL;
+
+        files_made = 0;
+        create(options, 64 * MiB, &err);
+        expect_error(err, known[i].message, "");
+        g_assert_cmpint(files_made, ==, known[i].made);
+    }
+    g_free(image_path);
+    image_path = g_steal_pointer(&old_path);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *dir = g_dir_make_tmp("vhdx-create-XXXXXX", NULL);
@@ -502,6 +569,7 @@ int main(int argc, char **argv)
 
     g_test_add_func("/vhdx/create/options/rounded", test_rounding);
     g_test_add_func("/vhdx/create/options/refused", test_refused);
+    g_test_add_func("/vhdx/create/options/no-falloc", test_no_falloc);
     ret = g_test_run();
 
     unlink(image_path);
