@@ -100,41 +100,25 @@ uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap)
 
 /* -- Entries of an open image -- */
 
-/* Whether @a lies before or behind @b, or zero if they overlap. */
-static int compare_places(const void *a, const void *b)
-{
-    const VHDXRegion *left = a, *right = b;
-
-    if (ranges_overlap(left->offset, left->length, right->offset,
-                       right->length)) {
-        return 0;
-    }
-    return left->offset < right->offset ? -1 : 1;
-}
-
-void vhdx_regions_sort(BDRVVHDXState *s)
-{
-    g_free(s->by_offset);
-    s->by_offset = g_memdup2(s->regions, s->region_count *
-                             sizeof(*s->regions));
-    qsort(s->by_offset, s->region_count, sizeof(*s->by_offset),
-          compare_places);
-}
-
-/* The object that @bytes bytes at @offset overlap, by name, or NULL. */
+/*
+ * The object that @bytes bytes at @offset overlap, by name, or NULL.  Nobody
+ * reads a foreign region, so that it takes no block from the disk.
+ */
 static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
-    VHDXRegion place = { .offset = offset, .length = bytes };
-
     if (offset < VHDX_HEADER_SECTION_SIZE) {
         return "the header section";
     }
-    if (ranges_overlap(offset, bytes, s->header.log_offset,
+    if (s->header.log_length &&
+        ranges_overlap(offset, bytes, s->header.log_offset,
                        s->header.log_length)) {
         return "the log";
     }
-    return bsearch(&place, s->by_offset, s->region_count, sizeof(place),
-                   compare_places) ? "a region" : NULL;
+    if (ranges_overlap(offset, bytes, s->bat.offset, s->bat.length)) {
+        return "the BAT";
+    }
+    return ranges_overlap(offset, bytes, s->metadata.offset,
+                          s->metadata.length) ? "the metadata region" : NULL;
 }
 
 int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,

@@ -106,9 +106,35 @@ static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes)
 static void mark_objects(BDRVVHDXState *s, BatCheck *c)
 {
     mark_used(c, 0, VHDX_HEADER_SECTION_SIZE);
-    mark_used(c, s->header.log_offset, s->header.log_length);
+    if (s->header.log_length) {
+        mark_used(c, s->header.log_offset, s->header.log_length);
+    }
+    mark_used(c, s->bat.offset, s->bat.length);
+    mark_used(c, s->metadata.offset, s->metadata.length);
+}
+
+/*
+ * When all else is marked: what a foreign region holds counts as used, though a
+ * block may lie there without harm.
+ */
+static void mark_foreign(BDRVVHDXState *s, BatCheck *c)
+{
     for (uint32_t i = 0; i < s->region_count; i++) {
-        mark_used(c, s->regions[i].offset, s->regions[i].length);
+        const VHDXRegion *r = &s->regions[i];
+        uint64_t first, end;
+
+        if (!vhdx_region_is_foreign(r) || !r->held ||
+            !window_clip(c, r->offset, r->held, &first, &end)) {
+            continue;
+        }
+        if (find_next_bit(c->used, end, first) < end) {
+            char guid[UUID_STR_LEN];
+
+            uuid_unparse_lower(r->guid.id, guid);
+            vhdx_check_note(c->check, "There are blocks in the place of region "
+                            "%s, which is not required and not known", guid);
+        }
+        bitmap_set(c->named, first, end - first);
     }
 }
 
@@ -479,6 +505,7 @@ window_check(BlockDriverState *bs, BatCheck *c, uint64_t number,
     if (ret < 0) {
         return ret;
     }
+    mark_foreign(s, c);
     bitmap_or(c->used, c->used, c->named, c->mibs);
     c->check->used += bitmap_count_one(c->used, c->mibs) * VHDX_MIB;
     last = find_last_bit(c->used, c->mibs);

@@ -164,6 +164,24 @@ region_table_put(BlockDriverState *bs, int copy, uint8_t *buf)
                         VHDX_REGION_TABLE_SIZE, buf);
 }
 
+/* Tell of regions that nobody needs to know, and that are not there. */
+static void foreign_regions_check(BDRVVHDXState *s, VHDXCheck *check)
+{
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        const VHDXRegion *r = &s->regions[i];
+
+        if (vhdx_region_is_foreign(r) && (!r->held || r->held < r->length)) {
+            char guid[UUID_STR_LEN];
+
+            uuid_unparse_lower(r->guid.id, guid);
+            vhdx_check_note(check, "Region %s, which is not required and not "
+                            "known, has no place of its own in the file: "
+                            "FileOffset %" PRIu64 ", Length %" PRIu32, guid,
+                            r->offset, r->length);
+        }
+    }
+}
+
 int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -196,6 +214,7 @@ int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
     if (!damaged[0] && !damaged[1]) {
         region_tables_compare(check, tables[0], tables[1]);
     }
+    foreign_regions_check(s, check);
 
     for (guint i = 0; i < findings->len; i++) {
         ret = vhdx_check_mend(bs, check, "%s",

@@ -579,8 +579,9 @@ static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
             last -= s->header.log_length;
         }
         for (uint32_t i = 0; i < s->region_count; i++) {
-            if (s->regions[i].offset + s->regions[i].length > limit) {
-                last -= s->regions[i].length;
+            if (s->regions[i].held &&
+                s->regions[i].offset + s->regions[i].held > limit) {
+                last -= s->regions[i].held;
             }
         }
     } while (last != limit);
@@ -623,7 +624,7 @@ static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks)
                     (blocks << s->geo.block_bits);
 
     for (uint32_t i = 0; i < s->region_count; i++) {
-        size += s->regions[i].length;
+        size += s->regions[i].held;
     }
     return size;
 }
@@ -686,8 +687,7 @@ static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, Compact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = packed_size(s, c->present);
-    uint64_t used;
+    uint64_t packed, used;
     int ret;
 
     qemu_co_mutex_lock(&s->grow_lock);
@@ -698,6 +698,7 @@ find_space(BlockDriverState *bs, Compact *c)
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         used = vhdx_space_used(s, 0, UINT64_MAX);
+        packed = packed_size(s, c->present);
     }
     if (used != packed) {
         error_setg(c->errp, "Blocks overlap in the file: %" PRIu64 " bytes are "

@@ -207,6 +207,10 @@ int vhdx_header_check(const VHDXHeader *header, Error **errp)
                    header->log_version);
         return -ENOTSUP;
     }
+    if (!header->log_length && vhdx_guid_is_nil(&header->log_guid)) {
+        /* There is no log, and where it would be means nothing. */
+        return 0;
+    }
     if (!header->log_length || header->log_length % VHDX_MIB) {
         error_setg(errp, "VHDX header has invalid LogLength %" PRIu32
                    " (not a multiple of 1 MiB)", header->log_length);

@@ -81,6 +81,19 @@ static const struct {
       VHDX_ITEM_REQUIRED | VHDX_ITEM_DISK },
 };
 
+/*
+ * Items that Windows knows beyond the text.  The disk geometry is kept as it
+ * is.  An image with a label is one of a persistent memory device.
+ */
+static const VHDXGuid item_geometry = {
+    { 0xda, 0x02, 0xd7, 0xbc, 0x3d, 0x3a, 0x42, 0x3c,
+      0xac, 0x88, 0x2a, 0x36, 0xab, 0x21, 0x47, 0x9b }
+};
+static const VHDXGuid item_memory_label = {
+    { 0x10, 0xe1, 0xae, 0x8a, 0x4b, 0x7e, 0x41, 0x69,
+      0xa4, 0x0f, 0xcd, 0x70, 0xde, 0x92, 0x83, 0x93 }
+};
+
 /* -- Region table -- */
 
 void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
@@ -108,12 +121,17 @@ bool vhdx_region_table_valid(const uint8_t *buf)
            vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, VHDX_CHECKSUM_OFFSET);
 }
 
-/* Judge @regions[@i] against the header section, the log and those before. */
-static int region_check(const VHDXRegion *regions, uint32_t i,
-                        uint64_t log_offset, uint32_t log_length,
-                        Error **errp)
+bool vhdx_region_is_foreign(const VHDXRegion *region)
 {
-    const VHDXRegion *r = &regions[i];
+    return !(region->flags & VHDX_REGION_REQUIRED) &&
+           !vhdx_guid_equal(&region->guid, &vhdx_region_bat) &&
+           !vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
+}
+
+/* Judge the place of @r by itself, and against header section and log. */
+static int region_place_check(const VHDXRegion *r, uint64_t log_offset,
+                              uint32_t log_length, Error **errp)
+{
     char guid[UUID_STR_LEN];
 
     uuid_unparse_lower(r->guid.id, guid);
@@ -128,18 +146,48 @@ static int region_check(const VHDXRegion *regions, uint32_t i,
                    " (not a multiple of 1 MiB)", guid, r->length);
         return -EINVAL;
     }
-    if (ranges_overlap(r->offset, r->length, log_offset, log_length)) {
+    if (log_length &&
+        ranges_overlap(r->offset, r->length, log_offset, log_length)) {
         error_setg(errp, "Region %s at FileOffset %" PRIu64 " overlaps the "
                    "log", guid, r->offset);
         return -EINVAL;
     }
+    return 0;
+}
+
+/*
+ * Judge @regions[@i] against the header section, the log and those before, and
+ * set what it, or a foreign one before it, holds.
+ */
+static int region_check(VHDXRegion *regions, uint32_t i, uint64_t log_offset,
+                        uint32_t log_length, Error **errp)
+{
+    VHDXRegion *r = &regions[i];
+    bool foreign = vhdx_region_is_foreign(r);
+    char guid[UUID_STR_LEN];
+    int ret;
+
+    uuid_unparse_lower(r->guid.id, guid);
+    ret = region_place_check(r, log_offset, log_length, foreign ? NULL : errp);
+    if (ret < 0 && !foreign) {
+        return ret;
+    }
+    r->held = ret < 0 ? 0 : r->length;
     for (uint32_t j = 0; j < i; j++) {
         if (vhdx_guid_equal(&regions[j].guid, &r->guid)) {
             error_setg(errp, "Region %s is in the region table twice", guid);
             return -EINVAL;
         }
-        if (ranges_overlap(r->offset, r->length, regions[j].offset,
-                           regions[j].length)) {
+        if (!r->held || !regions[j].held ||
+            !ranges_overlap(r->offset, r->length, regions[j].offset,
+                            regions[j].length)) {
+            continue;
+        }
+        if (foreign) {
+            r->held = 0;
+        } else if (vhdx_region_is_foreign(&regions[j])) {
+            regions[j].held = 0;
+        } else {
             error_setg(errp, "Region %s at FileOffset %" PRIu64 " overlaps "
                        "another region", guid, r->offset);
             return -EINVAL;
@@ -182,7 +230,7 @@ int vhdx_region_table_decode(const uint8_t *buf, uint64_t log_offset,
         } else if (vhdx_guid_equal(&r[i].guid, &vhdx_region_metadata)) {
             *metadata = r[i];
             have_metadata = true;
-        } else if (r[i].flags & VHDX_REGION_REQUIRED) {
+        } else if (!vhdx_region_is_foreign(&r[i])) {
             char guid[UUID_STR_LEN];
 
             uuid_unparse_lower(r[i].guid.id, guid);
@@ -229,6 +277,15 @@ void vhdx_metadata_encode(const VHDXParams *params, uint8_t *buf)
     stl_le_p(item + 36, params->physical_sector);
 }
 
+/* Whether an image with @item can be read by who has to know the item. */
+static bool item_is_known(const VHDXItem *item)
+{
+    return !(item->flags & VHDX_ITEM_USER) &&
+           (vhdx_guid_equal(&item->guid, &vhdx_item_parent_locator) ||
+            vhdx_guid_equal(&item->guid, &item_geometry) ||
+            vhdx_metadata_item_size(&item->guid));
+}
+
 static int item_check(const VHDXItem *items, uint32_t i,
                       uint32_t region_length, Error **errp)
 {
@@ -267,11 +324,11 @@ static int item_check(const VHDXItem *items, uint32_t i,
                    "item %s)", guid);
         return -EINVAL;
     }
-    if ((item->flags & VHDX_ITEM_REQUIRED) &&
-        !vhdx_guid_equal(&item->guid, &vhdx_item_parent_locator) &&
-        ((item->flags & VHDX_ITEM_USER) ||
-         !vhdx_metadata_item_size(&item->guid))) {
-        error_setg(errp, "Metadata item %s is required but not known", guid);
+    if ((item->flags & VHDX_ITEM_REQUIRED) && !item_is_known(item)) {
+        error_setg(errp, "Metadata item %s is required but not %s", guid,
+                   vhdx_guid_equal(&item->guid, &item_memory_label) ?
+                   "supported: it is the label of a persistent memory device" :
+                   "known");
         return -ENOTSUP;
     }
     return 0;
@@ -415,18 +472,21 @@ int vhdx_params_check(const VHDXParams *params, Error **errp)
 
 /*
  * Whether regions and log lie within the file as it is after a replay.  They
- * must, as the file grows behind its end.
+ * must, as the file grows behind its end; a foreign region holds what the file
+ * has of it.
  */
 static int objects_in_file(BDRVVHDXState *s, Error **errp)
 {
     for (uint32_t i = 0; i < s->region_count; i++) {
-        const VHDXRegion *r = &s->regions[i];
+        VHDXRegion *r = &s->regions[i];
         const char *name = vhdx_guid_equal(&r->guid, &vhdx_region_bat) ?
-                           "BAT" :
-                           vhdx_guid_equal(&r->guid, &vhdx_region_metadata) ?
-                           "metadata" : "unknown";
+                           "BAT" : "metadata";
 
-        if (r->offset + r->length > s->space.size) {
+        if (vhdx_region_is_foreign(r)) {
+            uint64_t rest = s->space.size - MIN(r->offset, s->space.size);
+
+            r->held = MIN(r->held, ROUND_UP(rest, VHDX_MIB));
+        } else if (r->offset + r->length > s->space.size) {
             error_setg(errp, "The %s region at FileOffset %" PRIu64 " with "
                        "Length %" PRIu32 " does not end within the file of %"
                        PRIu64 " bytes", name, r->offset, r->length,
@@ -434,7 +494,8 @@ static int objects_in_file(BDRVVHDXState *s, Error **errp)
             return -EINVAL;
         }
     }
-    if (s->header.log_offset + s->header.log_length > s->space.size) {
+    if (s->header.log_length &&
+        s->header.log_offset + s->header.log_length > s->space.size) {
         error_setg(errp, "The log at LogOffset %" PRIu64 " with LogLength %"
                    PRIu32 " does not end within the file of %" PRIu64
                    " bytes", s->header.log_offset, s->header.log_length,
@@ -478,14 +539,10 @@ region_table_load(BlockDriverState *bs, Error **errp)
             return ret;
         }
     }
-    ret = vhdx_region_table_decode(buf, s->header.log_offset,
-                                   s->header.log_length, &s->regions,
-                                   &s->region_count, &s->bat, &s->metadata,
-                                   errp);
-    if (ret == 0) {
-        vhdx_regions_sort(s);
-    }
-    return ret;
+    return vhdx_region_table_decode(buf, s->header.log_offset,
+                                    s->header.log_length, &s->regions,
+                                    &s->region_count, &s->bat, &s->metadata,
+                                    errp);
 }
 
 static int coroutine_fn GRAPH_RDLOCK

@@ -124,7 +124,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     int ret;
 
     regions[index].offset = offset;
-    regions[index].length = length;
+    regions[index].length = regions[index].held = length;
 
     ret = vhdx_log_begin(bs, false);
     if (ret < 0) {
@@ -159,7 +159,6 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
         return ret;
     }
     *region = regions[index];
-    vhdx_regions_sort(s);
     if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
         s->bat = *region;
     } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {

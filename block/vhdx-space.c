@@ -261,6 +261,28 @@ static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
     }
 }
 
+/*
+ * Keep off foreign regions, but not those that blocks have been written over:
+ * they are gone.
+ */
+static void scan_mark_foreign(Scan *scan, BDRVVHDXState *s)
+{
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        VHDXRegion *r = &s->regions[i];
+        uint64_t from = r->offset / VHDX_MIB;
+        uint64_t to = MIN(from + r->held / VHDX_MIB, scan->bits);
+
+        if (!vhdx_region_is_foreign(r) || from >= to) {
+            continue;
+        }
+        if (find_next_bit(scan->used, to, from) < to) {
+            r->held = 0;
+        } else {
+            bitmap_set(scan->kept, from, to - from);
+        }
+    }
+}
+
 int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -288,10 +310,8 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     }
     scan_mark(&scan, scan.used, 0, VHDX_HEADER_SECTION_SIZE);
     scan_mark(&scan, scan.used, s->header.log_offset, s->header.log_length);
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        scan_mark(&scan, scan.used, s->regions[i].offset,
-                  s->regions[i].length);
-    }
+    scan_mark(&scan, scan.used, s->bat.offset, s->bat.length);
+    scan_mark(&scan, scan.used, s->metadata.offset, s->metadata.length);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         sp->scanning = true;
         scan_mark_freed(&scan, sp);
@@ -309,6 +329,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 
     QEMU_LOCK_GUARD(&s->lock);
     sp->scanning = false;
+    scan_mark_foreign(&scan, s);
     bitmap_or(scan.used, scan.used, scan.kept, scan.bits);
     g_free(scan.kept);
     if (ret < 0) {

@@ -28,6 +28,10 @@
 #define SHARED_TRIES        5
 #define SHARED_WAIT_US      20000
 
+#define NO_LOG \
+    "The image has no log (LogLength 0), which every change goes through: it " \
+    "can only be opened read-only"
+
 /* Disks up to this size may be in a floppy drive. */
 #define FLOPPY_SIZE         (2880 * KiB)
 
@@ -80,7 +84,6 @@ static void vhdx_state_free(BDRVVHDXState *s)
     vhdx_cache_free(s);
     vhdx_replay_free(s->replay);
     g_free(s->regions);
-    g_free(s->by_offset);
     g_free(s->creator);
     qemu_mutex_destroy(&s->lock);
 }
@@ -152,6 +155,12 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     ret = vhdx_metadata_load(bs, errp);
     if (ret < 0) {
         goto fail;
+    }
+    if (!s->header.log_length) {
+        ret = bdrv_apply_auto_read_only(bs, NO_LOG, errp);
+        if (ret < 0) {
+            goto fail;
+        }
     }
     bs->total_sectors = s->params.disk_size / BDRV_SECTOR_SIZE;
     return 0;
@@ -300,8 +309,13 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
                                BlockReopenQueue *queue, Error **errp)
 {
     uint64_t *cache_size = g_new(uint64_t, 1);
+    BDRVVHDXState *s = state->bs->opaque;
     int ret = cache_size_get(state->options, cache_size, errp);
 
+    if (ret == 0 && (state->flags & BDRV_O_RDWR) && !s->header.log_length) {
+        error_setg(errp, "%s", NO_LOG);
+        ret = -EACCES;
+    }
     if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
         ret = vhdx_settle(state->bs, errp);
     }

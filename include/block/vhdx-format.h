@@ -140,7 +140,8 @@ int vhdx_header_choose(const VHDXHeader headers[2], const bool valid[2],
                        Error **errp);
 
 /*
- * Judge the fields of a current header: versions, and the place of the log.
+ * Judge the fields of a current header: versions, and the place of the log,
+ * which may have no length if it holds nothing: for reading none is needed.
  * Returns 0, -ENOTSUP for versions this driver does not know, or -EINVAL.
  */
 int vhdx_header_check(const VHDXHeader *header, Error **errp);
@@ -152,6 +153,7 @@ typedef struct VHDXRegion {
     uint64_t offset;                /* bytes */
     uint32_t length;                /* bytes */
     uint32_t flags;                 /* bit 0: required */
+    uint32_t held;                  /* bytes of it that nothing else may use */
 } VHDXRegion;
 
 #define VHDX_REGION_REQUIRED 1
@@ -167,10 +169,17 @@ void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
 bool vhdx_region_table_valid(const uint8_t *buf);
 
 /*
+ * Whether @region is none that this driver reads, and may be ignored.  Nothing
+ * that is wrong with its place keeps the image from being read.
+ */
+bool vhdx_region_is_foreign(const VHDXRegion *region);
+
+/*
  * Read and judge the region table @buf, a valid copy: counts, alignment,
  * duplicates, overlaps with the header section, the log (@log_offset and
  * @log_length, bytes) or each other, unknown required regions; both known
- * regions must be there.  @regions gets the @count entries, freed by the
+ * regions must be there.  A foreign region whose place is not good holds 0
+ * bytes of it.  @regions gets the @count entries, freed by the
  * caller with g_free(); those of the BAT and the metadata are copied to @bat
  * and @metadata.  Returns 0, -ENOTSUP for an unknown required region, or
  * -EINVAL.

@@ -213,7 +213,6 @@ typedef struct BDRVVHDXState {
     VHDXRegion bat;
     VHDXRegion metadata;
     VHDXRegion *regions;            /* all of them, @region_count */
-    VHDXRegion *by_offset;          /* the same in the file's order */
     uint32_t region_count;
     uint32_t disk_size_item;        /* its offset in the metadata region */
     char *creator;
@@ -454,12 +453,6 @@ VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
  * vhdx_bat_get() was called for the block, so that its page is in memory.
  */
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
-
-/*
- * Set @s->by_offset, by which entries are judged, to what @s->regions is now.
- * lock is held, except by open.
- */
-void vhdx_regions_sort(BDRVVHDXState *s);
 
 /*
  * Whether the file has all of payload block @block at @offset, of which the

@@ -348,7 +348,6 @@ static BDRVVHDXState *sample_state(void)
     s->bat = s->regions[2] = (VHDXRegion) {
         vhdx_region_bat, 16 * MiB, 2 * MiB, 1
     };
-    vhdx_regions_sort(s);
     s->space.size = GiB;
     return s;
 }
@@ -356,7 +355,6 @@ static BDRVVHDXState *sample_state(void)
 static void free_state(BDRVVHDXState *s)
 {
     g_free(s->regions);
-    g_free(s->by_offset);
     g_free(s);
 }
 
@@ -455,9 +453,8 @@ static void test_judge_overlap(void)
         const char *what;
     } bad[] = {
         { 0, "header" }, { MiB, "log" }, { 2 * MiB, "log" },
-        { 7 * MiB, "region" }, { 8 * MiB, "region" }, { 15 * MiB, "region" },
-        { 16 * MiB, "region" }, { 17 * MiB, "region" },
-        { 63 * MiB, "region" }, { 66 * MiB, "region" }, { 67 * MiB, "region" },
+        { 7 * MiB, "metadata" }, { 8 * MiB, "metadata" }, { 15 * MiB, "BAT" },
+        { 16 * MiB, "BAT" }, { 17 * MiB, "BAT" },
     };
     BDRVVHDXState *s = sample_state();
 
@@ -467,7 +464,10 @@ static void test_judge_overlap(void)
         refuse_entry(s, 9, bad[i].offset + 6, value);
         refuse_entry(s, 9, bad[i].offset + 6, bad[i].what);
     }
-    accept_entry(s, 9, 68 * MiB + 6);
+    /* nobody reads what is not known and not required */
+    for (uint64_t offset = 63 * MiB; offset <= 68 * MiB; offset += MiB) {
+        accept_entry(s, 9, offset + 6);
+    }
     free_state(s);
 }
 
