@@ -110,21 +110,65 @@ bool vhdx_file_id_valid(const uint8_t *buf, size_t bytes)
     return bytes >= 8 && !memcmp(buf, FILE_ID_SIGNATURE, 8);
 }
 
+const char *vhdx_other_format(const uint8_t *buf, size_t bytes)
+{
+    static const struct {
+        size_t at;
+        size_t length;
+        const char *magic;
+        const char *what;
+    } known[] = {
+        { 0, 8, "conectix", "a VHD image, the format before: use -f vpc" },
+        { 0, 4, "QFI\xfb", "a qcow2 image: use -f qcow2" },
+        { 0, 4, "KDMV", "a VMDK image: use -f vmdk" },
+        { 0, 21, "# Disk DescriptorFile", "a VMDK image: use -f vmdk" },
+        { 0x40, 4, "\x7f\x10\xda\xbe", "a VDI image: use -f vdi" },
+        { 0, 4, "QED", "a QED image: use -f qed" },
+        { 0, 6, "LUKS\xba\xbe", "a LUKS volume: use -f luks" },
+        { 0, 3, "\x1f\x8b\x08", "packed by gzip: unpack it" },
+        { 0, 6, "\xfd" "7zXZ", "packed by xz: unpack it" },
+        { 0, 4, "PK\3\4", "a zip file: unpack it" },
+        { 0, 3, "BZh", "packed by bzip2: unpack it" },
+        { 0, 4, "\x28\xb5\x2f\xfd", "packed by zstd: unpack it" },
+        { 0, 6, "7z\xbc\xaf\x27\x1c", "a 7z file: unpack it" },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(known); i++) {
+        if (known[i].at + known[i].length <= bytes &&
+            !memcmp(buf + known[i].at, known[i].magic, known[i].length)) {
+            return known[i].what;
+        }
+    }
+    return NULL;
+}
+
+char *vhdx_text_decode(const uint8_t *buf, size_t units)
+{
+    g_autofree gunichar2 *utf16 = g_new(gunichar2, units + 1);
+    g_autofree char *utf8 = NULL;
+    GString *text;
+    size_t n = 0;
+
+    while (n < units && (utf16[n] = lduw_le_p(buf + n * 2))) {
+        n++;
+    }
+    utf8 = g_utf16_to_utf8(utf16, n, NULL, NULL, NULL);
+    if (!utf8) {
+        return NULL;
+    }
+    text = g_string_new(NULL);
+    for (const char *c = utf8; *c; c = g_utf8_next_char(c)) {
+        gunichar value = g_utf8_get_char(c);
+
+        g_string_append_unichar(text, g_unichar_iscntrl(value) ? 0xfffd :
+                                      value);
+    }
+    return g_string_free(text, false);
+}
+
 char *vhdx_creator_decode(const uint8_t *buf)
 {
-    gunichar2 utf16[VHDX_CREATOR_CHARS];
-    char *creator;
-    glong chars = 0;
-
-    while (chars < VHDX_CREATOR_CHARS) {
-        utf16[chars] = lduw_le_p(buf + 8 + chars * 2);
-        if (!utf16[chars]) {
-            break;
-        }
-        chars++;
-    }
-    creator = g_utf16_to_utf8(utf16, chars, NULL, NULL, NULL);
-    return creator ?: g_strdup("");
+    return vhdx_text_decode(buf + 8, VHDX_CREATOR_CHARS) ?: g_strdup("");
 }
 
 /* -- Headers -- */

@@ -579,6 +579,52 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
     return 0;
 }
 
+/*
+ * The parent's path by the locator in @item, to be freed with g_free(), or NULL
+ * with the reason in @errp.
+ */
+static char * coroutine_fn GRAPH_RDLOCK
+parent_find(BlockDriverState *bs, const VHDXItem *item, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *buf = g_malloc(item->length);
+    int ret = vhdx_replay_read(bs, s->metadata.offset + item->offset,
+                               item->length, buf);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "it could not be read");
+        return NULL;
+    }
+    return vhdx_locator_parent(buf, item->length, errp);
+}
+
+/* Refuse a differencing image, and say what is known of its parent. */
+static int coroutine_fn GRAPH_RDLOCK
+parent_refuse(BlockDriverState *bs, const VHDXItem *items, uint32_t count,
+              Error **errp)
+{
+    static const char refusal[] = "Differencing images (File Parameters with "
+                                  "HasParent 1) are not supported yet";
+    const VHDXItem *item = vhdx_metadata_find(items, count,
+                                              &vhdx_item_parent_locator);
+    g_autofree char *path = NULL;
+    Error *err = NULL;
+
+    if (!item) {
+        error_setg(errp, "%s; this one has no Parent Locator", refusal);
+        return -ENOTSUP;
+    }
+    path = parent_find(bs, item, &err);
+    if (path) {
+        error_setg(errp, "%s; the parent of this one is '%s'", refusal, path);
+    } else {
+        error_setg(errp, "%s; the Parent Locator of this one is damaged: %s",
+                   refusal, error_get_pretty(err));
+        error_free(err);
+    }
+    return -ENOTSUP;
+}
+
 int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -613,9 +659,7 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
         return ret;
     }
     if (s->params.has_parent) {
-        error_setg(errp, "Differencing images (File Parameters with HasParent "
-                   "1) are not supported yet");
-        return -ENOTSUP;
+        return parent_refuse(bs, items, count, errp);
     }
     vhdx_geometry_init(&s->geo, &s->params);
     if (s->geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {

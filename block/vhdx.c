@@ -99,11 +99,44 @@ static void vhdx_state_init(BDRVVHDXState *s)
     vhdx_io_init(s);
 }
 
+/*
+ * Refuse a file of @length bytes that begins with the @bytes bytes at @buf, and
+ * say what it is.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+file_refuse(BlockDriverState *bs, const uint8_t *buf, size_t bytes,
+            int64_t length, Error **errp)
+{
+    const char *what = vhdx_other_format(buf, bytes);
+    uint8_t footer[BDRV_SECTOR_SIZE];
+
+    /* A VHD of fixed size is a raw disk with what tells so at its end. */
+    if (!what && length >= sizeof(footer) &&
+        bdrv_co_pread(bs->file, length - sizeof(footer), sizeof(footer),
+                      footer, 0) >= 0 && !memcmp(footer, "conectix", 8)) {
+        what = vhdx_other_format(footer, sizeof(footer));
+    }
+    if (!length) {
+        error_setg(errp, "Image is not in VHDX format: the file is empty");
+    } else if (what) {
+        error_setg(errp, "Image is not in VHDX format: it is %s", what);
+    } else if (length < VHDX_HEADER_SECTION_SIZE) {
+        error_setg(errp, "Image is not in VHDX format: the file of %" PRId64
+                   " bytes is too short, and the signature is 0x%016" PRIx64,
+                   length, ldq_be_p(buf));
+    } else {
+        error_setg(errp, "Image is not in VHDX format: the signature is "
+                   "0x%016" PRIx64, ldq_be_p(buf));
+    }
+    return -EINVAL;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 file_id_load(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     uint8_t buf[8 + VHDX_CREATOR_CHARS * 2];
+    int64_t length;
     int ret;
 
     ret = bdrv_co_pread(bs->file, 0, sizeof(buf), buf, 0);
@@ -111,9 +144,18 @@ file_id_load(BlockDriverState *bs, Error **errp)
         error_setg_errno(errp, -ret, "Could not read the file identifier");
         return ret;
     }
+    length = bdrv_co_getlength(bs->file->bs);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the file's length");
+        return length;
+    }
     if (!vhdx_file_id_valid(buf, sizeof(buf))) {
-        error_setg(errp, "Image is not in VHDX format: the signature is "
-                   "0x%016" PRIx64, ldq_be_p(buf));
+        return file_refuse(bs, buf, sizeof(buf), length, errp);
+    }
+    if (length < VHDX_HEADER_SECTION_SIZE) {
+        error_setg(errp, "The file of %" PRId64 " bytes is shorter than the "
+                   "header section of a VHDX image, which takes 1 MiB",
+                   length);
         return -EINVAL;
     }
     s->creator = vhdx_creator_decode(buf);

@@ -90,6 +90,13 @@ void vhdx_guid_encode(const VHDXGuid *guid, uint8_t *buf);
  */
 uint32_t vhdx_checksum(const uint8_t *buf, size_t bytes, size_t crc_offset);
 
+/*
+ * The text in @units UTF-16 units at @buf, up to a NUL, for a terminal: control
+ * characters are replaced by U+FFFD.  Returns UTF-8 to be freed with g_free(),
+ * NULL where it is no UTF-16.
+ */
+char *vhdx_text_decode(const uint8_t *buf, size_t units);
+
 /* -- File identifier, section 2.2.1 -- */
 
 /*
@@ -104,8 +111,14 @@ void vhdx_file_id_encode(const char *creator, uint8_t *buf);
 bool vhdx_file_id_valid(const uint8_t *buf, size_t bytes);
 
 /*
- * The creator in the file identifier @buf, of at least 8 + 512 bytes.  Returns
- * UTF-8 to be freed with g_free(), "" where the field is no UTF-16.
+ * What a file is that begins with the @bytes bytes at @buf, for a message that
+ * says "it is ...", or NULL if that is not known.
+ */
+const char *vhdx_other_format(const uint8_t *buf, size_t bytes);
+
+/*
+ * The creator in the file identifier @buf, of at least 8 + 512 bytes, as
+ * vhdx_text_decode() gives it, but "" where the field is no UTF-16.
  */
 char *vhdx_creator_decode(const uint8_t *buf);
 
@@ -254,6 +267,15 @@ void vhdx_metadata_item_decode(const VHDXGuid *guid, const uint8_t *buf,
 
 /* Judge @params as a whole.  Returns 0 or -EINVAL. */
 int vhdx_params_check(const VHDXParams *params, Error **errp);
+
+/* -- Parent locator, section 2.6.2.6: vhdx-locator.c -- */
+
+/*
+ * The path of the parent by the locator @buf of @bytes bytes, as
+ * vhdx_text_decode() gives it.  Returns NULL with @errp set where the locator
+ * is damaged; the message is a sentence's end.
+ */
+char *vhdx_locator_parent(const uint8_t *buf, uint32_t bytes, Error **errp);
 
 /* -- BAT, section 2.5 -- */
 
