@@ -24,6 +24,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "qapi/qobject-input-visitor.h"
+#include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "qemu/option.h"
 #include "block/qdict.h"
@@ -53,7 +54,7 @@ QemuOptsList vhdx_create_opts = {
             .name = BLOCK_OPT_SIZE,
             .type = QEMU_OPT_SIZE,
             .help = "Virtual disk size, up to 64 TiB; rounded up to the "
-                    "logical sector size"
+                    "logical sector size; OpenVMM refuses 0"
         },
         {
             .name = BLOCK_OPT_SUBFMT,
@@ -73,7 +74,8 @@ QemuOptsList vhdx_create_opts = {
             .type = QEMU_OPT_SIZE,
             .def_value_str = stringify(DEFAULT_LOG_SIZE),
             .help = "Log size, from 1 MiB to under 4 GiB; rounded up to a "
-                    "multiple of 1 MiB; default: 1 MiB"
+                    "multiple of 1 MiB; OpenVMM refuses more than 1 GiB; "
+                    "default: 1 MiB"
         },
         {
             .name = OPT_BLOCK_STATE_ZERO,
@@ -86,7 +88,7 @@ QemuOptsList vhdx_create_opts = {
             .name = OPT_LOGICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Logical sector size that a guest sees, 512 or 4096; "
-                    "default: 512"
+                    "default: 512, for a copy that of its source"
         },
         {
             .name = OPT_PHYSICAL_SECTOR,
@@ -103,7 +105,8 @@ QemuOptsList vhdx_create_opts = {
         {
             .name = OPT_DISK_ID,
             .type = QEMU_OPT_STRING,
-            .help = "Virtual Disk ID, a GUID; default: a random one"
+            .help = "Virtual Disk ID, a GUID other than zero; default: a "
+                    "random one"
         },
         { NULL }
     }
@@ -472,6 +475,22 @@ write_layout(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
 
 /* -- Options -- */
 
+/* Take a GUID, also in the braces in which Windows prints it. */
+static int disk_id_parse(const char *text, VHDXGuid *guid, Error **errp)
+{
+    size_t length = strlen(text);
+    bool braces = length > 2 && text[0] == '{' && text[length - 1] == '}';
+    g_autofree char *inner = braces ? g_strndup(text + 1, length - 2) :
+                             g_strdup(text);
+
+    if (uuid_parse(inner, guid->id) < 0 || vhdx_guid_is_nil(guid)) {
+        error_setg(errp, "Invalid %s '%s'; must be a GUID%s", OPT_DISK_ID,
+                   text, vhdx_guid_is_nil(guid) ? " other than zero" : "");
+        return -EINVAL;
+    }
+    return 0;
+}
+
 /* Take QAPI options, filling in the defaults. */
 static int parse_options(BlockdevCreateOptionsVhdx *vhdx_opts,
                          VHDXCreateOptions *opts, Error **errp)
@@ -499,12 +518,7 @@ static int parse_options(BlockdevCreateOptionsVhdx *vhdx_opts,
         return refuse(errp, OPT_BLOCK_SIZE, 0,
                       "Block size must be a multiple of 1 MB");
     }
-    if (disk_id && uuid_parse(disk_id, opts->disk_id.id) < 0) {
-        error_setg(errp, "Invalid %s '%s'; must be a GUID", OPT_DISK_ID,
-                   disk_id);
-        return -EINVAL;
-    }
-    return 0;
+    return disk_id ? disk_id_parse(disk_id, &opts->disk_id, errp) : 0;
 }
 
 int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
@@ -539,6 +553,11 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
         return -EPERM;
     }
     blk_set_allow_write_beyond_eof(blk, true);
+    if (opts.physical_sector < opts.logical_sector) {
+        warn_report("A " OPT_PHYSICAL_SECTOR " of %" PRIu64 " is less than "
+                    "the " OPT_LOGICAL_SECTOR " of %" PRIu64,
+                    opts.physical_sector, opts.logical_sector);
+    }
 
     ret = node_ask(blk, &layout, opts.prealloc, errp);
     if (ret == 0) {
