@@ -1,0 +1,24 @@
+/*
+ * VHDX: what a copy takes from its source
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_CONVERT_H
+#define BLOCK_VHDX_CONVERT_H
+
+/*
+ * If a new image of format @drv, a copy of @source with the create options
+ * @opts, is VHDX and @opts say nothing of its logical sector size, let that be
+ * the source's, if it can be.
+ */
+void vhdx_convert_options(BlockDriver *drv, QemuOpts *opts,
+                          BlockBackend *source);
+
+/*
+ * Warn if @target is VHDX and has another logical sector size than @source, of
+ * which it becomes a copy.
+ */
+void vhdx_convert_check(BlockBackend *target, BlockBackend *source);
+
+#endif
