@@ -114,7 +114,7 @@ static void test_header_fields(void)
         const char *text;
     } bad[] = {
         { 66, 2, 2, "Version", "2" },
-        { 68, 4, 0, "LogLength", "0" },
+        { 68, 4, 512, "LogLength", "512" },
         { 68, 4, MiB + 4096, "LogLength", "1052672" },
         { 72, 8, 0, "LogOffset", "0" },
         { 72, 8, MiB + 4096, "LogOffset", "1052672" },
@@ -131,6 +131,29 @@ static void test_header_fields(void)
         seal(header, 4096);
         check_refused(img, bad[i].name, bad[i].text);
     }
+    image_free(img);
+}
+
+/* Without a log nothing can be written, but there is nothing to replay. */
+static void test_log_missing(void)
+{
+    Image *img = image_clean();
+    Error *err = NULL;
+    BlockBackend *blk;
+
+    put_le(img->file + HEADER_2 + 68, 0, 4);
+    put_le(img->file + HEADER_2 + 72, 0, 8);
+    seal(img->file + HEADER_2, 4096);
+    store(img);
+    blk = open_image(0, &error_abort);
+    blk_unref(blk);
+    g_assert_null(open_image(BDRV_O_RDWR, &err));
+    expect_error(err, "LogLength 0", "read-only");
+    /* in use */
+    image_header(img->file + HEADER_2, 8, IMAGE_LOG_GUID);
+    put_le(img->file + HEADER_2 + 68, 0, 4);
+    seal(img->file + HEADER_2, 4096);
+    check_refused(img, "LogLength", "0");
     image_free(img);
 }
 
@@ -391,6 +414,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/open/header/same-number", test_header_same_number);
     g_test_add_func("/vhdx/open/header/old-log", test_header_old_log);
     g_test_add_func("/vhdx/open/header/bad-field", test_header_fields);
+    g_test_add_func("/vhdx/open/header/no-log", test_log_missing);
     g_test_add_func("/vhdx/open/header/log-version", test_log_version);
     g_test_add_func("/vhdx/open/regions/damaged", test_regions_damaged);
     g_test_add_func("/vhdx/open/regions/missing", test_regions_missing);
