@@ -40,9 +40,6 @@
 #define DEFAULT_LOG_SIZE        1048576
 #define WRITE_BYTES             MiB
 
-#define NO_FALLOC \
-    "has no preallocation mode 'falloc' ('full' writes zeros instead)"
-
 /* By so much is a node made longer that may be able to preallocate. */
 #define TRIAL_BYTES             (64 * KiB)
 
@@ -264,7 +261,7 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
 
     ret = node_truncate(blk, end, prealloc, zero, errp);
     if (ret == -ENOTSUP && prealloc == PREALLOC_MODE_FALLOC) {
-        error_prepend(errp, "The protocol node " NO_FALLOC ": ");
+        error_prepend(errp, "The protocol node " VHDX_NO_FALLOC ": ");
     } else if (ret < 0) {
         length = blk_co_getlength(blk);
         error_prepend(errp, "The image needs %" PRIu64 " bytes, and the "
@@ -681,7 +678,8 @@ file_ask(const char *filename, const VHDXLayout *layout, PreallocMode prealloc,
     }
     if (prealloc == PREALLOC_MODE_FALLOC && protocol->create_opts &&
         !protocol_preallocates(protocol)) {
-        error_setg(errp, "Protocol '%s' " NO_FALLOC, protocol->format_name);
+        error_setg(errp, "Protocol '%s' " VHDX_NO_FALLOC,
+                   protocol->format_name);
         return -ENOTSUP;
     }
     return 0;

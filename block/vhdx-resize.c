@@ -336,6 +336,36 @@ bat_move(BlockDriverState *bs, const VHDXGeometry *geo)
 }
 
 /*
+ * Have room for @bytes bytes of new blocks, whose space the host gives now if
+ * @keep, by @prealloc.  What lies from file offset @given on has it then; zeros
+ * have to be written to the rest.  Returns 0, or -errno: -ENOTSUP where the
+ * protocol has no falloc.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
+               bool keep, uint64_t *given)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t size = s->space.size;
+    int ret;
+
+    *given = UINT64_MAX;
+    if (keep) {
+        ret = vhdx_space_reserve(bs, bytes, prealloc);
+        if (!vhdx_length_refused(ret)) {
+            *given = size;
+            return ret;
+        }
+    }
+    ret = vhdx_space_reserve(bs, bytes, PREALLOC_MODE_OFF);
+    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC && s->space.size > size) {
+        /* It can get longer: it is the mode that it does not know. */
+        return -ENOTSUP;
+    }
+    return ret;
+}
+
+/*
  * Find places for blocks @first to @end - 1 of a fixed image, all of them
  * zeros, and enter them behind the last entry.
  */
@@ -346,11 +376,12 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
     BDRVVHDXState *s = bs->opaque;
     bool keep = prealloc == PREALLOC_MODE_FALLOC ||
                 prealloc == PREALLOC_MODE_FULL;
+    uint64_t given;
     int ret;
 
     /* A scan on the way would not find what the last entry does not cover. */
-    ret = vhdx_space_reserve(bs, (end - first) << s->geo.block_bits,
-                             keep ? prealloc : PREALLOC_MODE_OFF);
+    ret = blocks_reserve(bs, (end - first) << s->geo.block_bits, prealloc,
+                         keep, &given);
     for (uint64_t block = first; block < end && ret == 0; block++) {
         int64_t offset;
         bool zero;
@@ -361,7 +392,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
         if (offset < 0) {
             return offset;
         }
-        if (!zero) {
+        if (!zero || (keep && offset < given)) {
             ret = bdrv_co_pwrite_zeroes(bs->file, offset, s->geo.block_size,
                                         keep ? 0 : BDRV_REQ_MAY_UNMAP);
         }
@@ -524,6 +555,9 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     if (ret == 0 && s->params.leave_allocated) {
         what = "allocate the new blocks";
         ret = blocks_allocate(bs, s->geo.blocks, geo.blocks, prealloc);
+        if (ret == -ENOTSUP) {
+            what = "allocate the new blocks: the protocol node " VHDX_NO_FALLOC;
+        }
         if (ret < 0) {
             /* If this fails as well, the entries mean nothing. */
             (void)entries_clear(bs, s->geo.bat_entries, geo.bat_entries, true);

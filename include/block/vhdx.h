@@ -68,6 +68,10 @@ static inline bool vhdx_length_refused(int ret)
     return ret == -EINVAL || ret == -ENOTSUP || ret == -EPERM;
 }
 
+/* Said of a protocol that can't do what falloc asks for. */
+#define VHDX_NO_FALLOC \
+    "has no preallocation mode 'falloc' ('full' writes zeros instead)"
+
 /* -- Metadata pages: vhdx-cache.c -- */
 
 /*

@@ -30,6 +30,7 @@ static struct {
     uint64_t length;                /* it has, and can't change; 0: the file's */
     int grow;                       /* negative errno for getting longer */
     int shrink;                     /* ... and shorter */
+    int prealloc;                   /* ... and for any preallocation */
     bool effect;                    /* these take effect all the same */
     bool grows;                     /* nobody is to make it shorter now */
 } node;
@@ -78,6 +79,10 @@ node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     g_assert_true(!node.grows || offset >= old);
     if (node.length) {
         return offset > old || exact ? -EINVAL : 0;
+    }
+    if (prealloc != PREALLOC_MODE_OFF && node.prealloc < 0) {
+        error_setg(errp, "No such mode here");
+        return node.prealloc;
     }
     if (ret < 0 && !node.effect) {
         return ret;
@@ -423,6 +428,79 @@ static void test_tail_stays(void)
     }
 }
 
+/* -- Preallocation -- */
+
+static uint64_t file_space(const char *path)
+{
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_blocks * 512;
+}
+
+/*
+ * Where the protocol has no preallocation 'full' is done by zeros, and 'falloc'
+ * refused with a reason; no room for it is no reason.
+ */
+static void test_no_preallocation(void)
+{
+    static const int errors[] = { -ENOTSUP, -EINVAL };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(errors); i++) {
+        BlockBackend *blk;
+        Error *err = NULL;
+
+        create_image("block_size=1M,subformat=fixed");
+        node.prealloc = errors[i];
+        blk = open_image(image_path, BDRV_O_RDWR | BDRV_O_RESIZE);
+        g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 8 * MiB, false,
+                                     PREALLOC_MODE_FALLOC, 0, &err), ==,
+                        -ENOTSUP);
+        g_assert_nonnull(strstr(error_get_pretty(err), "no preallocation mode "
+                                                       "'falloc'"));
+        error_free(err);
+        g_assert_cmpint(blk_getlength(blk), ==, DISK_SIZE);
+        /* it has left room behind, of which nobody has seen space yet */
+        g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 8 * MiB, false,
+                                     PREALLOC_MODE_FULL, 0, &error_abort), ==,
+                        0);
+        g_assert_cmpint(file_space(image_path), >=, 8 * MiB);
+        g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 16 * MiB, false,
+                                     PREALLOC_MODE_FULL, 0, &error_abort), ==,
+                        0);
+        g_assert_cmpint(file_space(image_path), >=, 16 * MiB);
+        g_assert_cmpint(file_space(image_path), <=, 24 * MiB);
+        g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 24 * MiB, false,
+                                     PREALLOC_MODE_OFF, 0, &error_abort), ==,
+                        0);
+        g_assert_cmpint(file_space(image_path), <=, 24 * MiB);
+        check_fill(blk, 0, DISK_SIZE + 24 * MiB, 0);
+        check_image(blk, 0);
+        blk_unref(blk);
+        unlink(image_path);
+    }
+}
+
+/* Space that the file had before is none that was preallocated. */
+static void test_preallocation_inside(void)
+{
+    BlockBackend *blk;
+
+    create_image("block_size=1M,subformat=fixed");
+    g_assert_cmpint(truncate(image_path, DISK_SIZE + 40 * MiB), ==, 0);
+    node.length = DISK_SIZE + 40 * MiB;
+    for (int mode = PREALLOC_MODE_FALLOC; mode <= PREALLOC_MODE_FULL; mode++) {
+        uint64_t before = file_space(image_path);
+
+        blk = open_image(image_path, BDRV_O_RDWR | BDRV_O_RESIZE);
+        g_assert_cmpint(blk_truncate(blk, blk_getlength(blk) + 8 * MiB, false,
+                                     mode, 0, &error_abort), ==, 0);
+        g_assert_cmpint(file_space(image_path), >=, before + 8 * MiB);
+        check_image(blk, 0);
+        blk_unref(blk);
+    }
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -440,6 +518,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/growth-effect", test_growth_effect);
     g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
+    g_test_add_func("/vhdx/space/no-preallocation", test_no_preallocation);
+    g_test_add_func("/vhdx/space/preallocation-inside",
+                    test_preallocation_inside);
     ret = g_test_run();
     unlink(image_path);
     unlink(copy_path);
