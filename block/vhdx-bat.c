@@ -222,6 +222,40 @@ static uint64_t entry_offset(BDRVVHDXState *s, uint64_t index)
     return s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
 }
 
+/*
+ * Whether the nodes below do not know of all that @entry, of payload block
+ * @block, names: what they take to be behind the end of the file they read as
+ * zeros.  Who writes to the image knows the file's length, but a reader knows
+ * that of its open, and another process may have made the file longer since.
+ */
+static bool entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t seen = bs->file->bs->total_sectors * BDRV_SECTOR_SIZE;
+    uint64_t offset = vhdx_bat_offset(entry);
+
+    return bdrv_is_read_only(bs) &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+           (offset > seen || vhdx_block_bytes(&s->geo, block) > seen - offset);
+}
+
+/* Learn the file's length anew.  lock is held, and dropped meanwhile. */
+static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t length;
+
+    qemu_mutex_unlock(&s->lock);
+    qemu_co_mutex_lock(&s->grow_lock);
+    length = vhdx_file_length(bs);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->space.size = MAX((int64_t)s->space.size, length);
+    }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    qemu_mutex_lock(&s->lock);
+    return MIN(length, 0);
+}
+
 int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
                                   uint64_t most, uint64_t *entry,
                                   uint64_t *count)
@@ -231,16 +265,27 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     uint64_t offset = entry_offset(s, index);
     uint64_t in_page = offset % VHDX_PAGE_SIZE;
     uint64_t step = 0, first, n = 1;
+    bool learnt = false;
     VHDXPage *page;
     uint8_t *raw;
     int ret;
 
-    ret = vhdx_cache_get(bs, offset - in_page, &page);
-    if (ret < 0) {
-        return ret;
+    for (;;) {
+        ret = vhdx_cache_get(bs, offset - in_page, &page);
+        if (ret < 0) {
+            return ret;
+        }
+        raw = page->data + in_page;
+        first = ldq_le_p(raw);
+        if (learnt || !entry_unseen(bs, block, first)) {
+            break;
+        }
+        ret = length_learn(bs);
+        if (ret < 0) {
+            return ret;
+        }
+        learnt = true;
     }
-    raw = page->data + in_page;
-    first = ldq_le_p(raw);
     ret = vhdx_bat_entry_use(bs, index, first, entry);
     if (ret < 0) {
         return ret;
@@ -254,7 +299,8 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     while (n < most &&
            ldq_le_p(raw + n * VHDX_BAT_ENTRY_SIZE) == first + n * step &&
            (!step ||
-            vhdx_bat_entry_check(s, index + n, first + n * step, NULL) == 0)) {
+            (vhdx_bat_entry_check(s, index + n, first + n * step, NULL) == 0 &&
+             !entry_unseen(bs, block + n, first + n * step)))) {
         n++;
     }
     *count = n;

@@ -20,6 +20,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
@@ -317,10 +318,16 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
                                               VHDXHeader *header)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXGuid guid = vhdx_guid_new();
     int ret;
 
     s->log = (VHDXLog) {
-        .guid = vhdx_guid_new(),
+        .guid = guid,
+        /*
+         * Below 2^62, and random: readers that opened the image under another
+         * log tell by their numbers that its sectors are gone.
+         */
+        .sequence = ldq_be_p(guid.id) >> 2,
         .spans = g_queue_new(),
         .stable_size = s->space.size,
     };

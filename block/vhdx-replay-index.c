@@ -6,8 +6,9 @@
  * Later ranges go over earlier ones.
  *
  * A log of 4 GiB may change a million pages, and a crafted one can name a
- * hundred times as many places.  So a range takes no more than 24 bytes.  They
- * are kept in leaves of 4 KiB, each of which is sorted, as is the list of
+ * hundred times as many places.  So a range takes no more than 24 bytes; the
+ * number of a page's entry stands in bits of its offsets that are always zero.
+ * They are kept in leaves of 4 KiB, each of which is sorted, as is the list of
  * leaves; a leaf that is full is cut in two.  The number of leaves is bounded.
  * A million pages fit in with much to spare, in whatever order they come.
  *
@@ -22,14 +23,22 @@
 /* As many leaves take 56 MiB. */
 #define MAX_LEAVES      (56 * MiB / (4 * KiB))
 
-/* A range as it is kept */
+/* What is not part of the offset of a page, or of a sector of the log */
+#define LOW_BITS        12
+#define LOW_MASK        (VHDX_PAGE_SIZE - 1)
+
+/*
+ * A range as it is kept.  In the low bits of @start, bit 0 is set for a run of
+ * zeros; above it are the high bits of a page's entry, the low ones of which
+ * are in @log_offset: 23 in all.
+ */
 typedef struct Slot {
-    uint64_t start;             /* bytes; bit 0 is set for a run of zeros */
+    uint64_t start;             /* bytes */
     union {
         uint64_t end;           /* of a run of zeros, bytes */
         uint8_t leading[8];     /* of a page */
     };
-    uint32_t log_offset;
+    uint32_t log_offset;        /* bytes */
     uint8_t trailing[4];
 } Slot;
 
@@ -39,6 +48,9 @@ typedef struct Leaf {
 } Leaf;
 
 QEMU_BUILD_BUG_ON(sizeof(Slot) != 24 || sizeof(Leaf) > 4 * KiB);
+QEMU_BUILD_BUG_ON(VHDX_PAGE_SIZE != 1 << LOW_BITS);
+/* An entry takes a sector at least. */
+QEMU_BUILD_BUG_ON(VHDX_MAX_LOG_SIZE / VHDX_LOG_SECTOR >= 1 << 23);
 
 struct VHDXReplayIndex {
     GPtrArray *leaves;          /* Leaf, none of them empty */
@@ -64,9 +76,14 @@ void vhdx_replay_index_free(VHDXReplayIndex *index)
     g_free(index);
 }
 
+static uint64_t slot_start(const Slot *s)
+{
+    return s->start & ~(uint64_t)LOW_MASK;
+}
+
 static uint64_t slot_end(const Slot *s)
 {
-    return s->start & 1 ? s->end : s->start + VHDX_PAGE_SIZE;
+    return s->start & 1 ? s->end : slot_start(s) + VHDX_PAGE_SIZE;
 }
 
 static void slot_pack(const VHDXReplayRange *range, Slot *s)
@@ -75,7 +92,8 @@ static void slot_pack(const VHDXReplayRange *range, Slot *s)
     if (range->zero) {
         s->end = range->end;
     } else {
-        s->log_offset = range->log_offset;
+        s->start |= range->entry >> LOW_BITS << 1;
+        s->log_offset = range->log_offset | (range->entry & LOW_MASK);
         memcpy(s->leading, range->leading, sizeof(s->leading));
         memcpy(s->trailing, range->trailing, sizeof(s->trailing));
     }
@@ -84,12 +102,14 @@ static void slot_pack(const VHDXReplayRange *range, Slot *s)
 static void slot_unpack(const Slot *s, VHDXReplayRange *range)
 {
     *range = (VHDXReplayRange) {
-        .start = s->start & ~1ULL,
+        .start = slot_start(s),
         .end = slot_end(s),
         .zero = s->start & 1,
     };
     if (!range->zero) {
-        range->log_offset = s->log_offset;
+        range->log_offset = s->log_offset & ~LOW_MASK;
+        range->entry = (s->start & LOW_MASK) >> 1 << LOW_BITS |
+                       (s->log_offset & LOW_MASK);
         memcpy(range->leading, s->leading, sizeof(s->leading));
         memcpy(range->trailing, s->trailing, sizeof(s->trailing));
     }

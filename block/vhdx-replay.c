@@ -7,6 +7,9 @@
  * an index of what it would change in the file.  From then on every read looks
  * as if the log had been replayed, while nothing has been written: a read-only
  * image stays as it is.  The first modification writes it all to the file.
+ * Another process may be writing to an image that is opened with force-share:
+ * what the log held then is looked for in its place when it has gone from the
+ * log.  A run of zeros stays what it was at open.
  *
  * The index (vhdx-replay-index.c) holds disjoint ranges of the file, one for
  * each 4 KiB page with the place of its data sector, and one for each run of
@@ -56,6 +59,36 @@ void vhdx_replay_free(VHDXReplay *replay)
         vhdx_replay_index_free(replay->index);
         g_free(replay);
     }
+}
+
+/* Ask @node and all below it, from the lowest up, for their lengths. */
+static int coroutine_fn GRAPH_RDLOCK length_refresh(BlockDriverState *node)
+{
+    BlockDriverState *below = bdrv_primary_bs(node);
+    int ret = below ? length_refresh(below) : 0;
+
+    return ret < 0 ? ret :
+           bdrv_co_refresh_total_sectors(node, node->total_sectors);
+}
+
+int64_t coroutine_fn vhdx_file_length(BlockDriverState *bs)
+{
+    BlockDriverState *node = bdrv_skip_filters(bs->file->bs);
+    int64_t length, bytes;
+    int ret = length_refresh(bs->file->bs);
+
+    if (ret < 0) {
+        return ret;
+    }
+    length = bdrv_co_getlength(bs->file->bs);
+    if (length > 0 && node->drv->bdrv_co_getlength) {
+        /* The block layer has made whole sectors of it. */
+        bytes = node->drv->bdrv_co_getlength(node);
+        if (bytes < length && length - bytes < BDRV_SECTOR_SIZE) {
+            return bytes;
+        }
+    }
+    return length;
 }
 
 /* -- Finding the active sequence -- */
@@ -283,6 +316,7 @@ static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
         .start = desc->file_offset,
         .end = desc->file_offset + VHDX_PAGE_SIZE,
         .log_offset = log_offset,
+        .entry = desc->sequence - replay->sequence,
     };
     int ret;
 
@@ -321,6 +355,13 @@ static int desc_index(BDRVVHDXState *s, VHDXReplay *replay,
     return ret;
 }
 
+static int entry_changed(uint64_t sequence, Error **errp)
+{
+    error_setg(errp, "The log entry with SequenceNumber %" PRIu64
+               " has changed while it was read", sequence);
+    return -EINVAL;
+}
+
 /* Read the header of @found once more. */
 static int coroutine_fn GRAPH_RDLOCK
 entry_load(BlockDriverState *bs, const FoundEntry *found, uint8_t *buf,
@@ -335,9 +376,7 @@ entry_load(BlockDriverState *bs, const FoundEntry *found, uint8_t *buf,
     } else if (!vhdx_log_entry_decode(buf, s->header.log_length,
                                       &s->header.log_guid, entry, &checksum) ||
                entry->sequence != found->sequence) {
-        error_setg(errp, "The log entry with SequenceNumber %" PRIu64
-                   " has changed while it was read", found->sequence);
-        ret = -EINVAL;
+        ret = entry_changed(found->sequence, errp);
     }
     return ret;
 }
@@ -373,6 +412,9 @@ entry_index(BlockDriverState *bs, VHDXReplay *replay,
             VHDXLogDesc desc;
 
             vhdx_log_desc_decode(buf + i, entry->sequence, &desc);
+            if (desc.type == VHDX_LOG_DESC_INVALID) {
+                return entry_changed(entry->sequence, errp);
+            }
             ret = desc_index(s, replay, &desc,
                              data_at % s->header.log_length, limit, errp);
             if (ret < 0) {
@@ -395,16 +437,19 @@ sequence_index(BlockDriverState *bs, VHDXReplay *replay,
     uint8_t *buf = qemu_blockalign(bs->file->bs, VHDX_LOG_SECTOR);
     FoundEntry found = *tail;
     VHDXLogEntry entry;
-    int64_t size = bdrv_co_getlength(bs->file->bs);
     uint64_t limit;
-    int ret = MIN(size, 0);
+    int64_t size;
+    int ret;
 
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not get the file's length");
-        goto out;
-    }
     ret = entry_load(bs, head, buf, &entry, errp);
     if (ret < 0) {
+        goto out;
+    }
+    /* If somebody is writing, the file has grown before this entry says so. */
+    size = vhdx_file_length(bs);
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the file's length");
+        ret = size;
         goto out;
     }
     if (entry.flushed_file_offset > size) {
@@ -414,7 +459,7 @@ sequence_index(BlockDriverState *bs, VHDXReplay *replay,
         ret = -EINVAL;
         goto out;
     }
-    replay->sequence = entry.sequence;
+    replay->sequence = tail->sequence;
     replay->last_file_offset = entry.last_file_offset;
     limit = MAX(entry.last_file_offset, size);
 
@@ -473,24 +518,67 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
 
 /* -- Reading through the index, and applying it -- */
 
-/* Make the page of its data sector @sector, which @range tells of. */
-static void range_decode(const VHDXReplayRange *range, uint8_t *sector)
+/*
+ * Make the page of its data sector @sector, which @range tells of.  Returns
+ * false if something else is there by now.
+ */
+static bool range_decode(BDRVVHDXState *s, const VHDXReplayRange *range,
+                         uint8_t *sector)
 {
     VHDXLogDesc desc = { .type = VHDX_LOG_DESC_DATA };
 
+    if (!vhdx_log_data_valid(sector, s->replay->sequence + range->entry)) {
+        return false;
+    }
     memcpy(desc.leading, range->leading, sizeof(desc.leading));
     memcpy(desc.trailing, range->trailing, sizeof(desc.trailing));
     vhdx_log_data_decode(sector, &desc, sector);
+    return true;
 }
 
-/* Get the page that @range, not a run of zeros, stands for. */
+/*
+ * Get the page that @range, not a run of zeros, stands for out of the log.
+ * Returns 0, 1 if its sector holds something else by now, or -errno.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-range_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
+page_from_log(BlockDriverState *bs, const VHDXReplayRange *range,
+              uint8_t *page)
 {
+    uint8_t end[4] = { 0 }, end_now[4] = { 0 };
+    uint64_t end_at = range->log_offset + VHDX_LOG_SECTOR - sizeof(end);
     int ret = log_read(bs, range->log_offset, VHDX_LOG_SECTOR, page);
 
-    if (ret == 0) {
-        range_decode(range, page);
+    if (ret == 0 && bs->force_share) {
+        /*
+         * A sector that was being written then may have been new in its first
+         * part and old in its last: the end shows it now.
+         */
+        memcpy(end, page + VHDX_LOG_SECTOR - sizeof(end), sizeof(end));
+        ret = log_read(bs, end_at, sizeof(end_now), end_now);
+    }
+    if (ret == 0 && (!range_decode(bs->opaque, range, page) ||
+                     memcmp(end, end_now, sizeof(end)))) {
+        return 1;
+    }
+    return ret;
+}
+
+/*
+ * The same for a reader, beside whom another process may be writing.  Whoever
+ * writes uses a sector of the log again only after the page it held is stable
+ * in place, in this version or a later one.  So it is read there then, and not
+ * before the log has been looked at.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+page_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
+{
+    int ret = page_from_log(bs, range, page);
+
+    if (ret > 0) {
+        int64_t length = vhdx_file_length(bs);
+
+        ret = length < 0 ? length :
+              bdrv_co_pread(bs->file, range->start, VHDX_PAGE_SIZE, page, 0);
     }
     return ret;
 }
@@ -532,7 +620,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
         if (range.zero) {
             qemu_iovec_memset(qiov, at, 0, to - from);
         } else {
-            ret = range_read(bs, &range, page);
+            ret = page_read(bs, &range, page);
             qemu_iovec_from_buf(qiov, at, page + (from - range.start),
                                 to - from);
         }
@@ -630,7 +718,11 @@ static int coroutine_fn GRAPH_RDLOCK apply_read(ApplyTask *t, uint8_t *buf)
                        buf + i * VHDX_PAGE_SIZE);
     }
     for (unsigned i = 0; i < t->count && ret == 0; i++) {
-        range_decode(&t->pages[i], buf + i * VHDX_PAGE_SIZE);
+        if (!range_decode(t->bs->opaque, &t->pages[i],
+                          buf + i * VHDX_PAGE_SIZE)) {
+            /* Another process is writing to the image. */
+            ret = -EIO;
+        }
     }
     return ret;
 }

@@ -184,7 +184,7 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (ret < 0) {
         goto fail;
     }
-    size = bdrv_co_getlength(bs->file->bs);
+    size = vhdx_file_length(bs);
     if (size < 0) {
         error_setg_errno(errp, -size, "Could not get the file's length");
         ret = size;
@@ -221,8 +221,6 @@ vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
     while ((ret = vhdx_load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
            --tries) {
         g_usleep(SHARED_WAIT_US);
-        /* The file may have grown; if this fails, so will the next try. */
-        (void)bdrv_co_refresh_total_sectors(bs->file->bs, 0);
     }
     return ret;
 }

@@ -117,6 +117,7 @@ typedef struct VHDXReplayRange {
     uint64_t end;
     bool zero;
     uint32_t log_offset;            /* of the data sector */
+    uint32_t entry;                 /* it is of: 0 is the sequence's first */
     uint8_t leading[8];
     uint8_t trailing[4];
 } VHDXReplayRange;
@@ -129,7 +130,7 @@ typedef struct VHDXReplayIndex VHDXReplayIndex;
  */
 typedef struct VHDXReplay {
     VHDXReplayIndex *index;
-    uint64_t sequence;              /* of the newest entry */
+    uint64_t sequence;              /* of the oldest entry */
     uint64_t last_file_offset;      /* of the newest entry, bytes */
 } VHDXReplay;
 
@@ -318,6 +319,13 @@ bool vhdx_replay_index_find(const VHDXReplayIndex *index, uint64_t offset,
                             VHDXReplayRange *range);
 
 /* -- vhdx-replay.c, section 2.3 -- */
+
+/*
+ * Ask the nodes below for the file's length, which another process may have
+ * changed, and let reads know it.  Returns it in bytes, to the byte where the
+ * protocol tells, or -errno.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK vhdx_file_length(BlockDriverState *bs);
 
 /*
  * Find the active sequence of the log that @s->header names and make

@@ -13,6 +13,9 @@
 #define PAGE        4096ULL
 #define PAGES       3000
 
+/* So many entries a log can have. */
+#define MAX_ENTRY   (1024 * 1024)
+
 /* In the array: nothing, a page of the log with this number + 2, or zeros. */
 #define NONE        0
 #define ZEROS       1
@@ -23,6 +26,7 @@ static VHDXReplayRange page_range(uint64_t page, uint32_t number)
         .start = page * PAGE,
         .end = (page + 1) * PAGE,
         .log_offset = number * 4096,
+        .entry = number * 0x55555 % MAX_ENTRY,
     };
 
     memset(range.leading, number, sizeof(range.leading));
@@ -61,6 +65,7 @@ static void check_index(const VHDXReplayIndex *index, const uint32_t *model)
             g_assert_cmpint(range.start, ==, want.start);
             g_assert_cmpint(range.end, ==, want.end);
             g_assert_cmpint(range.log_offset, ==, want.log_offset);
+            g_assert_cmpint(range.entry, ==, want.entry);
             g_assert_cmpmem(range.leading, 8, want.leading, 8);
             g_assert_cmpmem(range.trailing, 4, want.trailing, 4);
         }
@@ -139,6 +144,7 @@ static void test_full_log(void)
             g_assert_true(vhdx_replay_index_find(index, j * 2 * PAGE, &range));
             g_assert_cmpint(range.start, ==, j * 2 * PAGE);
             g_assert_cmpint(range.log_offset, ==, (uint32_t)(j * 4096));
+            g_assert_cmpint(range.entry, ==, page_range(0, j).entry);
         }
         vhdx_replay_index_free(index);
     }

@@ -357,6 +357,43 @@ static void test_empty_entry(void)
     image_free(img);
 }
 
+/* -- A log that another process goes on with -- */
+
+/*
+ * The sector of a page that was in the log holds something else since open:
+ * then the page is in place.
+ */
+static void test_moved_on(void)
+{
+    static const uint32_t changed[] = { 0, 4, 4092, 4095 };
+
+    for (size_t i = 0; i <= G_N_ELEMENTS(changed); i++) {
+        Image *img = image_new();
+        g_autofree uint8_t *disk = NULL;
+        BlockBackend *blk;
+
+        put_page(img, 0, SEQ, 0, 2, 0x22);
+        put_page(img, 2 * SECTOR, SEQ + 2, 2 * SECTOR, 3, 0x33);
+        put_page(img, 4 * SECTOR, SEQ + 3, 2 * SECTOR, 4, 0x44);
+        store(img);
+        blk = open_image(0, &error_abort);
+
+        /* A byte of the signature, or of either half of SequenceNumber */
+        view_page(img, 3, 0x33);
+        view_page(img, 4, 0x44);
+        memcpy(img->file + page_at(4), page_of(0x55), SECTOR);
+        if (i < G_N_ELEMENTS(changed)) {
+            img->file[IMAGE_LOG + 5 * SECTOR + changed[i]] ^= 1;
+            view_page(img, 4, 0x55);
+        }
+        store(img);
+        disk = disk_of(img);
+        check_disk(blk, disk);
+        blk_unref(blk);
+        image_free(img);
+    }
+}
+
 /* -- No sequence at all -- */
 
 static void test_none(void)
@@ -407,6 +444,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/replay/tail-elsewhere", test_tail_elsewhere);
     g_test_add_func("/vhdx/replay/tail-outside", test_tail_outside);
     g_test_add_func("/vhdx/replay/empty-entry", test_empty_entry);
+    g_test_add_func("/vhdx/replay/moved-on", test_moved_on);
     g_test_add_func("/vhdx/replay/none", test_none);
     g_test_add_func("/vhdx/replay/all-overlap", test_all_overlap);
     ret = g_test_run();
