@@ -121,6 +121,25 @@ static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
                           s->metadata.length) ? "the metadata region" : NULL;
 }
 
+/* The file does not have all of @block at @offset. */
+static void end_error(BDRVVHDXState *s, uint64_t index, uint64_t block,
+                      uint64_t offset, Error **errp)
+{
+    uint64_t size = s->space.size;
+    uint64_t bytes = vhdx_block_bytes(&s->geo, block);
+
+    if (offset > INT64_MAX - bytes) {
+        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
+                   PRIx64, index, block, offset, size);
+    } else {
+        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
+                   PRIx64 ", which is %" PRIu64 " bytes too short", index,
+                   block, offset, size, offset + bytes - size);
+    }
+}
+
 int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
                          Error **errp)
 {
@@ -160,9 +179,7 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     }
 
     if (!vhdx_bat_in_file(s, block, offset)) {
-        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
-                   PRIx64, index, block, offset, s->space.size);
+        end_error(s, index, block, offset, errp);
         return -EINVAL;
     }
     other = region_at(s, offset, s->geo.block_size);
@@ -214,6 +231,20 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
         break;
     }
     return 0;
+}
+
+/*
+ * Whether raw BAT entry @entry of payload block @block names a place that may
+ * be right, but not all of which the file has.
+ */
+static bool entry_is_cut(BDRVVHDXState *s, uint64_t block, uint64_t entry)
+{
+    uint64_t offset = vhdx_bat_offset(entry);
+
+    return entry == vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset) &&
+           offset <= INT64_MAX - s->geo.block_size &&
+           !vhdx_bat_in_file(s, block, offset) &&
+           !region_at(s, offset, s->geo.block_size);
 }
 
 /* Where BAT entry @index stands in the file. */
@@ -322,6 +353,21 @@ VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block)
     return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE));
 }
 
+uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t *offset)
+{
+    VHDXPage *page = vhdx_bat_peek(s, block);
+    uint64_t at = entry_offset(s, vhdx_bat_index(&s->geo, block));
+    uint64_t entry;
+
+    if (!page) {
+        return 0;
+    }
+    entry = ldq_le_p(page->data + at % VHDX_PAGE_SIZE);
+    *offset = vhdx_bat_offset(entry);
+    return entry_is_cut(s, block, entry) && *offset < s->space.size ?
+           s->space.size - *offset : 0;
+}
+
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
@@ -418,4 +464,46 @@ int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
     }
     qemu_vfree(entries);
     return ret;
+}
+
+/* The end of what the blocks gone through need of the file, in bytes */
+static int coroutine_fn
+missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t *end = opaque;
+    uint64_t block;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    for (uint64_t i = 0; i < count; i++) {
+        if (!vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) &&
+            entry_is_cut(s, block, entries[i])) {
+            *end = MAX(*end, vhdx_bat_offset(entries[i]) +
+                       vhdx_block_bytes(&s->geo, block));
+        }
+    }
+    return 0;
+}
+
+int64_t coroutine_fn vhdx_bat_missing(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = 0;
+    int64_t length;
+    int ret;
+
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, missing_walk, &end);
+    if (ret < 0 || !end) {
+        return ret;
+    }
+    /* Another process may have made it longer: that came before the entry. */
+    length = vhdx_file_length(bs);
+    if (length < 0) {
+        return length;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        length = MAX(length, (int64_t)s->space.size);
+    }
+    return MAX((int64_t)end - length, 0);
 }

@@ -119,9 +119,34 @@ static uint64_t to_block_end(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 }
 
 /*
+ * The entry of the block at @offset can't be used, or not be read: @error.
+ * What the file has of the block can be read all the same if it is only too
+ * short.  Returns 0 with that as @p, or @error, and in @p how many bytes can't
+ * be read.  lock is held, and has been since the entry was looked up.
+ */
+static int piece_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                         int error, Piece *p)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t place = 0;
+    uint64_t rest = vhdx_bat_get_rest(s, offset >> s->geo.block_bits, &place);
+
+    rest = QEMU_ALIGN_DOWN(rest, bs->bl.request_alignment);
+    p->bytes = to_block_end(s, offset, bytes);
+    if (error != -EIO || rest <= in_block(s, offset)) {
+        return error;
+    }
+    p->present = true;
+    p->file_offset = place + in_block(s, offset);
+    p->bytes = MIN(p->bytes, rest - in_block(s, offset));
+    return 0;
+}
+
+/*
  * Find how much of [@offset, @offset + @bytes) is in one run of the file, or
  * not present at all.  Fewer bytes come back where the BAT can't be read later
- * on; that is for the next call to report.  lock is held.
+ * on; that is for the next call to report.  If there is no more to be had than
+ * an error, @p has the number of bytes for which it is known.  lock is held.
  */
 static int coroutine_fn GRAPH_RDLOCK
 piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
@@ -139,7 +164,7 @@ piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
 
         ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
         if (ret < 0) {
-            return p->bytes ? 0 : ret;
+            return p->bytes ? 0 : piece_damaged(bs, at, bytes, ret, p);
         }
         present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
         place = vhdx_bat_offset(entry) + in_block(s, at);
@@ -623,7 +648,7 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    Piece p;
+    Piece p = { .bytes = 0 };
     int ret;
 
     bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
@@ -634,10 +659,14 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
         }
         request_end(s, &req);
     }
-    if (ret < 0) {
+    if (ret < 0 && !p.bytes) {
         return ret;
     }
     *pnum = p.bytes;
+    if (ret < 0) {
+        /* Nobody knows what is there: those who read it get the error. */
+        return BDRV_BLOCK_DATA;
+    }
     if (!p.present) {
         return BDRV_BLOCK_ZERO;
     }

@@ -232,6 +232,7 @@ typedef struct VHDXCall {
     bool flag;
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
+    int64_t *bytes;
     Error **errp;
     int ret;
 } VHDXCall;
@@ -463,6 +464,32 @@ static char *guid_string(const VHDXGuid *guid)
     return str;
 }
 
+static int coroutine_fn GRAPH_RDLOCK vhdx_missing_entry(const VHDXCall *call)
+{
+    *call->bytes = vhdx_bat_missing(call->bs);
+    return 0;
+}
+
+/*
+ * How many bytes the file is too short, or 0 if that is none or not known.  It
+ * takes going through the BAT, which may have half a gigabyte.  So only those
+ * are told who open an image to look at it: a running emulator is asked for
+ * information every now and then, and everything waits while it answers.
+ */
+static uint64_t vhdx_missing(BlockDriverState *bs)
+{
+    int64_t bytes = 0;
+
+    if (bs->open_flags & BDRV_O_NO_IO) {
+        vhdx_call((VHDXCall) {
+            .func = vhdx_missing_entry,
+            .bs = bs,
+            .bytes = &bytes,
+        });
+    }
+    return MAX(bytes, 0);
+}
+
 static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
                                                  Error **errp)
 {
@@ -487,7 +514,9 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
         .data_write_uuid = guid_string(&header.data_write_guid),
         .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
+        .file_too_short_by = vhdx_missing(bs),
     };
+    vhdx->has_file_too_short_by = vhdx->file_too_short_by;
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
     info->u.vhdx.data = vhdx;
     return info;

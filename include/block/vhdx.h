@@ -457,6 +457,20 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
                  uint64_t *entry, uint64_t *count);
 
+/*
+ * How many bytes of payload block @block can be read though vhdx_bat_get() has
+ * just returned -EIO for it: its beginning, at @offset, where the file was cut
+ * off within the block.  0 if none.  lock has been held since then.
+ */
+uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t *offset);
+
+/*
+ * How many bytes longer the file would have to be for all that its blocks
+ * need.  Goes through all of the BAT.  No lock is held.  Returns 0 if it is
+ * long enough, or -errno of reading.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
+
 /* The page of @block's BAT entry, or NULL if not in memory.  lock is held. */
 VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
 
