@@ -424,7 +424,9 @@ static void vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    bs->bl.request_alignment = s->params.logical_sector;
+    /* Parts of sectors are no trouble; the guests of some disks know none. */
+    bs->bl.request_alignment = s->params.logical_sector == 512 ? 1 :
+                               s->params.logical_sector;
 }
 
 static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)
