@@ -262,12 +262,15 @@ static uint64_t entry_offset(BDRVVHDXState *s, uint64_t index)
 static bool entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t seen = bs->file->bs->total_sectors * BDRV_SECTOR_SIZE;
     uint64_t offset = vhdx_bat_offset(entry);
+    uint64_t seen;
 
-    return bdrv_is_read_only(bs) &&
-           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
-           (offset > seen || vhdx_block_bytes(&s->geo, block) > seen - offset);
+    if (!bdrv_is_read_only(bs) ||
+        vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+        return false;
+    }
+    seen = bs->file->bs->total_sectors * BDRV_SECTOR_SIZE;
+    return offset > seen || vhdx_block_bytes(&s->geo, block) > seen - offset;
 }
 
 /* Learn the file's length anew.  lock is held, and dropped meanwhile. */

@@ -392,25 +392,12 @@ static uint64_t grow_step(BDRVVHDXState *s, uint64_t size)
     return QEMU_ALIGN_UP(step, VHDX_MIB);
 }
 
-/* Let @bs know its length, which for the nodes below it may have changed. */
-static int coroutine_fn GRAPH_RDLOCK length_refresh(BlockDriverState *bs)
-{
-    BlockDriverState *below = bdrv_primary_bs(bs);
-    int ret = below ? length_refresh(below) : 0;
-
-    return ret < 0 ? ret : bdrv_co_refresh_total_sectors(bs,
-                                                         bs->total_sectors);
-}
-
 int coroutine_fn vhdx_space_measure(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = &s->space;
-    int64_t size = length_refresh(bs->file->bs);
+    int64_t size = vhdx_file_length(bs);
 
-    if (size == 0) {
-        size = bdrv_co_getlength(bs->file->bs);
-    }
     if (size < 0) {
         return size;
     }
