@@ -148,19 +148,19 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     uint64_t block;
     const char *other;
 
-    if (entry & VHDX_BAT_RESERVED_MASK) {
-        error_setg(errp, "BAT entry %" PRIu64 " has reserved bits set: 0x%016"
-                   PRIx64, index, entry);
-        return -EINVAL;
-    }
     if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
-        if (entry) {
+        if (offset && offset < s->space.size) {
             error_setg(errp, "BAT entry %" PRIu64 " names a sector bitmap "
                        "block in an image without parent: 0x%016" PRIx64,
                        index, entry);
             return -EINVAL;
         }
         return 0;
+    }
+    if (entry & VHDX_BAT_RESERVED_MASK) {
+        error_setg(errp, "BAT entry %" PRIu64 " has reserved bits set: 0x%016"
+                   PRIx64, index, entry);
+        return -EINVAL;
     }
 
     switch (state) {
@@ -290,6 +290,49 @@ static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
     return MIN(length, 0);
 }
 
+/*
+ * Whether blocks of the chunk of BAT entry @index that are PARTIALLY_PRESENT
+ * are so as a whole; see vhdx_bat_entry_resolve().  lock is held, and dropped.
+ * That does not change while requests run.  Returns 1, 0 or -errno of reading.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+chunk_has_no_bitmap(BlockDriverState *bs, uint64_t index)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t bitmap = index - index % stride + stride - 1;
+    uint64_t offset;
+    VHDXPage *page;
+    int ret;
+
+    if (s->has_locator) {
+        return 0;
+    }
+    if (bitmap >= s->bat.length / VHDX_BAT_ENTRY_SIZE) {
+        return 1;
+    }
+    offset = entry_offset(s, bitmap);
+    ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE), &page);
+    if (ret < 0) {
+        return ret;
+    }
+    return !vhdx_bat_offset(ldq_le_p(page->data + offset % VHDX_PAGE_SIZE));
+}
+
+uint64_t coroutine_fn vhdx_bat_entry_resolve(BlockDriverState *bs,
+                                             uint64_t index, uint64_t raw)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (vhdx_bat_state(raw) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+        QEMU_LOCK_GUARD(&s->lock);
+        if (chunk_has_no_bitmap(bs, index) > 0) {
+            raw -= VHDX_BLOCK_PARTIALLY_PRESENT - VHDX_BLOCK_FULLY_PRESENT;
+        }
+    }
+    return raw;
+}
+
 int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
                                   uint64_t most, uint64_t *entry,
                                   uint64_t *count)
@@ -298,11 +341,11 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     uint64_t index = vhdx_bat_index(&s->geo, block);
     uint64_t offset = entry_offset(s, index);
     uint64_t in_page = offset % VHDX_PAGE_SIZE;
-    uint64_t step = 0, first, n = 1;
-    bool learnt = false;
+    uint64_t step = 0, first, read_as, n = 1;
+    bool learnt = false, asked = false;
     VHDXPage *page;
     uint8_t *raw;
-    int ret;
+    int whole = 0, ret;
 
     for (;;) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
@@ -310,8 +353,19 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
             return ret;
         }
         raw = page->data + in_page;
-        first = ldq_le_p(raw);
-        if (learnt || !entry_unseen(bs, block, first)) {
+        first = read_as = ldq_le_p(raw);
+        if (vhdx_bat_state(first) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+            if (!asked) {
+                asked = true;
+                whole = chunk_has_no_bitmap(bs, index);
+                if (whole < 0) {
+                    return whole;
+                }
+                continue;
+            }
+            read_as -= whole;
+        }
+        if (learnt || !entry_unseen(bs, block, read_as)) {
             break;
         }
         ret = length_learn(bs);
@@ -320,7 +374,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
         }
         learnt = true;
     }
-    ret = vhdx_bat_entry_use(bs, index, first, entry);
+    ret = vhdx_bat_entry_use(bs, index, read_as, entry);
     if (ret < 0) {
         return ret;
     }
@@ -333,8 +387,9 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     while (n < most &&
            ldq_le_p(raw + n * VHDX_BAT_ENTRY_SIZE) == first + n * step &&
            (!step ||
-            (vhdx_bat_entry_check(s, index + n, first + n * step, NULL) == 0 &&
-             !entry_unseen(bs, block + n, first + n * step)))) {
+            (vhdx_bat_entry_check(s, index + n, read_as + n * step,
+                                  NULL) == 0 &&
+             !entry_unseen(bs, block + n, read_as + n * step)))) {
         n++;
     }
     *count = n;

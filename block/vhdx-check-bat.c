@@ -16,6 +16,16 @@
  * window.  The maps take 16 MiB each at most.  No sane image has blocks in more
  * than MAX_WINDOWS windows; one that does is not checked to its end.
  *
+ * Nobody reads the entries of sector bitmaps in an image without a parent, and
+ * those behind the last block, so what stands there is no error.  But only
+ * metadata, which has no checksum, says that they are such: one in the state of
+ * a present block, with a place in the file that is no other's, may be a block
+ * ("stray").  It is left alone, as an error up to the last block, and as lost
+ * space behind it, where a cut in a resize leaves the same.  That is given up
+ * if it holds only zeros.  Whether a place is another's does not hang on the
+ * length of blocks, which may be what is damaged: only the place counts where
+ * the other begins.
+ *
  * An entry is mended only where there is no doubt: see vhdx_bat_entry_mend().
  * Reserved bits in the entry of a present block are cleared if nothing else is
  * at its place; otherwise the entry as a whole can't be trusted.
@@ -50,6 +60,8 @@
 typedef enum Odd {
     ODD_DRAFT,                      /* in the state of the 0.95 draft */
     ODD_OFFSET,                     /* NOT_PRESENT with an offset, no block */
+    ODD_PARTIAL,                    /* PARTIALLY_PRESENT, but it is whole */
+    ODD_BITMAP,                     /* a sector bitmap's, not zero */
     ODD_BEHIND,                     /* behind the last one */
     ODD_MAX,
 } Odd;
@@ -62,9 +74,13 @@ typedef struct BatCheck {
     uint64_t bits;                  /* ... and in its bitmaps */
     unsigned long *used;
     unsigned long *twice;           /* if not used: seen to be zeros */
-    unsigned long *named;           /* by entries that do not use it */
+    unsigned long *named;           /* not used: by entries; used: its start */
     unsigned long *windows;         /* those in which there is something */
     uint64_t next;                  /* offset behind the last block seen */
+    uint64_t partial;               /* blocks that are PARTIALLY_PRESENT */
+    bool bitmaps;                   /* a sector bitmap's entry names a place */
+    bool whole;                     /* they are present as a whole */
+    bool child;                     /* there are traces of a parent */
     uint8_t *buf;                   /* a MiB, when there is need */
     uint64_t odd[ODD_MAX];
 } BatCheck;
@@ -90,27 +106,49 @@ static bool window_clip(BatCheck *c, uint64_t offset, uint64_t bytes,
     return mib < c->from + c->bits && mib_end > c->from;
 }
 
-static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes)
+/* @begins of these bytes are where something else can't begin. */
+static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes,
+                      uint64_t begins)
 {
     uint64_t first, end;
 
     if (window_clip(c, offset, bytes, &first, &end)) {
-        for (; first < end; first++) {
-            if (test_and_set_bit(first, c->used)) {
-                set_bit(first, c->twice);
+        for (uint64_t i = first; i < end; i++) {
+            if (test_and_set_bit(i, c->used)) {
+                set_bit(i, c->twice);
             }
+        }
+    }
+    if (window_clip(c, offset, begins, &first, &end)) {
+        bitmap_set(c->named, first, end - first);
+    }
+}
+
+static void mark_object(BatCheck *c, uint64_t offset, uint64_t bytes)
+{
+    mark_used(c, offset, bytes, bytes);
+}
+
+/* Note what an entry names without using it. */
+static void mark_named(BatCheck *c, uint64_t offset, uint64_t bytes)
+{
+    uint64_t first, end;
+
+    if (window_clip(c, offset, bytes, &first, &end)) {
+        while ((first = find_next_zero_bit(c->used, end, first)) < end) {
+            set_bit(first++, c->named);
         }
     }
 }
 
 static void mark_objects(BDRVVHDXState *s, BatCheck *c)
 {
-    mark_used(c, 0, VHDX_HEADER_SECTION_SIZE);
+    mark_object(c, 0, VHDX_HEADER_SECTION_SIZE);
     if (s->header.log_length) {
-        mark_used(c, s->header.log_offset, s->header.log_length);
+        mark_object(c, s->header.log_offset, s->header.log_length);
     }
-    mark_used(c, s->bat.offset, s->bat.length);
-    mark_used(c, s->metadata.offset, s->metadata.length);
+    mark_object(c, s->bat.offset, s->bat.length);
+    mark_object(c, s->metadata.offset, s->metadata.length);
 }
 
 /*
@@ -134,7 +172,7 @@ static void mark_foreign(BDRVVHDXState *s, BatCheck *c)
             vhdx_check_note(c->check, "There are blocks in the place of region "
                             "%s, which is not required and not known", guid);
         }
-        bitmap_set(c->named, first, end - first);
+        mark_named(c, r->offset, r->held);
     }
 }
 
@@ -145,7 +183,8 @@ typedef struct Entry {
     uint64_t raw;
     uint64_t value;                 /* with what is certain put right */
     uint64_t offset;                /* named by @raw */
-    bool bitmap;
+    bool bitmap;                    /* a sector bitmap's, by its index */
+    bool behind;                    /* ... or behind the last one */
     bool present;                   /* names a block within the file */
     bool inside;                    /* names a place that begins in the file */
 } Entry;
@@ -154,7 +193,7 @@ typedef struct Entry {
  * Get the next entry from @entries[@i] on that is not zero, of those that the
  * walk has read, and move @i behind it; false if there is none.
  */
-static bool entry_next(BDRVVHDXState *s, uint64_t index,
+static bool entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
                        const uint64_t *entries, uint64_t count, uint64_t *i,
                        Entry *e)
 {
@@ -171,11 +210,20 @@ static bool entry_next(BDRVVHDXState *s, uint64_t index,
     e->raw = entries[(*i)++];
     e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
-    e->value = vhdx_bat_entry_mend(e->raw, e->bitmap);
+    e->behind = e->index >= s->geo.bat_entries;
+    e->value = vhdx_bat_entry_mend(e->raw, e->bitmap || e->behind);
+    if (c->whole &&
+        vhdx_bat_state(e->value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+        e->value = vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                  vhdx_bat_offset(e->value));
+    }
     e->offset = vhdx_bat_offset(e->raw);
     e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
                  vhdx_bat_in_file(s, e->block, e->offset);
     e->inside = e->offset && e->offset < s->space.size;
+    if (e->behind) {
+        e->inside = vhdx_bat_may_be_block(s, e->raw);
+    }
     return true;
 }
 
@@ -189,9 +237,12 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     uint64_t i = 0, first, end;
     Entry e;
 
-    while (entry_next(s, index, entries, count, &i, &e)) {
+    while (entry_next(s, c, index, entries, count, &i, &e)) {
+        c->bitmaps |= e.bitmap && e.offset;
+        c->partial += !e.bitmap && !e.behind && vhdx_bat_state(e.raw) ==
+                                                VHDX_BLOCK_PARTIALLY_PRESENT;
         if (e.present) {
-            mark_used(c, e.offset, s->geo.block_size);
+            mark_used(c, e.offset, s->geo.block_size, VHDX_MIB);
             if (c->first) {
                 bfi->allocated_clusters++;
                 bfi->fragmented_clusters += c->next && e.offset != c->next;
@@ -250,7 +301,7 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
     error_free(err);
 }
 
-/* As vhdx_check_mend(), for what is no error and only counted. */
+/* As vhdx_check_odd(), but only counted. */
 static int coroutine_fn GRAPH_RDLOCK
 judge_odd(BlockDriverState *bs, BatCheck *c, Odd odd)
 {
@@ -322,6 +373,73 @@ may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
             may_have_data(bs, c, first, end));
 }
 
+/* Whether another block or object begins where @e names a place. */
+static bool is_others(BatCheck *c, const Entry *e)
+{
+    uint64_t bit = e->offset / VHDX_MIB - c->from;
+
+    return test_bit(bit, c->used) && test_bit(bit, c->named);
+}
+
+/*
+ * The entry of a sector bitmap is not zero; see vhdx_check_mend().  In an image
+ * that may have been a child none is touched.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+judge_bitmap(BlockDriverState *bs, BatCheck *c, const Entry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool zero = !vhdx_bat_may_be_block(s, e->raw) && !c->child &&
+                !may_be_block(bs, c, e);
+
+    if (!e->inside && c->child) {
+        c->odd[ODD_BITMAP]++;
+        return 0;
+    }
+    if (!e->inside) {
+        return judge_odd(bs, c, ODD_BITMAP);
+    }
+    if (!c->child && (zero || is_others(c, e))) {
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
+                               "sector bitmap block in an image without "
+                               "parent: 0x%016" PRIx64, e->index, e->raw);
+    }
+    vhdx_check_error(c->check, "BAT entry %" PRIu64 " names a sector bitmap "
+                     "block at offset 0x%" PRIx64 " in an image without "
+                     "parent: it may be a block%s", e->index, e->offset,
+                     c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" : "");
+    return 0;
+}
+
+/* The same for an entry behind the last one, of whatever kind */
+static int coroutine_fn GRAPH_RDLOCK
+judge_behind(BlockDriverState *bs, BatCheck *c, const Entry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t first = e->offset / VHDX_MIB - c->from;
+    uint64_t end = first + s->geo.block_size / VHDX_MIB;
+    int ret;
+
+    if (e->bitmap && c->child) {
+        c->check->lost += e->inside;
+        return 0;
+    }
+    if (!e->inside || is_others(c, e)) {
+        return judge_odd(bs, c, ODD_BEHIND);
+    }
+    if (!c->check->fix || is_marked(s, c, c->used, e) ||
+        may_have_data(bs, c, first, end)) {
+        c->check->lost++;
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, false);
+    if (ret < 0) {
+        return ret;
+    }
+    c->check->given_up++;
+    return 1;
+}
+
 /* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
 static int coroutine_fn GRAPH_RDLOCK
 judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
@@ -329,10 +447,11 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
     BDRVVHDXState *s = bs->opaque;
     VHDXBlockState state = vhdx_bat_state(e->raw);
 
+    if (e->behind) {
+        return judge_behind(bs, c, e);
+    }
     if (e->bitmap) {
-        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
-                               "sector bitmap block in an image without "
-                               "parent: 0x%016" PRIx64, e->index, e->raw);
+        return judge_bitmap(bs, c, e);
     }
     if (is_taken(s, c, e)) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
@@ -365,6 +484,7 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
                                "state ZERO", e->index, e->block, e->offset);
     }
     return judge_odd(bs, c, state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
+                     state == VHDX_BLOCK_PARTIALLY_PRESENT ? ODD_PARTIAL :
                      ODD_OFFSET);
 }
 
@@ -423,42 +543,26 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 {
     BDRVVHDXState *s = bs->opaque;
     BatCheck *c = opaque;
-    uint64_t i = 0, first, end;
+    uint64_t i = 0;
     Entry e;
 
-    while (entry_next(s, index, entries, count, &i, &e)) {
+    while (entry_next(s, c, index, entries, count, &i, &e)) {
         int ret = is_in_window(c, &e) ? judge_entry(bs, c, &e) : 0;
         uint64_t place = vhdx_bat_offset(ret ? e.value : e.raw);
 
         if (ret < 0) {
             return ret;
         }
+        if (e.behind && is_in_window(c, &e) && e.inside && is_others(c, &e)) {
+            continue;
+        }
         /* What begins behind the window is marked with the next. */
         if (!e.present && e.inside && place &&
-            place / VHDX_MIB < c->from + c->mibs &&
-            window_clip(c, place, s->geo.block_size, &first, &end)) {
-            bitmap_set(c->named, first, end - first);
+            place / VHDX_MIB < c->from + c->mibs) {
+            mark_named(c, place, s->geo.block_size);
         }
     }
     return 0;
-}
-
-/* Nothing has a meaning here, but a disk that grows would give it one. */
-static int coroutine_fn GRAPH_RDLOCK
-judge_rest(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-           uint64_t count, void *opaque)
-{
-    int ret = 0;
-
-    for (uint64_t i = 0; i < count && ret == 0; i++) {
-        if (entries[i]) {
-            ret = judge_odd(bs, opaque, ODD_BEHIND);
-            if (ret > 0) {
-                ret = entry_put(bs, index + i, 0);
-            }
-        }
-    }
-    return ret;
 }
 
 /* -- The whole -- */
@@ -468,16 +572,46 @@ static void tell_odd(BatCheck *c)
     static const char *const texts[ODD_MAX] = {
         [ODD_DRAFT] = "have state 5, as UNMAPPED was in the format's draft",
         [ODD_OFFSET] = "name an offset in the state NOT_PRESENT",
+        [ODD_PARTIAL] = "are PARTIALLY_PRESENT in an image without parent, "
+                        "which reads as FULLY_PRESENT",
+        [ODD_BITMAP] = "of sector bitmaps are not zero in an image without "
+                       "parent",
         [ODD_BEHIND] = "behind the last one are not zero",
     };
 
     for (Odd odd = 0; odd < ODD_MAX; odd++) {
+        bool mend = (c->check->fix & BDRV_FIX_ERRORS) &&
+                    (odd != ODD_BITMAP || !c->child);
+
         if (c->odd[odd]) {
             vhdx_check_note(c->check, "%s%" PRIu64 " BAT entries %s",
-                            c->check->fix & BDRV_FIX_ERRORS ?
-                            "Repairing: " : "", c->odd[odd], texts[odd]);
+                            mend ? "Repairing: " : "", c->odd[odd],
+                            texts[odd]);
         }
     }
+    if (c->check->lost) {
+        vhdx_check_note(c->check, "%" PRIu64 " BAT entries behind the last one "
+                        "name blocks, which may be the end of the disk if its "
+                        "size is damaged", c->check->lost);
+    }
+}
+
+/* Mark what is in use in the window. */
+static int coroutine_fn GRAPH_RDLOCK
+window_mark(BlockDriverState *bs, BatCheck *c)
+{
+    BDRVVHDXState *s = bs->opaque;
+    BlockFragInfo *bfi = &c->check->result->bfi;
+
+    bitmap_zero(c->used, c->bits);
+    bitmap_zero(c->twice, c->bits);
+    bitmap_zero(c->named, c->bits);
+    if (c->first) {
+        bfi->allocated_clusters = bfi->fragmented_clusters = c->next = 0;
+    }
+    mark_objects(s, c);
+    return vhdx_bat_walk(bs, 0, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+                         mark_entries, c);
 }
 
 /* Look at the window with number @number. */
@@ -493,14 +627,19 @@ window_check(BlockDriverState *bs, BatCheck *c, uint64_t number,
     c->from = number * WINDOW_MIBS;
     c->mibs = MIN(WINDOW_MIBS, all_mibs - c->from);
     c->bits = c->mibs + s->geo.block_size / VHDX_MIB;
-    bitmap_zero(c->used, c->bits);
-    bitmap_zero(c->twice, c->bits);
-    bitmap_zero(c->named, c->bits);
 
-    mark_objects(s, c);
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, mark_entries, c);
+    ret = window_mark(bs, c);
+    if (ret == 0 && c->first) {
+        /* Now all of the BAT has been seen. */
+        c->child = s->has_locator || (c->partial && c->bitmaps);
+        c->whole = c->partial && !c->child;
+        if (c->whole) {
+            ret = window_mark(bs, c);
+        }
+    }
     if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, judge_entries, c);
+        ret = vhdx_bat_walk(bs, 0, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+                            judge_entries, c);
     }
     if (ret < 0) {
         return ret;
@@ -543,11 +682,6 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
             break;
         }
         ret = window_check(bs, &c, number, all_mibs);
-    }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                            s->bat.length / VHDX_BAT_ENTRY_SIZE, judge_rest,
-                            &c);
     }
     if (ret == 0) {
         tell_odd(&c);

@@ -2,11 +2,14 @@
  * VHDX: check of headers, region tables and metadata
  *
  * Open has judged all that it uses.  Left are the copies that it does not use,
- * and fields that it ignores: reserved ones, and flags of known items.  A copy
- * that is damaged or out of date is written anew from the one in use; reserved
- * fields are cleared.  That a known region is not marked as required, as QEMU
- * once left it, does no harm and is no error; nor are old bytes behind the last
- * entry of a table, which Windows leaves.
+ * and fields that it ignores.  A copy that is damaged is an error, as there is
+ * no other then, and is written anew from the one in use.  So is one that says
+ * something else about the regions, but nobody knows which is right.
+ *
+ * What a reader ignores is no error, but put in order with -r all: what the
+ * header copy says that is out of date, reserved fields, flags of known items,
+ * a known region that is not marked as required, as QEMU once left it.  Old
+ * bytes behind the last entry of a table, which Windows leaves, are not told.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -31,14 +34,19 @@
     (VHDX_ITEM_USER | VHDX_ITEM_DISK | VHDX_ITEM_REQUIRED)
 #define FILE_PARAMETERS_KNOWN   3U
 
-/* Of messages, collected before the first is mended */
+/* What is found, in words, collected before the first is mended */
+typedef struct Findings {
+    GPtrArray *errors;
+    GPtrArray *odd;
+} Findings;
+
 static void G_GNUC_PRINTF(2, 3)
-add(GPtrArray *findings, const char *format, ...)
+add(GPtrArray *texts, const char *format, ...)
 {
     va_list ap;
 
     va_start(ap, format);
-    g_ptr_array_add(findings, g_strdup_vprintf(format, ap));
+    g_ptr_array_add(texts, g_strdup_vprintf(format, ap));
     va_end(ap);
 }
 
@@ -46,19 +54,19 @@ add(GPtrArray *findings, const char *format, ...)
 
 /* Find what differs between valid header copy @copy and the current one. */
 static void header_compare(BDRVVHDXState *s, int copy, const VHDXHeader *h,
-                           GPtrArray *findings)
+                           GPtrArray *odd)
 {
     if (h->version != s->header.version) {
-        add(findings, "Header copy %d has Version %u, the current one has %u",
+        add(odd, "Header copy %d has Version %u, the current one has %u",
             copy + 1, h->version, s->header.version);
     }
     if (h->log_length != s->header.log_length) {
-        add(findings, "Header copy %d has LogLength %" PRIu32
+        add(odd, "Header copy %d has LogLength %" PRIu32
             ", the current one has %" PRIu32, copy + 1, h->log_length,
             s->header.log_length);
     }
     if (h->log_offset != s->header.log_offset) {
-        add(findings, "Header copy %d has LogOffset %" PRIu64
+        add(odd, "Header copy %d has LogOffset %" PRIu64
             ", the current one has %" PRIu64, copy + 1, h->log_offset,
             s->header.log_offset);
     }
@@ -69,7 +77,7 @@ static void header_compare(BDRVVHDXState *s, int copy, const VHDXHeader *h,
  * sequence numbers may differ: not all programs write both copies.
  */
 static int coroutine_fn GRAPH_RDLOCK
-headers_check(BlockDriverState *bs, GPtrArray *findings)
+headers_check(BlockDriverState *bs, const Findings *f)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree uint8_t *buf = g_malloc(VHDX_HEADER_SIZE);
@@ -83,18 +91,18 @@ headers_check(BlockDriverState *bs, GPtrArray *findings)
             return ret;
         }
         if (!vhdx_header_decode(buf, &h)) {
-            add(findings, "Header copy %d has no valid signature and checksum",
-                i + 1);
+            add(f->errors, "Header copy %d has no valid signature and "
+                "checksum", i + 1);
             continue;
         }
-        header_compare(s, i, &h, findings);
+        header_compare(s, i, &h, f->odd);
         if (h.log_version != 0) {
-            add(findings, "Header copy %d has LogVersion %u", i + 1,
+            add(f->odd, "Header copy %d has LogVersion %u", i + 1,
                 h.log_version);
         }
         if (!buffer_is_zero(buf + HEADER_RESERVED,
                             VHDX_HEADER_SIZE - HEADER_RESERVED)) {
-            add(findings, "Header copy %d has reserved bytes set", i + 1);
+            add(f->odd, "Header copy %d has reserved bytes set", i + 1);
         }
     }
     return 0;
@@ -107,14 +115,17 @@ static uint32_t region_count(const uint8_t *buf)
     return MIN((uint32_t)ldl_le_p(buf + 8), VHDX_MAX_TABLE_ENTRIES);
 }
 
-/* Find and clear reserved fields of the table copy @buf. */
-static void region_table_clear(uint8_t *buf, int copy, GPtrArray *findings)
+/*
+ * Find and put right what is odd in the table copy @buf: reserved fields, and
+ * known regions that are not marked as required.
+ */
+static void region_table_clear(uint8_t *buf, int copy, GPtrArray *odd)
 {
     uint32_t reserved = ldl_le_p(buf + REGION_RESERVED);
 
     if (reserved) {
-        add(findings, "Region table copy %d has reserved bytes set: 0x%08"
-            PRIx32, copy + 1, reserved);
+        add(odd, "Region table copy %d has reserved bytes set: 0x%08" PRIx32,
+            copy + 1, reserved);
         stl_le_p(buf + REGION_RESERVED, 0);
     }
     for (uint32_t i = 0; i < region_count(buf); i++) {
@@ -122,10 +133,14 @@ static void region_table_clear(uint8_t *buf, int copy, GPtrArray *findings)
         uint32_t flags = ldl_le_p(entry + REGION_FLAGS);
 
         if (flags & ~VHDX_REGION_REQUIRED) {
-            add(findings, "Region table copy %d, entry %" PRIu32 " has "
-                "reserved bits set: 0x%08" PRIx32, copy + 1, i, flags);
+            add(odd, "Region table copy %d, entry %" PRIu32 " has reserved "
+                "bits set: 0x%08" PRIx32, copy + 1, i, flags);
             stl_le_p(entry + REGION_FLAGS, flags & VHDX_REGION_REQUIRED);
         }
+    }
+    if (vhdx_region_table_require(buf)) {
+        add(odd, "Region table copy %d does not mark the BAT and metadata "
+            "regions as required", copy + 1);
     }
 }
 
@@ -159,7 +174,7 @@ static void region_tables_compare(VHDXCheck *check, const uint8_t *a,
 static int coroutine_fn GRAPH_RDLOCK
 region_table_put(BlockDriverState *bs, int copy, uint8_t *buf)
 {
-    stl_le_p(buf + 4, vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, 4));
+    vhdx_region_table_seal(buf);
     return vhdx_log_put(bs, VHDX_REGION_TABLE_OFFSET(copy),
                         VHDX_REGION_TABLE_SIZE, buf);
 }
@@ -182,50 +197,73 @@ static void foreign_regions_check(BDRVVHDXState *s, VHDXCheck *check)
     }
 }
 
+/* Read both copies to @tables, in order, and note what is wrong with them. */
+static int coroutine_fn GRAPH_RDLOCK
+region_tables_read(BlockDriverState *bs, uint8_t *const *tables,
+                   const bool *damaged, const Findings *f)
+{
+    for (int i = 0; i < 2; i++) {
+        int ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(i),
+                                   VHDX_REGION_TABLE_SIZE, tables[i]);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (damaged[i]) {
+            add(f->errors, "Region table copy %d has no valid signature and "
+                "checksum", i + 1);
+        } else {
+            region_table_clear(tables[i], i, f->odd);
+        }
+    }
+    return 0;
+}
+
+/* Tell of @f.  Returns whether it is to be mended, or -errno. */
+static int coroutine_fn GRAPH_RDLOCK
+findings_tell(BlockDriverState *bs, VHDXCheck *check, const Findings *f)
+{
+    int ret = 0;
+
+    for (guint i = 0; i < f->errors->len && ret >= 0; i++) {
+        ret = vhdx_check_mend(bs, check, "%s",
+                              (char *)g_ptr_array_index(f->errors, i));
+    }
+    for (guint i = 0; i < f->odd->len && ret >= 0; i++) {
+        ret = vhdx_check_odd(bs, check, "%s",
+                             (char *)g_ptr_array_index(f->odd, i));
+    }
+    return ret;
+}
+
 int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree uint8_t *buf = g_malloc(2 * VHDX_REGION_TABLE_SIZE);
     uint8_t *tables[] = { buf, buf + VHDX_REGION_TABLE_SIZE };
     bool damaged[] = { s->mend_region_table[0], s->mend_region_table[1] };
-    g_autoptr(GPtrArray) findings = g_ptr_array_new_with_free_func(g_free);
-    guint clear_from;
-    bool mend = false;
+    g_autoptr(GPtrArray) errors = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) odd = g_ptr_array_new_with_free_func(g_free);
+    Findings f = { .errors = errors, .odd = odd };
+    guint odd_headers;
     int ret;
 
-    ret = headers_check(bs, findings);
-    for (int i = 0; i < 2 && ret == 0; i++) {
-        ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(i),
-                               VHDX_REGION_TABLE_SIZE, tables[i]);
-        if (ret == 0 && damaged[i]) {
-            add(findings, "Region table copy %d has no valid signature and "
-                "checksum", i + 1);
-        }
+    ret = headers_check(bs, &f);
+    odd_headers = odd->len;
+    if (ret == 0) {
+        ret = region_tables_read(bs, tables, damaged, &f);
     }
     if (ret < 0) {
         return ret;
-    }
-    clear_from = findings->len;
-    for (int i = 0; i < 2; i++) {
-        if (!damaged[i]) {
-            region_table_clear(tables[i], i, findings);
-        }
     }
     if (!damaged[0] && !damaged[1]) {
         region_tables_compare(check, tables[0], tables[1]);
     }
     foreign_regions_check(s, check);
-
-    for (guint i = 0; i < findings->len; i++) {
-        ret = vhdx_check_mend(bs, check, "%s",
-                              (char *)g_ptr_array_index(findings, i));
-        if (ret < 0) {
-            return ret;
-        }
-        mend = ret;
-    }
-    if (!mend || clear_from == findings->len) {
-        return 0;
+    ret = findings_tell(bs, check, &f);
+    if (ret <= 0 || odd->len == odd_headers) {
+        /* Opening the log has mended damaged copies, and all of the headers. */
+        return MIN(ret, 0);
     }
     ret = 0;
     for (int i = 0; i < 2 && ret == 0; i++) {
@@ -250,7 +288,7 @@ field_check(BlockDriverState *bs, VHDXCheck *check, uint64_t offset,
     if (!(value & ~known)) {
         return 0;
     }
-    ret = vhdx_check_mend(bs, check, "%s has reserved bits set: 0x%08" PRIx32,
+    ret = vhdx_check_odd(bs, check, "%s has reserved bits set: 0x%08" PRIx32,
                           what, value);
     if (ret > 0) {
         stl_le_p(buf, value & known);
@@ -272,7 +310,7 @@ table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
         buffer_is_zero(table + METADATA_RESERVED2, sizeof(zero))) {
         return 0;
     }
-    ret = vhdx_check_mend(bs, check, "The metadata table has reserved bytes "
+    ret = vhdx_check_odd(bs, check, "The metadata table has reserved bytes "
                           "set");
     if (ret > 0) {
         ret = vhdx_log_put(bs, offset + METADATA_RESERVED, 2, zero);
@@ -308,7 +346,7 @@ item_check(BlockDriverState *bs, VHDXCheck *check, const VHDXItem *item,
                            ITEM_FLAGS_KNOWN, what);
     }
     if (item->flags != expected) {
-        ret = vhdx_check_mend(bs, check, "Metadata item %s has flags 0x%" PRIx32
+        ret = vhdx_check_odd(bs, check, "Metadata item %s has flags 0x%" PRIx32
                               " in place of 0x%" PRIx32, guid, item->flags,
                               expected);
         if (ret > 0) {
@@ -348,6 +386,13 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
         return ret;
     }
 
+    if (s->has_locator != s->params.has_parent) {
+        vhdx_check_error(check, "%s", s->has_locator ?
+                         "There is a Parent Locator, but HasParent of File "
+                         "Parameters is 0: sector bitmaps are left alone" :
+                         "HasParent of File Parameters is 1, but there is no "
+                         "Parent Locator");
+    }
     item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
     offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;
     ret = vhdx_replay_read(bs, offset, sizeof(bits), bits);

@@ -7,15 +7,17 @@
  *
  *   wrong, and what is right is certain    mended with -r all
  *   wrong, and only a guess would help     told and left alone
- *   odd, but allowed by the format         a note, no error
+ *   odd, but no reader trips over it       a note, no error; put in order with
+ *                                          -r all where that is certain
  *
  * Repair changes metadata through the log, as requests do, so a power cut
  * leaves each page as it was or as it is to be.  The first change opens the
  * log, which mends damaged copies and replays an old log by itself.
  *
- * What lies in the file behind the last object is lost space ("leak") unless
- * the file can't get shorter.  It is cut off by closing the log, but not while
- * there are errors that remain: it may be a block whose entry is damaged.  So a
+ * What lies in the file behind the last object is free space, as other writers
+ * leave it, but lost space ("leak") where a log is to be replayed: then it is
+ * what a crash has left.  It is cut off by closing the log, but not while there
+ * are errors that remain: it may be a block whose entry is damaged.  So a
  * replay, which cuts it otherwise, leaves it to the check.
  * Space between objects is free: new blocks are put there.
  *
@@ -35,7 +37,7 @@ check_tell(VHDXCheck *check, const char *what, const char *format, va_list ap)
         return;
     }
     check->reports++;
-    fprintf(stderr, "%s ", what);
+    fputs(what, stderr);
     vfprintf(stderr, format, ap);
     fprintf(stderr, "%s\n", check->reports == VHDX_CHECK_REPORTS ?
             " (what else is found is only counted)" : "");
@@ -47,7 +49,7 @@ void vhdx_check_error(VHDXCheck *check, const char *format, ...)
 
     check->result->corruptions++;
     va_start(ap, format);
-    check_tell(check, "ERROR", format, ap);
+    check_tell(check, "ERROR ", format, ap);
     va_end(ap);
 }
 
@@ -81,59 +83,124 @@ vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
         check->result->corruptions++;
     }
     va_start(ap, format);
-    check_tell(check, mend ? "Repairing:" : "ERROR", format, ap);
+    check_tell(check, mend ? "Repairing: " : "ERROR ", format, ap);
     va_end(ap);
+    return mend;
+}
+
+int coroutine_fn
+vhdx_check_odd(BlockDriverState *bs, VHDXCheck *check, const char *format, ...)
+{
+    bool mend = check->fix & BDRV_FIX_ERRORS;
+    va_list ap;
+    int ret;
+
+    if (mend) {
+        ret = vhdx_log_begin(bs, false);
+        if (ret < 0) {
+            return ret;
+        }
+        check->result->corruptions_fixed++;
+    }
+    if (check->notes) {
+        va_start(ap, format);
+        check_tell(check, mend ? "Repairing: " : "", format, ap);
+        va_end(ap);
+    }
     return mend;
 }
 
 /* -- Space -- */
 
 /*
- * Whether the file behind the image can get shorter, so that a tail is wasted.
- * A device or an export takes no space of a file system, and a raw node may
- * have been given its length.
+ * Whether the file behind the image may get shorter.  A raw node may have been
+ * given its length, and a device takes no space of a file system; others that
+ * tell nothing may or may not.
  */
-static bool coroutine_fn GRAPH_RDLOCK tail_is_waste(BlockDriverState *bs)
+static bool coroutine_fn GRAPH_RDLOCK tail_can_go(BlockDriverState *bs)
 {
     return !qdict_haskey(bs->file->bs->options, "size") &&
-           bdrv_co_get_allocated_file_size(bs->file->bs) > 0;
+           bdrv_co_get_allocated_file_size(bs->file->bs) != 0;
+}
+
+/* How much shorter compacting would make the file, at the most; bytes. */
+static uint64_t compact_gain(BDRVVHDXState *s, VHDXCheck *check)
+{
+    uint64_t packed = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
+                      check->result->bfi.allocated_clusters *
+                      (uint64_t)s->geo.block_size;
+
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        packed += s->regions[i].held;
+    }
+    packed -= s->bat.length;
+    packed += MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
+    return s->space.size > packed ? s->space.size - packed : 0;
+}
+
+/* Tell of free space: the tail, of @tail bytes, and what is before. */
+static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
+                       bool tail_goes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t inside = check->end - check->used + (tail_goes ? 0 : tail);
+    uint64_t gain = compact_gain(s, check);
+
+    if (check->replay) {
+        /* This is no matter of compacting. */
+        gain -= MIN(gain, tail);
+    }
+    if (inside) {
+        vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "
+                        "refers to them", inside / VHDX_MIB);
+    }
+    if (tail && tail_goes && !check->replay) {
+        vhdx_check_note(check, "%" PRIu64 " bytes behind the last object are "
+                        "free: nothing refers to them", tail);
+    }
+    if (gain >= VHDX_MIB && !s->params.leave_allocated && !check->lost &&
+        !check->result->corruptions && (tail_goes || !tail)) {
+        vhdx_check_note(check, "Compacting would make the file up to %" PRIu64
+                        " MiB shorter", gain / VHDX_MIB);
+    }
 }
 
 /*
- * Tell of free space; count the tail as a leak, in payload blocks as clusters
- * are what the block layer counts in.  Returns whether it is to be cut.
+ * Tell of free space; count the tail as a leak if it is one, in payload blocks
+ * as clusters are what the block layer counts in.  Returns whether it is to be
+ * cut.
  */
 static bool coroutine_fn GRAPH_RDLOCK
-check_space(BlockDriverState *bs, VHDXCheck *check, bool live, int *leaks)
+check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
 {
     BDRVVHDXState *s = bs->opaque;
     BdrvCheckResult *result = check->result;
     uint64_t size = s->space.size;
-    uint64_t tail = size > check->end ? size - check->end : 0;
-    uint64_t free_space = check->end - check->used;
+    bool goes = tail_can_go(bs);
 
+    *tail = 0;
     if (result->check_errors) {
         /* Not all of the file was looked at. */
         return false;
     }
     result->image_end_offset = MIN(check->end, size);
     /* While the image is being written to, the tail is kept for growth. */
-    if (live || !tail_is_waste(bs)) {
-        free_space += live ? 0 : tail;
-        tail = 0;
+    if (size > check->end && !live) {
+        *tail = size - check->end;
     }
-    if (free_space && !result->corruptions_fixed) {
-        vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "
-                        "refers to them", free_space / VHDX_MIB);
+    if (!result->corruptions_fixed) {
+        tell_space(bs, check, *tail, goes);
     }
-    *leaks = MIN(DIV_ROUND_UP(tail, s->geo.block_size), INT_MAX);
-    if (!tail || !(check->fix & BDRV_FIX_LEAKS)) {
+    if (!goes) {
+        *tail = 0;
+    }
+    if (!*tail || !(check->fix & BDRV_FIX_LEAKS)) {
         return false;
     }
     if (result->corruptions) {
         vhdx_check_note(check, "The %" PRIu64 " bytes behind the last object "
                         "are kept, as a damaged entry may have named them",
-                        tail);
+                        *tail);
         return false;
     }
     return true;
@@ -164,6 +231,18 @@ check_replay(BlockDriverState *bs, VHDXCheck *check)
     return ret;
 }
 
+/* The tail, of @tail bytes, has been cut off, or not. */
+static void count_leaks(BDRVVHDXState *s, VHDXCheck *check, uint64_t tail,
+                        bool cut)
+{
+    uint64_t blocks = DIV_ROUND_UP(tail, s->geo.block_size);
+    uint64_t fixed = check->given_up + (cut ? blocks : 0);
+    uint64_t left = check->lost + (check->replay && !cut ? blocks : 0);
+
+    check->result->leaks_fixed = MIN(fixed, INT_MAX);
+    check->result->leaks = MIN(left, INT_MAX);
+}
+
 int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
                                BdrvCheckMode fix)
 {
@@ -172,11 +251,11 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         .result = result,
         .fix = fix,
         .notes = bs->open_flags & BDRV_O_CHECK,
+        .replay = vhdx_replay_active(s),
     };
-    bool replay = vhdx_replay_active(s);
     bool live = s->log.open;
     bool cut = false;
-    int leaks = 0;
+    uint64_t tail = 0;
     int ret, closed;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -185,7 +264,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         s->keep_tail = true;
     }
     ret = vhdx_check_copies(bs, &check);
-    if (ret == 0 && replay) {
+    if (ret == 0 && check.replay) {
         ret = check_replay(bs, &check);
     }
     if (ret == 0) {
@@ -195,9 +274,10 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         ret = vhdx_check_bat(bs, &check);
     }
     if (ret == 0) {
-        cut = check_space(bs, &check, live, &leaks);
-        /* What it has kept a replay from cutting, waste or not */
-        cut |= replay && fix && !result->corruptions && !result->check_errors;
+        cut = check_space(bs, &check, live, &tail);
+        /* What it has kept a replay from cutting, whatever the node */
+        cut |= check.replay && fix && !result->corruptions &&
+               !result->check_errors;
     }
     if (cut) {
         ret = vhdx_log_begin(bs, false);
@@ -219,10 +299,6 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         /* That would say that there are no checks for this format. */
         return ret == -ENOTSUP ? -EIO : ret;
     }
-    if (cut && s->space.size <= check.end) {
-        result->leaks_fixed += leaks;
-    } else {
-        result->leaks += leaks;
-    }
+    count_leaks(s, &check, tail, cut && s->space.size <= check.end);
     return 0;
 }

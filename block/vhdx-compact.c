@@ -123,24 +123,31 @@ static int batch_add(BDRVVHDXState *s, Compact *c, uint64_t index,
 /* -- What loses its place -- */
 
 /* Which blocks there are, and whether all is well with them. */
-static int count_entries(BlockDriverState *bs, uint64_t index,
-                         const uint64_t *entries, uint64_t count, void *opaque)
+static int coroutine_fn GRAPH_RDLOCK
+count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+              uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
     Compact *c = opaque;
 
-    QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
-        int ret = vhdx_bat_entry_check(s, index + i, entries[i], c->errp);
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        uint64_t block;
 
-        if (ret < 0) {
-            return ret;
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            int ret = vhdx_bat_entry_check(s, index + i, entry, c->errp);
+
+            if (ret < 0) {
+                return ret;
+            }
         }
-        if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT) {
-            c->present++;
-        } else if (vhdx_bat_offset(entries[i])) {
-            c->unused++;
+        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            c->unused += entry != 0;
+            continue;
         }
+        c->present += vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        c->unused += vhdx_bat_offset(entry) &&
+                     vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT;
     }
     return 0;
 }
@@ -158,21 +165,30 @@ static int count_rest(BlockDriverState *bs, uint64_t index,
 
 /*
  * Drop the places that entries name without using them.  Such an offset may be
- * anything, so what is free now is for a scan to find.
+ * anything, so what is free now is for a scan to find.  A block that is read as
+ * present, though its state is another, gets the right one, and entries of
+ * sector bitmaps that name nothing in the file are cleared.
  */
 static int coroutine_fn GRAPH_RDLOCK
 drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    static const uint64_t zero;
     int ret = 0;
 
     for (uint64_t i = 0; i < count && ret == 0; i++) {
         uint64_t block, entry;
 
+        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            if (entries[i]) {
+                ret = vhdx_log_put(bs, s->bat.offset + (index + i) *
+                                   VHDX_BAT_ENTRY_SIZE, sizeof(zero), &zero);
+            }
+            continue;
+        }
         if (!vhdx_bat_offset(entries[i]) ||
-            vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT ||
-            vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT) {
             continue;
         }
         WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -682,6 +698,31 @@ drop_rest(BlockDriverState *bs, Compact *c)
     return ret < 0 ? ret : vhdx_log_commit(bs);
 }
 
+/* Let entries name nothing but the places of blocks that are present. */
+static int coroutine_fn GRAPH_RDLOCK
+drop_places(BlockDriverState *bs, Compact *c)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest,
+                            c);
+    }
+    if (ret == 0 && c->behind) {
+        ret = drop_rest(bs, c);
+    }
+    if (ret == 0 && c->unused) {
+        ret = vhdx_log_begin(bs, false);
+        if (ret == 0) {
+            ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
+        }
+    }
+    return ret;
+}
+
 /* Know what of the file is free, and that no two blocks are in one place. */
 static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, Compact *c)
@@ -722,6 +763,11 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                    "is fixed");
         return -ENOTSUP;
     }
+    if (s->has_locator) {
+        error_setg(errp, "Could not compact the image: it has a Parent "
+                   "Locator, but HasParent of File Parameters is 0");
+        return -EINVAL;
+    }
     *c = (Compact) {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
@@ -739,21 +785,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
         vhdx_space_reclaim(bs);
     }
     if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
-    }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                            s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest,
-                            c);
-    }
-    if (ret == 0 && c->behind) {
-        ret = drop_rest(bs, c);
-    }
-    if (ret == 0 && c->unused) {
-        ret = vhdx_log_begin(bs, false);
-        if (ret == 0) {
-            ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
-        }
+        ret = drop_places(bs, c);
     }
     if (ret == 0) {
         ret = find_space(bs, c);

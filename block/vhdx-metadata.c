@@ -96,6 +96,36 @@ static const VHDXGuid item_memory_label = {
 
 /* -- Region table -- */
 
+bool vhdx_region_is_known(const VHDXRegion *region)
+{
+    return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
+           vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
+}
+
+bool vhdx_region_table_require(uint8_t *buf)
+{
+    uint32_t count = MIN((uint32_t)ldl_le_p(buf + 8), VHDX_MAX_TABLE_ENTRIES);
+    bool changed = false;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *entry = buf + VHDX_REGION_ENTRY(i);
+        VHDXRegion region = { .guid = vhdx_guid_decode(entry) };
+        uint32_t flags = ldl_le_p(entry + 28);
+
+        if (vhdx_region_is_known(&region) && !(flags & VHDX_REGION_REQUIRED)) {
+            stl_le_p(entry + 28, flags | VHDX_REGION_REQUIRED);
+            changed = true;
+        }
+    }
+    return changed;
+}
+
+void vhdx_region_table_seal(uint8_t *buf)
+{
+    stl_le_p(buf + VHDX_CHECKSUM_OFFSET,
+             vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, VHDX_CHECKSUM_OFFSET));
+}
+
 void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
                               uint8_t *buf)
 {
@@ -110,8 +140,8 @@ void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
         stl_le_p(entry + 24, regions[i].length);
         stl_le_p(entry + 28, regions[i].flags);
     }
-    stl_le_p(buf + VHDX_CHECKSUM_OFFSET,
-             vhdx_checksum(buf, VHDX_REGION_TABLE_SIZE, VHDX_CHECKSUM_OFFSET));
+    vhdx_region_table_require(buf);
+    vhdx_region_table_seal(buf);
 }
 
 bool vhdx_region_table_valid(const uint8_t *buf)
@@ -658,6 +688,8 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    s->has_locator = vhdx_metadata_find(items, count,
+                                        &vhdx_item_parent_locator);
     if (s->params.has_parent) {
         return parent_refuse(bs, items, count, errp);
     }
@@ -683,6 +715,12 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
     bad = s->mend_region_table[0] ? 0 : 1;
     ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(!bad),
                            VHDX_REGION_TABLE_SIZE, buf);
+    if (ret == 0 && vhdx_region_table_require(buf)) {
+        /* Both, as the copies are to agree */
+        vhdx_region_table_seal(buf);
+        ret = vhdx_cache_update(bs, VHDX_REGION_TABLE_OFFSET(!bad),
+                                VHDX_REGION_TABLE_SIZE, buf);
+    }
     if (ret == 0) {
         ret = vhdx_cache_update(bs, VHDX_REGION_TABLE_OFFSET(bad),
                                 VHDX_REGION_TABLE_SIZE, buf);

@@ -203,12 +203,15 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     Scan *scan = opaque;
 
     for (uint64_t i = 0; i < count; i++, phase++) {
-        uint64_t offset = vhdx_bat_offset(entries[i]);
+        uint64_t entry = entries[i], offset = vhdx_bat_offset(entry);
         uint64_t end = offset + s->geo.block_size, used;
         bool bitmap = phase == stride - 1;
-        bool present = !bitmap && vhdx_bat_state(entries[i]) ==
-                                  VHDX_BLOCK_FULLY_PRESENT;
+        bool present;
 
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT && !bitmap) {
+            entry = vhdx_bat_entry_resolve(bs, index + i, entry);
+        }
+        present = !bitmap && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
         if (offset && offset < end) {
             scan_mark(scan, present ? scan->used : scan->kept, offset,
                       s->geo.block_size);
@@ -218,10 +221,10 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             continue;
         }
         /* What is present and in the file can at worst be marked twice. */
-        if (entries[i] > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
+        if (entry > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
             (!present || !offset || end > scan->size || end < offset)) {
             QEMU_LOCK_GUARD(&s->lock);
-            scan->damaged = vhdx_bat_entry_use(bs, index + i, entries[i],
+            scan->damaged = vhdx_bat_entry_use(bs, index + i, entry,
                                                &used) < 0;
         }
     }
@@ -863,12 +866,19 @@ void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     if (sp->fixed_size) {
         return;
     }
-    if (sp->used && !sp->damaged && !sp->overlap &&
-        (!sp->scanned || !test_bit(sp->end / VHDX_MIB - 1, sp->used))) {
-        /* There may be more below it that was freed in the past. */
+    if (sp->scanned ? !sp->damaged && !sp->overlap &&
+                      !test_bit(sp->end / VHDX_MIB - 1, sp->used)
+                    : !s->keep_tail && !s->params.leave_allocated) {
+        /*
+         * There may be more below it that was freed in the past, or is a tail
+         * that another writer has left.
+         */
         ret = vhdx_space_scan(bs);
         if (ret < 0) {
-            cut_failed(bs, ret);
+            /* No map is kept of a file so long. */
+            if (ret != -EOVERFLOW) {
+                cut_failed(bs, ret);
+            }
             return;
         }
     }

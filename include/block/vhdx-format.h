@@ -171,9 +171,20 @@ typedef struct VHDXRegion {
 
 #define VHDX_REGION_REQUIRED 1
 
+/* Whether @region is the BAT's or the metadata's. */
+bool vhdx_region_is_known(const VHDXRegion *region);
+
+/*
+ * Mark the known regions in the table @buf as required, as QEMU's own driver
+ * did not; there are programs that refuse that.  Returns whether something has
+ * changed; then the checksum is for vhdx_region_table_seal() to set.
+ */
+bool vhdx_region_table_require(uint8_t *buf);
+void vhdx_region_table_seal(uint8_t *buf);
+
 /*
  * Fill @buf, VHDX_REGION_TABLE_SIZE bytes, with @count entries and the
- * checksum.
+ * checksum.  Known regions are marked as required.
  */
 void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
                               uint8_t *buf);

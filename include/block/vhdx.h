@@ -154,8 +154,7 @@ typedef struct VHDXSpace {
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... of a BAT that names a place twice */
     bool damaged;                   /* an entry can't be, or was not, right */
-    uint64_t lost;                  /* entries behind the last one that name
-                                       what no other does: a disk's end? */
+    uint64_t lost;                  /* entries that vhdx_bat_may_be_block() */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
     uint64_t hint;                  /* MiB: there's none for a block before */
@@ -220,6 +219,7 @@ typedef struct BDRVVHDXState {
     VHDXRegion *regions;            /* all of them, @region_count */
     uint32_t region_count;
     uint32_t disk_size_item;        /* its offset in the metadata region */
+    bool has_locator;               /* there is a Parent Locator */
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
     uint64_t cache_size;            /* bytes; fixed while requests run */
@@ -473,6 +473,16 @@ int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
 
 /* The page of @block's BAT entry, or NULL if not in memory.  lock is held. */
 VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
+
+/*
+ * PARTIALLY_PRESENT is for images with a parent.  In one without any trace of
+ * one, no Parent Locator and no place in the entry of the chunk's sector
+ * bitmap, it is read as FULLY_PRESENT, as Windows does.  Returns raw entry @raw
+ * with index @index as it is read in this respect; as it is where the other
+ * entry can't be read.  No lock is held.
+ */
+uint64_t coroutine_fn GRAPH_RDLOCK
+vhdx_bat_entry_resolve(BlockDriverState *bs, uint64_t index, uint64_t raw);
 
 /*
  * Set the BAT entry of payload block @block.  lock is held, and has been since
@@ -903,9 +913,12 @@ typedef struct VHDXCheck {
     BdrvCheckResult *result;
     BdrvCheckMode fix;
     bool notes;                     /* tell of what is no error, too */
+    bool replay;                    /* the log held changes at open */
     unsigned reports;               /* findings told so far */
     uint64_t end;                   /* of the last object, bytes */
     uint64_t used;                  /* bytes that something refers to */
+    uint64_t lost;                  /* blocks named behind the last one */
+    uint64_t given_up;              /* ... and no longer, as they were zeros */
 } VHDXCheck;
 
 /* Tell of something wrong that is left as it is, and count it. */
@@ -924,6 +937,11 @@ vhdx_check_note(VHDXCheck *check, const char *format, ...);
 int coroutine_fn GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)
 vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
                 ...);
+
+/* The same for something that is no error, if a person asked. */
+int coroutine_fn GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)
+vhdx_check_odd(BlockDriverState *bs, VHDXCheck *check, const char *format,
+               ...);
 
 /*
  * Check headers and region tables, of which each has two copies; the metadata

@@ -35,7 +35,7 @@
 #define BROKEN          4
 #define UNMAPPED_DRAFT  5
 #define PRESENT         6
-#define LOST            7
+#define LOST            BROKEN  /* without a place */
 
 typedef struct Damaging {
     const CrashWorkload *w;
