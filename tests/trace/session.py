@@ -87,6 +87,11 @@ class Session:
     def flushes(self):
         return [op for op in self.ops if op.kind == FLUSH]
 
+    def kill(self):
+        """End as in a crash: what is not written yet stays so."""
+        self.process.kill()
+        self.process.wait()
+
     def close(self):
         """Close the image; the names of what that did.  A flush that failed
         has printed nothing, but the exit status tells."""

@@ -434,6 +434,7 @@ def replay(ctx):
                 for page in range(48)], 'flush')
         io.do(*['write -q -P 1 %dM 4k' % (page * 512 + 1)
                 for page in range(50, 98, 2)], 'flush')
+        io.kill()
     with Session(ctx, image) as io:
         same(io.opening, [])
         io.do('write -q -P 2 0 4k')
