@@ -174,8 +174,7 @@ const CrashWorkload crash_workloads[] = {
     }, {
         .name = "full-close",
         .about = "no space is left when the image is closed",
-        .disk_mib = 20480, .block_mib = { 1, 2 }, .state_zero = true,
-        .full_close = true,
+        .disk_mib = 20480, .block_mib = { 1, 2 }, .full_close = true,
         .guests = 3, .actions = 40,
         .mix = { .zero = 4, .discard = 8, .flush = 20, .read = 5 },
         .whole = 80,
