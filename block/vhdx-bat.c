@@ -221,10 +221,12 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
     }
     switch (vhdx_bat_state(raw)) {
     case VHDX_BLOCK_FULLY_PRESENT:
+    case VHDX_BLOCK_UNDEFINED:
+    case VHDX_BLOCK_UNMAPPED:
         *entry = raw;
         break;
     case VHDX_BLOCK_UNMAPPED_DRAFT:
-        *entry = VHDX_BLOCK_UNMAPPED;
+        *entry = vhdx_bat_entry(VHDX_BLOCK_UNMAPPED, vhdx_bat_offset(raw));
         break;
     default:
         *entry = vhdx_bat_state(raw);

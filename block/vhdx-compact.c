@@ -179,6 +179,7 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
     for (uint64_t i = 0; i < count && ret == 0; i++) {
         uint64_t block, entry;
+        bool due = false;
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
             if (entries[i]) {
@@ -192,12 +193,18 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             continue;
         }
         WITH_QEMU_LOCK_GUARD(&s->lock) {
-            /* What comes back is without the offset. */
             ret = vhdx_bat_get(bs, block, &entry);
             if (ret == 0) {
+                if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+                    entry = vhdx_bat_state(entry);
+                }
                 vhdx_bat_set(s, block, entry);
                 s->write_gen++;
+                due = vhdx_log_relief_due(s);
             }
+        }
+        if (due) {
+            ret = vhdx_log_relieve(bs);
         }
     }
     return ret < 0 ? ret : vhdx_log_commit(bs);

@@ -8,8 +8,9 @@
  *
  *   1. A place is found and a VHDXAlloc entered for the block.  Whoever else
  *      writes to the block meanwhile finds it and uses the same place.
- *   2. If the place is not known to read as zeros, one of them zeroes it and
- *      the others wait for that.
+ *      A block that has kept its place gets that one, if nothing else is there.
+ *   2. If the place is not known to read as zeros, one of them zeroes what of
+ *      it is not a hole in the file, and the others wait for that.
  *   3. The data is written.
  *   4. The first whose write completes publishes the block: sets its BAT
  *      entry, in memory.  Others may fail without undoing that.  If all fail,
@@ -32,6 +33,9 @@
 
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16
+
+/* A place with more stretches of data and holes is zeroed as a whole. */
+#define MAX_STRETCHES   64
 
 /* Blocks that are looked up under one lock for the status of a range */
 #define STATUS_BLOCKS   ((uint64_t)64 * 1024)
@@ -221,6 +225,17 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
 
 /* -- Allocation; lock is held throughout -- */
 
+/* Let go of a place that no entry uses; see vhdx_space_abandon(). */
+static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
+                            bool touched)
+{
+    if (kept) {
+        vhdx_space_keep(s, offset);
+    } else {
+        vhdx_space_abandon(s, offset, s->geo.block_size, touched);
+    }
+}
+
 static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
     if (--alloc->refs) {
@@ -230,28 +245,33 @@ static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
         g_hash_table_remove(s->allocs, &alloc->block);
     }
     if (!alloc->published) {
-        vhdx_space_abandon(s, alloc->offset, s->geo.block_size,
-                           alloc->touched);
+        place_give_back(s, alloc->offset, alloc->kept, alloc->touched);
     }
     g_free(alloc);
 }
 
 /*
- * Find a place for @block and enter it, with a reference for the caller in
- * @alloc, unless another request has done so meanwhile.
+ * Find a place for @block, whose BAT entry is @entry, and enter it, with a
+ * reference for the caller in @alloc, unless another request has done so
+ * meanwhile.
  */
 static int coroutine_fn GRAPH_RDLOCK
-alloc_new(BlockDriverState *bs, uint64_t block, VHDXAlloc **alloc)
+alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
+          VHDXAlloc **alloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool zero;
-    int64_t offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+    int64_t offset = vhdx_bat_offset(entry);
+    int kept = vhdx_space_take_kept(bs, block, offset);
+    bool zero = false;
 
-    if (offset < 0) {
-        return offset;
+    if (kept == 0) {
+        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+    }
+    if (kept < 0 || offset < 0) {
+        return kept < 0 ? kept : offset;
     }
     if (g_hash_table_contains(s->allocs, &block)) {
-        vhdx_space_abandon(s, offset, s->geo.block_size, false);
+        place_give_back(s, offset, kept, false);
         return 0;
     }
     *alloc = g_new(VHDXAlloc, 1);
@@ -260,10 +280,43 @@ alloc_new(BlockDriverState *bs, uint64_t block, VHDXAlloc **alloc)
         .offset = offset,
         .refs = 1,
         .ready = zero,
+        .kept = kept,
         .barrier = !zero,
     };
     g_hash_table_insert(s->allocs, &(*alloc)->block, *alloc);
     return 0;
+}
+
+/*
+ * Make @bytes bytes at file offset @offset read as zeros, but for holes, which
+ * do so already.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+place_zero(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    BdrvRequestFlags flags = s->params.leave_allocated ? 0 : BDRV_REQ_MAY_UNMAP;
+    int ret = 0;
+
+    for (unsigned i = 0; bytes && ret == 0; i++) {
+        int64_t n = bytes;
+        int status = 0;
+
+        if (i < MAX_STRETCHES) {
+            status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
+                                          NULL, NULL);
+        }
+        if (status < 0 || !n) {
+            status = 0;
+            n = bytes;
+        }
+        if (!(status & BDRV_BLOCK_ZERO)) {
+            ret = bdrv_co_pwrite_zeroes(bs->file, offset, n, flags);
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return ret;
 }
 
 /* Make the place of @alloc read as zeros, or wait until someone has. */
@@ -274,14 +327,17 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
     int ret = 0;
 
     while (!alloc->ready && ret == 0) {
+        /* The file may have no more of the last block than the disk needs. */
+        uint64_t bytes = MIN(s->geo.block_size,
+                             s->space.size - alloc->offset);
+
         if (alloc->preparing) {
             qemu_co_queue_wait(&s->alloc_queue, &s->lock);
             continue;
         }
         alloc->preparing = true;
         qemu_mutex_unlock(&s->lock);
-        ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset,
-                                    s->geo.block_size, BDRV_REQ_MAY_UNMAP);
+        ret = place_zero(bs, alloc->offset, bytes);
         qemu_mutex_lock(&s->lock);
         alloc->preparing = false;
         alloc->ready = ret == 0;
@@ -301,9 +357,12 @@ block_place(BlockDriverState *bs, uint64_t block, uint64_t *place,
     BDRVVHDXState *s = bs->opaque;
     VHDXAlloc *own = NULL, *a;
     uint64_t entry = 0;
-    int ret;
+    int ret, failed = 0;
 
-    /* Lock is dropped to allocate, so then look again. */
+    /*
+     * Lock is dropped to allocate, so then look again: there may be no space
+     * just because another request has got it for this block.
+     */
     for (;;) {
         ret = vhdx_bat_get(bs, block, &entry);
         a = g_hash_table_lookup(s->allocs, &block);
@@ -311,15 +370,15 @@ block_place(BlockDriverState *bs, uint64_t block, uint64_t *place,
             vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
             break;
         }
+        if (failed < 0) {
+            return failed;
+        }
         if (own) {
             /* Others have used it already, and it has been freed again. */
             alloc_unref(s, own);
             own = NULL;
         }
-        ret = alloc_new(bs, block, &own);
-        if (ret < 0) {
-            return ret;
-        }
+        failed = alloc_new(bs, block, entry, &own);
     }
     if (ret == 0 && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
         *place = vhdx_bat_offset(entry);

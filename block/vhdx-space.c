@@ -38,6 +38,11 @@
  * counts, and a place that an entry of a present block seems to name, behind
  * the last one as well, is kept.
  *
+ * A block in the state UNMAPPED or UNDEFINED may have kept its place.  The scan
+ * finds out which of these places are named by one entry only, and are nothing
+ * else's: there the block goes again when it is written to.  Other places that
+ * an entry names without using them are left alone.
+ *
  * Where the BAT of a damaged image names a place twice, the block that is
  * discarded may not be the last one there.  Then nothing is punched or put into
  * the map as free in this open.  What then looks free may be the other's place,
@@ -90,6 +95,7 @@ void vhdx_space_free(BDRVVHDXState *s)
     g_clear_pointer(&s->space.committing, g_array_unref);
     g_clear_pointer(&s->space.committed, g_array_unref);
     g_clear_pointer(&s->space.used, g_free);
+    g_clear_pointer(&s->space.kept, g_free);
 }
 
 /* Let all up to @end bytes be used, if the last object ends before. */
@@ -170,22 +176,47 @@ typedef struct Scan {
     uint64_t size;                  /* of the file */
     unsigned long *used;
     unsigned long *kept;            /* what entries name that don't use it */
+    unsigned long *shared;          /* ... of these, what is not one's own */
     uint64_t bits;                  /* in each of these */
     bool overlap;                   /* something was marked twice in @used */
     bool damaged;                   /* an entry can't be right */
     uint64_t lost;                  /* entries behind the last: see VHDXSpace */
 } Scan;
 
-static void scan_mark(Scan *scan, unsigned long *map, uint64_t offset,
-                      uint64_t bytes)
+/* An object is at @offset. */
+static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
 {
     uint64_t from = offset / VHDX_MIB;
     uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
 
     if (from < to) {
-        scan->overlap |= map == scan->used && find_next_bit(map, to, from) < to;
-        bitmap_set(map, from, to - from);
+        scan->overlap |= find_next_bit(scan->used, to, from) < to;
+        bitmap_set(scan->used, from, to - from);
     }
+}
+
+/*
+ * An entry names the place at @offset without using it.  It may be its @own,
+ * unless another one does the same.
+ */
+static void scan_keep(Scan *scan, uint64_t offset, uint64_t bytes, bool own)
+{
+    uint64_t from = offset / VHDX_MIB;
+    uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
+
+    for (uint64_t i = from; i < to; i++) {
+        if (test_and_set_bit(i, scan->kept) || !own) {
+            set_bit(i, scan->shared);
+        }
+    }
+}
+
+/* Whether an entry of the raw value @entry may keep its place. */
+static bool entry_keeps(uint64_t entry)
+{
+    VHDXBlockState state = vhdx_bat_state(vhdx_bat_entry_mend(entry, false));
+
+    return state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED;
 }
 
 /*
@@ -212,9 +243,11 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             entry = vhdx_bat_entry_resolve(bs, index + i, entry);
         }
         present = !bitmap && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-        if (offset && offset < end) {
-            scan_mark(scan, present ? scan->used : scan->kept, offset,
-                      s->geo.block_size);
+        if (offset && offset < end && present) {
+            scan_mark(scan, offset, s->geo.block_size);
+        } else if (offset && offset < end) {
+            scan_keep(scan, offset, s->geo.block_size,
+                      !bitmap && entry_keeps(entry));
         }
         if (bitmap) {
             phase = -1;
@@ -243,7 +276,7 @@ static int scan_rest(BlockDriverState *bs, uint64_t index,
 
         if (vhdx_bat_may_be_block(s, entries[i]) &&
             !test_bit(offset / VHDX_MIB, scan->used)) {
-            scan_mark(scan, scan->kept, offset, s->geo.block_size);
+            scan_keep(scan, offset, s->geo.block_size, false);
             scan->lost++;
         }
     }
@@ -259,7 +292,7 @@ static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
         for (guint j = 0; j < lists[i]->len; j++) {
             VHDXFreed *f = &g_array_index(lists[i], VHDXFreed, j);
 
-            scan_mark(scan, scan->used, f->offset, f->length);
+            scan_mark(scan, f->offset, f->length);
         }
     }
 }
@@ -281,9 +314,60 @@ static void scan_mark_foreign(Scan *scan, BDRVVHDXState *s)
         if (find_next_bit(scan->used, to, from) < to) {
             r->held = 0;
         } else {
-            bitmap_set(scan->kept, from, to - from);
+            scan_keep(scan, from * VHDX_MIB, (to - from) * VHDX_MIB, false);
         }
     }
+}
+
+static bool scan_init(Scan *scan)
+{
+    scan->used = bitmap_try_new(scan->bits);
+    scan->kept = bitmap_try_new(scan->bits);
+    scan->shared = bitmap_try_new(scan->bits);
+    return scan->used && scan->kept && scan->shared;
+}
+
+static void scan_free(Scan *scan)
+{
+    g_free(scan->used);
+    g_free(scan->kept);
+    g_free(scan->shared);
+}
+
+/*
+ * All is marked: what is kept counts as used from now on.  @sp gets to know
+ * which of it is one block's own.
+ */
+static void scan_settle_kept(Scan *scan, VHDXSpace *sp)
+{
+    g_clear_pointer(&sp->kept, g_free);
+    bitmap_or(scan->shared, scan->shared, scan->used, scan->bits);
+    bitmap_or(scan->used, scan->used, scan->kept, scan->bits);
+    if (bitmap_andnot(scan->kept, scan->kept, scan->shared, scan->bits)) {
+        sp->kept = g_steal_pointer(&scan->kept);
+        sp->kept_bits = scan->bits;
+    }
+}
+
+static void scan_mark_objects(Scan *scan, BDRVVHDXState *s)
+{
+    scan_mark(scan, 0, VHDX_HEADER_SECTION_SIZE);
+    scan_mark(scan, s->header.log_offset, s->header.log_length);
+    scan_mark(scan, s->bat.offset, s->bat.length);
+    scan_mark(scan, s->metadata.offset, s->metadata.length);
+}
+
+/* The map is complete: @sp has it from now on. */
+static void scan_use(Scan *scan, VHDXSpace *sp)
+{
+    g_free(sp->used);
+    sp->scanned = true;
+    sp->used = g_steal_pointer(&scan->used);
+    sp->used_bits = scan->bits;
+    sp->hint = 0;
+    /* Blocks that are gone may have been anywhere up to the old end. */
+    sp->zero_from = MAX(sp->zero_from, sp->end);
+    sp->end = (find_last_bit(sp->used, sp->used_bits) + 1) * VHDX_MIB;
 }
 
 int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
@@ -298,23 +382,16 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
     GHashTableIter iter;
     VHDXAlloc *alloc;
-    uint64_t last;
     int ret;
 
     if (sp->size > MAX_MAP_BYTES) {
         return -EOVERFLOW;
     }
-    scan.used = bitmap_try_new(scan.bits);
-    scan.kept = bitmap_try_new(scan.bits);
-    if (!scan.used || !scan.kept) {
-        g_free(scan.used);
-        g_free(scan.kept);
+    if (!scan_init(&scan)) {
+        scan_free(&scan);
         return -ENOMEM;
     }
-    scan_mark(&scan, scan.used, 0, VHDX_HEADER_SECTION_SIZE);
-    scan_mark(&scan, scan.used, s->header.log_offset, s->header.log_length);
-    scan_mark(&scan, scan.used, s->bat.offset, s->bat.length);
-    scan_mark(&scan, scan.used, s->metadata.offset, s->metadata.length);
+    scan_mark_objects(&scan, s);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         sp->scanning = true;
         scan_mark_freed(&scan, sp);
@@ -333,34 +410,26 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     QEMU_LOCK_GUARD(&s->lock);
     sp->scanning = false;
     scan_mark_foreign(&scan, s);
-    bitmap_or(scan.used, scan.used, scan.kept, scan.bits);
-    g_free(scan.kept);
     if (ret < 0) {
-        g_free(scan.used);
+        scan_free(&scan);
         return ret;
     }
     sp->overlap = scan.overlap;
     sp->lost = scan.lost;
     sp->damaged |= scan.damaged;
-    if (sp->damaged || scan.overlap) {
-        /* What no entry names may be a block whose entry is damaged. */
-        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
-    }
     /* Of these the BAT may have told, or not, when it was read. */
     for (guint i = 0; i < allocs->len; i++) {
-        scan_mark(&scan, scan.used, g_array_index(allocs, uint64_t, i),
+        scan_mark(&scan, g_array_index(allocs, uint64_t, i),
                   s->geo.block_size);
     }
     scan_mark_freed(&scan, sp);
-    g_free(sp->used);
-    sp->scanned = true;
-    sp->used = scan.used;
-    sp->used_bits = scan.bits;
-    sp->hint = 0;
-    /* Blocks that are gone may have been anywhere up to the old end. */
-    sp->zero_from = MAX(sp->zero_from, sp->end);
-    last = find_last_bit(sp->used, sp->used_bits);
-    sp->end = (last + 1) * VHDX_MIB;
+    scan_settle_kept(&scan, sp);
+    if (sp->damaged || sp->overlap) {
+        /* What no entry names may be a block whose entry is damaged. */
+        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
+    }
+    scan_use(&scan, sp);
+    scan_free(&scan);
     return 0;
 }
 
@@ -574,6 +643,49 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     return ret;
+}
+
+int coroutine_fn vhdx_space_take_kept(BlockDriverState *bs, uint64_t block,
+                                      uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t first = offset / VHDX_MIB;
+    uint64_t end = first + s->geo.block_size / VHDX_MIB;
+    int ret = 0;
+
+    if (!offset || !vhdx_bat_in_file(s, block, offset)) {
+        return 0;
+    }
+    if (!sp->scanned) {
+        qemu_mutex_unlock(&s->lock);
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = space_know(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+        qemu_mutex_lock(&s->lock);
+    }
+    if (ret < 0) {
+        /* In a file that is too long for a map a new place will do. */
+        return ret == -EOVERFLOW ? 0 : ret;
+    }
+    if (sp->damaged) {
+        return -EIO;
+    }
+    if (!sp->kept || sp->scanning || end > sp->kept_bits ||
+        find_next_zero_bit(sp->kept, end, first) < end) {
+        return 0;
+    }
+    bitmap_clear(sp->kept, first, end - first);
+    return 1;
+}
+
+void vhdx_space_keep(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXSpace *sp = &s->space;
+
+    if (sp->kept) {
+        bitmap_set(sp->kept, offset / VHDX_MIB, s->geo.block_size / VHDX_MIB);
+    }
 }
 
 uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,

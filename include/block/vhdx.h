@@ -157,6 +157,8 @@ typedef struct VHDXSpace {
     uint64_t lost;                  /* entries that vhdx_bat_may_be_block() */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
     uint64_t used_bits;
+    unsigned long *kept;            /* MiBs kept by one block, or NULL */
+    uint64_t kept_bits;
     uint64_t hint;                  /* MiB: there's none for a block before */
     GArray *freed;                  /* VHDXFreed: not yet committed */
     GArray *committing;             /* VHDXFreed: in the commit under way */
@@ -198,6 +200,7 @@ typedef struct VHDXAlloc {
     unsigned refs;
     bool ready;                     /* what is not written reads as zeros */
     bool preparing;                 /* someone is making it so */
+    bool kept;                      /* the place is the one it had before */
     bool barrier;                   /* data must be stable before the entry */
     bool touched;                   /* a write to it has been tried */
     bool published;
@@ -441,7 +444,8 @@ void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
 
 /*
  * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
- * as UNMAPPED, offsets that mean nothing as 0.  lock is held; see
+ * as UNMAPPED, offsets that mean nothing as 0.  UNMAPPED and UNDEFINED may keep
+ * one, which may be anything: see vhdx_space_take_kept().  lock is held; see
  * vhdx_cache_get().  Returns 0, -EIO with a message for an entry that can't be
  * right, or -errno of reading.
  */
@@ -574,6 +578,18 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_measure(BlockDriverState *bs);
  */
 int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes, bool *zero);
+
+/*
+ * Take the place at @offset for the block whose entry keeps it without using
+ * it, if it is in the file and nothing else's; what it holds may be old.  lock
+ * is held, and dropped if the space has not been scanned.  Returns 1 if it is
+ * taken, 0 if it can't be had, or -errno as vhdx_space_alloc().
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_space_take_kept(BlockDriverState *bs, uint64_t block, uint64_t offset);
+
+/* The place at @offset is to be kept again: no entry uses it.  lock is held. */
+void vhdx_space_keep(BDRVVHDXState *s, uint64_t offset);
 
 /*
  * Take the first place of @bytes bytes, a multiple of 1 MiB, that the map shows

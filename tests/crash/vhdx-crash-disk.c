@@ -288,6 +288,14 @@ disk_get_allocated_file_size(BlockDriverState *bs)
     return disk->node.fixed_size ? 0 : disk->view->size;
 }
 
+/* A file reads as zeros where it has got longer, and where it was discarded. */
+static int disk_has_zero_init(BlockDriverState *bs)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+
+    return !disk->node.fixed_size && !disk->node.no_zero_growth;
+}
+
 static int coroutine_fn
 disk_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
                      int64_t bytes, int64_t *pnum, int64_t *map,
@@ -339,6 +347,7 @@ static BlockDriver crash_disk = {
     .bdrv_co_truncate       = disk_co_truncate,
     .bdrv_co_flush_to_disk  = disk_co_flush,
     .bdrv_co_block_status   = disk_co_block_status,
+    .bdrv_has_zero_init     = disk_has_zero_init,
 };
 
 CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)

@@ -599,6 +599,27 @@ static uint64_t room_choose(const CrashWorkload *w, CrashRng *rng)
     return room;
 }
 
+/* Let each block keep a place, in some of which there is old data. */
+static void blocks_keep(CrashImage *img, const CrashReader *reader,
+                        const CrashShape *shape, CrashRng *rng)
+{
+    uint64_t at = shape->payload;
+
+    for (uint64_t i = 0; i * shape->block_size < shape->disk_size; i++) {
+        uint64_t entry = cpu_to_le64(at | (rng_chance(rng, 70) ? 3 : 1));
+
+        image_write(img, reader->bat_offset + i * sizeof(entry), sizeof(entry),
+                    (uint8_t *)&entry);
+        if (rng_chance(rng, 70)) {
+            image_spoil(img, at, shape->block_size);
+        }
+        at += shape->block_size;
+    }
+    if (img->size < at) {
+        image_truncate(img, at);
+    }
+}
+
 CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                        CrashRng *rng)
 {
@@ -646,6 +667,9 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                                  reader->meta_offset + reader->meta_length);
             if (w->gaps) {
                 blocks_spread(disk->view, reader, shape, rng);
+            }
+            if (w->kept) {
+                blocks_keep(disk->view, reader, shape, rng);
             }
             reader_free(reader);
         } else {

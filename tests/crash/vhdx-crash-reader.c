@@ -503,10 +503,10 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
             continue;
         }
         if (bitmap || (raw & 0xffff8) ||
-            (state != 2 && state != 6) || (state == 2 && place)) {
+            state < 1 || (state > 3 && state != 6) || (state == 2 && place)) {
             return wrong(why, "BAT entry %" PRIu64 " is 0x%" PRIx64, n, raw);
         }
-        if (state != 6) {
+        if (!place) {
             continue;
         }
         need = MIN(r->block_size, r->disk_size - block * r->block_size);
@@ -522,6 +522,10 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
         if (!space_take(taken, place, r->block_size / MiB)) {
             return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB overlaps "
                          "something", block, place);
+        }
+        if (state != 6) {
+            /* Its place is kept for it, and it reads as zeros. */
+            continue;
         }
         g_hash_table_insert(r->blocks, (void *)(uintptr_t)block,
                             (void *)(uintptr_t)place);

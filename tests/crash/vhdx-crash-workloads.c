@@ -156,6 +156,23 @@ const CrashWorkload crash_workloads[] = {
         .whole = 90,
         .points = 40, .states = 4, .recover = 5, .generations = 1,
     }, {
+        .name = "kept",
+        .about = "blocks that have kept their place, with old data in it",
+        .disk_mib = 10, .block_mib = { 1, 2 }, .kept = true,
+        .guests = 6, .actions = 60,
+        .mix = { .zero = 6, .discard = 14, .flush = 15, .read = 10 },
+        .whole = 80,
+        .points = 60, .states = 4, .recover = 5, .generations = 2,
+    }, {
+        .name = "kept-device",
+        .about = "the same on a node with no other space; most writes fail",
+        .disk_mib = 6, .block_mib = { 1 }, .kept = true, .room_mib = 11,
+        .node = { .fixed_size = true }, .unsure = 60, .only_512 = true,
+        .guests = 8, .actions = 120,
+        .mix = { .zero = 12, .discard = 6, .flush = 10, .read = 10 },
+        .whole = 60,
+        .points = 50, .states = 4, .recover = 5, .generations = 1,
+    }, {
         .name = "fixed",
         .about = "a fixed image",
         .disk_mib = 6, .block_mib = { 1, 2 }, .fixed = true,

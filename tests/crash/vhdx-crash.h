@@ -390,6 +390,7 @@ typedef struct CrashWorkload {
     bool state_zero;
     bool only_512;                  /* no 4096 byte logical sectors */
     bool gaps;                      /* all blocks present, with gaps between */
+    bool kept;                      /* none is, but each keeps its place */
     unsigned room_mib;              /* space on a node that can't grow */
     CrashNode node;
     /* The guest */

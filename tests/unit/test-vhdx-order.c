@@ -34,6 +34,9 @@ static void create_image(void)
 /* Where in the file a write is to fail once, or 0. */
 static uint64_t fail_at;
 
+/* How long the file can get, or 0. */
+static int64_t length_limit;
+
 /* Whether a change of the length is to wait, and the one that does. */
 static bool hold_truncate;
 static Coroutine *held_truncate;
@@ -79,6 +82,10 @@ fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
         held_truncate = qemu_coroutine_self();
         qemu_coroutine_yield();
         held_truncate = NULL;
+    }
+    if (length_limit && offset > length_limit) {
+        error_setg(errp, "The file can't get so long");
+        return -ENOSPC;
     }
     return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
 }
@@ -315,6 +322,33 @@ static void test_write_to_freed_new(void)
     unlink(image_path);
 }
 
+/* Let the first block's write wait for the file to get longer. */
+static Write *hold_growth(BlockBackend *blk)
+{
+    Write *w;
+
+    hold_truncate = true;
+    w = start_write(blk, 0, 4096, 1);
+    while (!held_truncate) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    hold_truncate = false;
+    return w;
+}
+
+/* Start a write that waits for what is held back. */
+static Write *start_waiting(BlockBackend *blk, int64_t at, size_t bytes,
+                            int fill)
+{
+    Write *w = start_write(blk, at, bytes, fill);
+
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        /* It goes on until it waits as well. */
+    }
+    g_assert_cmpint(w->ret, ==, -EINPROGRESS);
+    return w;
+}
+
 /*
  * Two writes find that a block is new, and both wait for the file to get
  * longer.  Both then get a place, of which they must share one; the other one,
@@ -328,17 +362,8 @@ static void test_race_for_new(void)
 
     create_image();
     blk = open_image();
-    hold_truncate = true;
-    first = start_write(blk, 0, 4096, 1);
-    while (!held_truncate) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    hold_truncate = false;
-    second = start_write(blk, 64 * KiB, 4096, 2);
-    while (aio_poll(qemu_get_aio_context(), false)) {
-        /* It goes on until it waits as well. */
-    }
-    g_assert_cmpint(second->ret, ==, -EINPROGRESS);
+    first = hold_growth(blk);
+    second = start_waiting(blk, 64 * KiB, 4096, 2);
     aio_co_wake(held_truncate);
     g_assert_cmpint(end_write(first), >=, 0);
     g_assert_cmpint(end_write(second), >=, 0);
@@ -354,6 +379,87 @@ static void test_race_for_new(void)
     check_fill(blk, 4096, 60 * KiB, 0);
     check_image(blk);
     blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
+ * The same where the file can get longer by just one block.  Who comes second
+ * finds no space, but its block has a place.  A third one's block has none.
+ */
+static void test_race_for_last(void)
+{
+    BlockBackend *blk;
+    Write *first, *second, *third;
+    struct stat st;
+
+    create_image();
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    blk = open_image();
+    first = hold_growth(blk);
+    length_limit = st.st_size + BLOCK;
+    second = start_waiting(blk, 64 * KiB, 4096, 2);
+    third = start_waiting(blk, BLOCK, 4096, 3);
+    aio_co_wake(held_truncate);
+    g_assert_cmpint(end_write(first), >=, 0);
+    g_assert_cmpint(end_write(second), >=, 0);
+    g_assert_cmpint(end_write(third), ==, -ENOSPC);
+    /* It has one still when they are over. */
+    g_assert_cmpint(write_fill(blk, 8192, 4096, 4), >=, 0);
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 4), ==, -ENOSPC);
+    length_limit = 0;
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 5), >=, 0);
+
+    check_fill(blk, 0, 4096, 1);
+    check_fill(blk, 64 * KiB, 4096, 2);
+    check_fill(blk, 8192, 4096, 4);
+    check_fill(blk, BLOCK, 4096, 5);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
+ * A block that has kept its place is written to by two, who find that out at
+ * the same time: they share it.
+ */
+static void test_race_for_kept(void)
+{
+    const uint64_t entry_at = 2 * MiB + 3 * 8;
+    BlockBackend *blk;
+    Write *first, *second;
+    struct stat st;
+    uint64_t entry, after;
+    int fd;
+
+    create_image();
+    blk = open_image();
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, 1 + i), >=, 0);
+    }
+    blk_unref(blk);
+    fd = open(image_path, O_RDWR);
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    g_assert_cmpint(pread(fd, &entry, 8, entry_at), ==, 8);
+    g_assert_cmphex(entry & 7, ==, 6);
+    entry = (entry & ~7ULL) | 3;
+    g_assert_cmpint(pwrite(fd, &entry, 8, entry_at), ==, 8);
+
+    length_limit = st.st_size;
+    blk = open_image();
+    first = start_write(blk, 3 * BLOCK, 4096, 7);
+    second = start_write(blk, 3 * BLOCK + 64 * KiB, 4096, 8);
+    g_assert_cmpint(end_write(first), >=, 0);
+    g_assert_cmpint(end_write(second), >=, 0);
+    check_fill(blk, 3 * BLOCK, 4096, 7);
+    check_fill(blk, 3 * BLOCK + 4096, 60 * KiB, 0);
+    check_fill(blk, 3 * BLOCK + 64 * KiB, 4096, 8);
+    check_fill(blk, 3 * BLOCK + 68 * KiB, BLOCK - 68 * KiB, 0);
+    check_image(blk);
+    blk_unref(blk);
+    g_assert_cmpint(pread(fd, &after, 8, entry_at), ==, 8);
+    g_assert_cmphex(after, ==, (entry & ~7ULL) | 6);
+    length_limit = 0;
+    close(fd);
     unlink(image_path);
 }
 
@@ -374,6 +480,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/write-to-freed", test_write_to_freed);
     g_test_add_func("/vhdx/order/write-to-freed-new", test_write_to_freed_new);
     g_test_add_func("/vhdx/order/race-for-new", test_race_for_new);
+    g_test_add_func("/vhdx/order/race-for-last", test_race_for_last);
+    g_test_add_func("/vhdx/order/race-for-kept", test_race_for_kept);
     ret = g_test_run();
 
     rmdir(test_dir);
