@@ -17,7 +17,7 @@
  * and vhdx-ring.c apply.
  *
  * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
- * as much of the C library.
+ * as much of the C library.  Chunks are kept until the limit gets lower.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -26,8 +26,9 @@
 #include "qemu/memalign.h"
 #include "block/vhdx.h"
 
-/* Buffers in a chunk */
+/* Buffers in a chunk, which is aligned to its size */
 #define CHUNK_BUFFERS   64
+#define CHUNK_BYTES     (CHUNK_BUFFERS * VHDX_PAGE_SIZE)
 
 /* Pages that are read at once where the last miss was just before them. */
 #define READ_AHEAD      64
@@ -42,8 +43,7 @@ static uint8_t *buffer_get(VHDXCache *c)
     FreeBuffer *buf = c->free_buffers;
 
     if (!buf) {
-        uint8_t *chunk = qemu_memalign(VHDX_PAGE_SIZE,
-                                       CHUNK_BUFFERS * VHDX_PAGE_SIZE);
+        uint8_t *chunk = qemu_memalign(CHUNK_BYTES, CHUNK_BYTES);
 
         g_ptr_array_add(c->chunks, chunk);
         for (int i = 0; i < CHUNK_BUFFERS; i++) {
@@ -67,6 +67,44 @@ static void buffer_put(VHDXCache *c, VHDXPage *page, uint8_t *data)
         buf->next = c->free_buffers;
         c->free_buffers = buf;
         c->buffers--;
+    }
+}
+
+/* The chunk that @buf was cut from */
+static void *chunk_of(const void *buf)
+{
+    return (void *)QEMU_ALIGN_DOWN((uintptr_t)buf, CHUNK_BYTES);
+}
+
+/* Give back the memory of chunks of which no buffer is in use. */
+static void chunks_free(VHDXCache *c)
+{
+    g_autoptr(GHashTable) unused = g_hash_table_new(NULL, NULL);
+    FreeBuffer *buf = c->free_buffers, *next;
+
+    for (; buf; buf = buf->next) {
+        void *chunk = chunk_of(buf);
+        uintptr_t count = (uintptr_t)g_hash_table_lookup(unused, chunk);
+
+        g_hash_table_insert(unused, chunk, (void *)(count + 1));
+    }
+    buf = c->free_buffers;
+    c->free_buffers = NULL;
+    for (; buf; buf = next) {
+        void *chunk = chunk_of(buf);
+
+        next = buf->next;
+        if ((uintptr_t)g_hash_table_lookup(unused, chunk) < CHUNK_BUFFERS) {
+            buf->next = c->free_buffers;
+            c->free_buffers = buf;
+        }
+    }
+    for (guint i = c->chunks->len; i-- > 0;) {
+        void *chunk = g_ptr_array_index(c->chunks, i);
+
+        if ((uintptr_t)g_hash_table_lookup(unused, chunk) == CHUNK_BUFFERS) {
+            g_ptr_array_remove_index_fast(c->chunks, i);
+        }
     }
 }
 
@@ -135,8 +173,14 @@ static void cache_evict(VHDXCache *c, unsigned count)
 
 void vhdx_cache_limit(BDRVVHDXState *s)
 {
-    s->cache.limit = s->cache_size / VHDX_PAGE_SIZE;
-    cache_evict(&s->cache, 0);
+    VHDXCache *c = &s->cache;
+
+    c->limit = s->cache_size / VHDX_PAGE_SIZE;
+    if (c->chunks->len > DIV_ROUND_UP(c->limit, CHUNK_BUFFERS)) {
+        /* What is in use is scattered over all chunks, so drop all there is. */
+        cache_evict(c, c->limit);
+        chunks_free(c);
+    }
 }
 
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)

@@ -37,6 +37,9 @@
 /* A place with more stretches of data and holes is zeroed as a whole. */
 #define MAX_STRETCHES   64
 
+/* So many blocks, or runs of them, are zeroed or discarded in one go. */
+#define ZERO_PIECES     256
+
 /* Blocks that are looked up under one lock for the status of a range */
 #define STATUS_BLOCKS   ((uint64_t)64 * 1024)
 
@@ -606,63 +609,165 @@ alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
     return ret;
 }
 
-/*
- * Make a range read as zeros.  Blocks that are not present do already.  With
- * BDRV_REQ_MAY_UNMAP in @flags, blocks that are covered whole lose their
- * place; everything else is zeroed in the file with @flags.  With @discard, it
- * may also stay as it is where that can't be had cheaply.
- */
+/* Discard a part of a block, @bytes bytes at file offset @offset. */
 static int coroutine_fn GRAPH_RDLOCK
-zero_range(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-           BdrvRequestFlags flags, bool discard)
+place_discard(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
 {
     BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (qatomic_read(&s->safe_discard)) {
+        return bdrv_co_pdiscard(bs->file, offset, bytes);
+    }
+    /* A device may hold anything afterwards, so zero it if that is cheap. */
+    if (!(bs->file->bs->open_flags & BDRV_O_UNMAP)) {
+        return 0;
+    }
+    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, BDRV_REQ_MAY_UNMAP |
+                                BDRV_REQ_NO_FALLBACK);
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+/* A request to zero or discard, or what is left of it. */
+typedef struct ZeroRange {
+    uint64_t offset;                /* bytes */
+    uint64_t bytes;
+    BdrvRequestFlags flags;
+    bool discard;                   /* it may also stay as it is */
+} ZeroRange;
+
+/*
+ * The first block of @z is not present, and reads as zeros.  Returns how many
+ * bytes are done thereby, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+zero_absent(BlockDriverState *bs, const ZeroRange *z)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block = z->offset >> s->geo.block_bits;
+    uint64_t last = (z->offset + z->bytes - 1) >> s->geo.block_bits;
+    uint64_t n = to_block_end(s, z->offset, z->bytes);
+    uint64_t entry, count;
+    int ret;
+
+    if (!z->discard && g_hash_table_size(s->allocs)) {
+        ret = alloc_zero(bs, block, in_block(s, z->offset), n, z->flags);
+        return ret < 0 ? ret : n;
+    }
+    ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
+    return ret < 0 ? ret : MIN(z->bytes, (count << s->geo.block_bits) -
+                                         in_block(s, z->offset));
+}
+
+/*
+ * Do the beginning of @z, of which the log has to be open for a block that is
+ * present or damaged.  lock is held, and dropped for I/O.  Returns how many
+ * bytes are done, 0 if it is to be called again, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+zero_piece(BlockDriverState *bs, const ZeroRange *z)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block = z->offset >> s->geo.block_bits;
+    uint64_t n = to_block_end(s, z->offset, z->bytes);
+    bool free = !in_block(s, z->offset) && (z->flags & BDRV_REQ_MAY_UNMAP) &&
+                (n == s->geo.block_size ||
+                 z->offset + n == s->geo.disk_size);
+    uint64_t entry = 0, place;
+    bool damaged;
+    int ret;
+
+    ret = vhdx_bat_get(bs, block, &entry);
+    /* With its content goes what an entry has that can't be right. */
+    damaged = free && ret == -EIO && vhdx_bat_peek(s, block);
+    if (ret < 0 && !damaged) {
+        return ret;
+    }
+    if (!damaged && vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+        return zero_absent(bs, z);
+    }
+    if (!qatomic_read(&s->writable)) {
+        qemu_mutex_unlock(&s->lock);
+        ret = vhdx_log_begin(bs, true);
+        qemu_mutex_lock(&s->lock);
+        return ret;
+    }
+    if (damaged) {
+        vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+        s->space.damaged = true;
+        s->write_gen++;
+        return n;
+    }
+    if (free) {
+        block_free(s, block, vhdx_bat_offset(entry));
+        return n;
+    }
+    place = vhdx_bat_offset(entry) + in_block(s, z->offset);
+    qemu_mutex_unlock(&s->lock);
+    ret = z->discard ? place_discard(bs, place, n) :
+                       bdrv_co_pwrite_zeroes(bs->file, place, n, z->flags);
+    qemu_mutex_lock(&s->lock);
+    s->write_gen++;
+    return ret < 0 ? ret : n;
+}
+
+/*
+ * Let others go on before @req does the rest, @bytes bytes at @offset: it ends,
+ * so that they need not wait for it, and begins again.  With @due it relieves
+ * the cache meanwhile.  lock is held, and dropped.  Returns 0 or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+request_pause(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
+              uint64_t bytes, bool due)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0, begun;
+
+    request_end(s, req);
+    qemu_mutex_unlock(&s->lock);
+    if (due) {
+        ret = vhdx_log_relieve(bs);
+    } else {
+        aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+        qemu_coroutine_yield();
+    }
+    qemu_mutex_lock(&s->lock);
+    begun = request_begin(s, req, offset, bytes);
+    return ret < 0 ? ret : begun;
+}
+
+/*
+ * Make a range read as zeros.  Blocks that are not present do already.  With
+ * BDRV_REQ_MAY_UNMAP in its flags, blocks that are covered whole lose their
+ * place; everything else is zeroed, or discarded, in the file.  That is done in
+ * parts, as there may be millions of blocks.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+zero_range(BlockDriverState *bs, ZeroRange z)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned pieces = 0;
     VHDXRequest req;
     int ret;
 
     qemu_mutex_lock(&s->lock);
-    ret = request_begin(s, &req, offset, bytes);
-    while (bytes && ret == 0) {
-        uint64_t block = offset >> s->geo.block_bits;
-        uint64_t n = to_block_end(s, offset, bytes);
-        uint64_t entry = 0;
-        bool free = !in_block(s, offset) && (flags & BDRV_REQ_MAY_UNMAP) &&
-                    (n == s->geo.block_size ||
-                     offset + n == s->geo.disk_size);
-        bool damaged;
+    ret = request_begin(s, &req, z.offset, z.bytes);
+    while (z.bytes && ret == 0) {
+        int64_t n = zero_piece(bs, &z);
+        bool due;
 
-        ret = vhdx_bat_get(bs, block, &entry);
-        /* With its content goes what an entry has that can't be right. */
-        damaged = free && ret == -EIO && vhdx_bat_peek(s, block);
-        if (damaged || vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-            if (!qatomic_read(&s->writable)) {
-                qemu_mutex_unlock(&s->lock);
-                ret = vhdx_log_begin(bs, true);
-                qemu_mutex_lock(&s->lock);
-                continue;
-            }
-            if (damaged) {
-                vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
-                s->space.damaged = true;
-                s->write_gen++;
-                ret = 0;
-            } else if (free) {
-                block_free(s, block, vhdx_bat_offset(entry));
-            } else {
-                qemu_mutex_unlock(&s->lock);
-                ret = bdrv_co_pwrite_zeroes(bs->file, vhdx_bat_offset(entry) +
-                                            in_block(s, offset), n, flags);
-                qemu_mutex_lock(&s->lock);
-                s->write_gen++;
-                if (ret == -ENOTSUP && discard) {
-                    ret = 0;
-                }
-            }
-        } else if (ret == 0 && !discard) {
-            ret = alloc_zero(bs, block, in_block(s, offset), n, flags);
+        if (n < 0) {
+            ret = n;
+            break;
         }
-        offset += n;
-        bytes -= n;
+        z.offset += n;
+        z.bytes -= n;
+        /* Something has been done since the last time in any case. */
+        due = z.bytes && vhdx_log_relief_due(s);
+        if (due || ++pieces == ZERO_PIECES) {
+            ret = request_pause(bs, &req, z.offset, z.bytes, due);
+            pieces = 0;
+        }
     }
     return request_changed(bs, &req, ret);
 }
@@ -679,7 +784,11 @@ int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     if (s->params.leave_allocated) {
         flags &= ~BDRV_REQ_MAY_UNMAP;
     }
-    return zero_range(bs, offset, bytes, flags, false);
+    return zero_range(bs, (ZeroRange) {
+        .offset = offset,
+        .bytes = bytes,
+        .flags = flags,
+    });
 }
 
 int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
@@ -694,8 +803,12 @@ int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
     if (s->params.leave_allocated) {
         return 0;
     }
-    return zero_range(bs, offset, bytes,
-                      BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK, true);
+    return zero_range(bs, (ZeroRange) {
+        .offset = offset,
+        .bytes = bytes,
+        .flags = BDRV_REQ_MAY_UNMAP,
+        .discard = true,
+    });
 }
 
 /* -- Status and flush -- */

@@ -91,7 +91,10 @@ static void vhdx_state_free(BDRVVHDXState *s)
 /* Start with an image of which nothing is known. */
 static void vhdx_state_init(BDRVVHDXState *s)
 {
-    *s = (BDRVVHDXState) { .cache_size = s->cache_size };
+    *s = (BDRVVHDXState) {
+        .cache_size = s->cache_size,
+        .safe_discard = s->safe_discard,
+    };
     qemu_mutex_init(&s->lock);
     qemu_co_mutex_init(&s->commit_lock);
     qemu_co_mutex_init(&s->grow_lock);
@@ -407,6 +410,7 @@ vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     BDRVVHDXState *s = g_new0(BDRVVHDXState, 1);
 
     s->cache_size = old->cache_size;
+    s->safe_discard = old->safe_discard;
     bs->opaque = s;
     if (vhdx_load(bs, false, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
@@ -427,6 +431,8 @@ static void vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
     /* Parts of sectors are no trouble; the guests of some disks know none. */
     bs->bl.request_alignment = s->params.logical_sector == 512 ? 1 :
                                s->params.logical_sector;
+    /* A device may have anything where it has discarded, a file may not. */
+    qatomic_set(&s->safe_discard, bdrv_has_zero_init(bs->file->bs));
 }
 
 static int vhdx_probe_blocksizes(BlockDriverState *bs, BlockSizes *bsz)

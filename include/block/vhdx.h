@@ -226,6 +226,7 @@ typedef struct BDRVVHDXState {
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
     uint64_t cache_size;            /* bytes; fixed while requests run */
+    bool safe_discard;              /* in the file it leaves data or zeros */
 
     /* Changed under commit_lock */
     CoMutex commit_lock;
