@@ -349,11 +349,22 @@ static void vhdx_close(BlockDriverState *bs)
     vhdx_state_free(bs->opaque);
 }
 
+/*
+ * Put all changes in place, so that their pages may be dropped.  Where that
+ * fails, they stay.
+ */
+static int coroutine_fn GRAPH_RDLOCK vhdx_place_entry(const VHDXCall *call)
+{
+    BDRVVHDXState *s = call->bs->opaque;
+
+    return s->log.open ? vhdx_log_checkpoint(call->bs) : 0;
+}
+
 static int vhdx_reopen_prepare(BDRVReopenState *state,
                                BlockReopenQueue *queue, Error **errp)
 {
-    uint64_t *cache_size = g_new(uint64_t, 1);
     BDRVVHDXState *s = state->bs->opaque;
+    uint64_t *cache_size = g_new(uint64_t, 1);
     int ret = cache_size_get(state->options, cache_size, errp);
 
     if (ret == 0 && (state->flags & BDRV_O_RDWR) && !s->header.log_length) {
@@ -366,6 +377,12 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
     if (ret < 0) {
         g_free(cache_size);
         return ret;
+    }
+    if (*cache_size < s->cache_size) {
+        (void)vhdx_call((VHDXCall) {
+            .func = vhdx_place_entry,
+            .bs = state->bs,
+        });
     }
     state->opaque = cache_size;
     return 0;

@@ -382,8 +382,9 @@ void vhdx_cache_init(BDRVVHDXState *s);
 void vhdx_cache_free(BDRVVHDXState *s);
 
 /*
- * Drop clean pages until the cache takes no more than @s->cache_size.  lock is
- * held.
+ * Let the cache take no more than @s->cache_size from now on.  If its memory is
+ * more than that, drop clean pages and give it back, as far as pages with
+ * changes let it.  lock is held.
  */
 void vhdx_cache_limit(BDRVVHDXState *s);
 
