@@ -535,6 +535,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
 {
     BDRVVHDXState *s = bs->opaque;
     const char *what = "make room at the end of the last block";
+    bool placed = false;            /* blocks behind the disk's old end */
     VHDXGeometry geo;
     int ret;
 
@@ -554,18 +555,22 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     }
     if (ret == 0 && s->params.leave_allocated) {
         what = "allocate the new blocks";
+        placed = true;
         ret = blocks_allocate(bs, s->geo.blocks, geo.blocks, prealloc);
         if (ret == -ENOTSUP) {
             what = "allocate the new blocks: the protocol node " VHDX_NO_FALLOC;
-        }
-        if (ret < 0) {
-            /* If this fails as well, the entries mean nothing. */
-            (void)entries_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
         }
     }
     if (ret == 0) {
         what = "write the new size";
         ret = disk_size_commit(bs, params->disk_size);
+    }
+    if (ret < 0 && placed && !qatomic_read(&s->broken)) {
+        /*
+         * The new blocks get free by a commit, as any others.  If this fails as
+         * well, the entries mean nothing.
+         */
+        (void)entries_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not %s", what);
