@@ -493,7 +493,7 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     qemu_mutex_unlock(&s->lock);
     ret = vhdx_log_commit(bs);
     qemu_mutex_lock(&s->lock);
-    while (ret == 0 && s->space.committed->len && !vhdx_space_reclaimable(s)) {
+    while (ret == 0 && vhdx_space_waits(s)) {
         qemu_co_queue_wait(&s->request_queue, &s->lock);
     }
     qemu_mutex_unlock(&s->lock);

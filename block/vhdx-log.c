@@ -27,6 +27,13 @@
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536
 
+/*
+ * How many places a flush punches, new ones or what others have left, and how
+ * many the closing of the log does.
+ */
+#define PUNCH_FLUSH 64
+#define PUNCH_CLOSE 4096
+
 /* What a commit has taken from the cache, in order of the pages' offsets. */
 typedef struct Batch {
     GPtrArray *pages;               /* VHDXPage */
@@ -227,6 +234,7 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
             log_cut_tail(bs);
         }
     }
+    vhdx_space_punch(bs, PUNCH_FLUSH);
     return ret;
 }
 
@@ -487,6 +495,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
         }
     }
     qemu_co_mutex_unlock(&s->commit_lock);
+    vhdx_space_punch(bs, PUNCH_CLOSE);
     return ret;
 }
 

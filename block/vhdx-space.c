@@ -26,7 +26,10 @@
  * back, and even then a request that began before may still read or write it.
  * So space goes from the list of the freed, through the list of the committed,
  * to the map of used MiBs, from which it is given out again before the file
- * grows.  What is not known to be free counts as used.
+ * grows.  What is not known to be free counts as used.  What has come into the
+ * map like this is punched later, if nobody has taken it before: a few places
+ * at a time, which are out of the map meanwhile, so that no request waits for
+ * all of them.
  *
  * The map is made by going through the BAT ("scan"), which finds what earlier
  * opens have left free as well.  That is done before the file grows or space
@@ -70,6 +73,13 @@
 #define GROW_MAX        GiB
 #define GROW_BLOCKS     8
 
+/* Places that go into the map under one lock */
+#define RECLAIM_PLACES  1024
+
+/* The longest place that is punched at once, and such at one hold of a lock */
+#define PUNCH_BYTES     GiB
+#define PUNCH_SLICE     16
+
 /*
  * No map is kept of files longer than this: twice the largest disk.  It takes
  * 16 MiB, and twice as much while it is made larger.
@@ -83,6 +93,8 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
         .size = size,
         .keep = size,
         .zero_from = UINT64_MAX,
+        .tail = UINT64_MAX,
+        .punch_from = UINT64_MAX,
         .freed = g_array_new(false, false, sizeof(VHDXFreed)),
         .committing = g_array_new(false, false, sizeof(VHDXFreed)),
         .committed = g_array_new(false, false, sizeof(VHDXFreed)),
@@ -96,6 +108,7 @@ void vhdx_space_free(BDRVVHDXState *s)
     g_clear_pointer(&s->space.committed, g_array_unref);
     g_clear_pointer(&s->space.used, g_free);
     g_clear_pointer(&s->space.kept, g_free);
+    g_clear_pointer(&s->space.punch, g_free);
 }
 
 /* Let all up to @end bytes be used, if the last object ends before. */
@@ -141,6 +154,40 @@ static void map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
     sp->hint = MIN(sp->hint, first / VHDX_MIB);
 }
 
+/* The host is to have @bytes bytes at @offset back, which the map has free. */
+static void punch_add(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
+{
+    uint64_t first = offset / VHDX_MIB;
+    uint64_t end = first + bytes / VHDX_MIB;
+
+    if (end > sp->punch_bits) {
+        unsigned long *punch = bitmap_try_new(sp->used_bits);
+
+        if (!punch) {
+            return;
+        }
+        if (sp->punch) {
+            bitmap_copy(punch, sp->punch, sp->punch_bits);
+            g_free(sp->punch);
+        }
+        sp->punch = punch;
+        sp->punch_bits = sp->used_bits;
+    }
+    bitmap_set(sp->punch, first, end - first);
+    sp->punch_from = MIN(sp->punch_from, first);
+}
+
+/* It stays as it is between @offset and @end, bytes. */
+static void punch_forget(VHDXSpace *sp, uint64_t offset, uint64_t end)
+{
+    uint64_t first = offset / VHDX_MIB;
+    uint64_t last = MIN(end / VHDX_MIB, sp->punch_bits);
+
+    if (first < last) {
+        bitmap_clear(sp->punch, first, last - first);
+    }
+}
+
 /*
  * Take the first free place of @bytes bytes by the map that begins at MiB @from
  * or behind it and ends before MiB @limit, and in the file, which may have no
@@ -161,7 +208,10 @@ static uint64_t map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
         return 0;
     }
     bitmap_set(sp->used, at, n);
-    return at * VHDX_MIB;
+    at *= VHDX_MIB;
+    punch_forget(sp, at, at + bytes);
+    sp->tail = MAX(sp->tail, at + bytes);
+    return at;
 }
 
 /* Where the last object ends by the map, bytes. */
@@ -289,7 +339,7 @@ static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
     GArray *lists[] = { sp->freed, sp->committing, sp->committed };
 
     for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
-        for (guint j = 0; j < lists[i]->len; j++) {
+        for (guint j = i == 2 ? sp->taken : 0; j < lists[i]->len; j++) {
             VHDXFreed *f = &g_array_index(lists[i], VHDXFreed, j);
 
             scan_mark(scan, f->offset, f->length);
@@ -430,6 +480,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     }
     scan_use(&scan, sp);
     scan_free(&scan);
+    punch_forget(sp, sp->end, UINT64_MAX);
     return 0;
 }
 
@@ -585,6 +636,7 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
             return 0;
         }
         space_reach(sp, offset + bytes);
+        sp->tail = MAX(sp->tail, sp->end);
     }
     *zero = offset >= sp->zero_from;
     return offset;
@@ -810,25 +862,31 @@ void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
 bool vhdx_space_pending(BDRVVHDXState *s)
 {
     return s->space.freed->len || s->space.committing->len ||
-           s->space.committed->len;
-}
-
-bool vhdx_space_reclaimable(BDRVVHDXState *s)
-{
-    uint64_t oldest = vhdx_oldest_ticket(s);
-
-    for (guint i = 0; i < s->space.committed->len; i++) {
-        if (g_array_index(s->space.committed, VHDXFreed, i).ticket <=
-            oldest) {
-            return true;
-        }
-    }
-    return false;
+           s->space.committed->len > s->space.taken;
 }
 
 /*
- * To how many bytes the file is cut where the last object ends at @end.  A fixed
- * image keeps what it had when it was opened.
+ * Tickets are handed out in order, so what waits for one that is not back yet
+ * has all the younger ones behind it.
+ */
+bool vhdx_space_reclaimable(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+
+    return sp->committed->len > sp->taken &&
+           g_array_index(sp->committed, VHDXFreed, sp->taken).ticket <=
+           vhdx_oldest_ticket(s);
+}
+
+bool vhdx_space_waits(BDRVVHDXState *s)
+{
+    return s->space.committed->len > s->space.taken &&
+           !vhdx_space_reclaimable(s);
+}
+
+/*
+ * To how many bytes the file is cut where the last object ends at @end.  A
+ * fixed image keeps what it had when it was opened.
  */
 static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
 {
@@ -849,12 +907,53 @@ static bool tail_is_large(BDRVVHDXState *s)
     return MIN(sp->end, sp->size) >= end + grow_step(s, end);
 }
 
+/* What is free at the end of the file by now is the host's. */
+static void tail_punch(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
+
+    if (test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+        return;
+    }
+    end = map_end(sp);
+    if (end < sp->tail) {
+        punch_add(sp, end, MIN(sp->tail, sp->end) - end);
+        sp->tail = end;
+    }
+}
+
+/*
+ * Put some places that wait for nobody any more into the map, or forget them
+ * if it is not @known what is free.  lock is held.  Returns whether there are
+ * more.
+ */
+static bool reclaim_some(BDRVVHDXState *s, bool known)
+{
+    VHDXSpace *sp = &s->space;
+
+    for (unsigned i = 0; i < RECLAIM_PLACES && vhdx_space_reclaimable(s);
+         i++) {
+        VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, sp->taken++);
+
+        if (known) {
+            map_free(s, f->offset, f->length);
+            /* It does not read as zeros, though it may lie behind those. */
+            sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
+            punch_add(sp, f->offset, f->length);
+        }
+    }
+    if (sp->taken > sp->committed->len / 2) {
+        g_array_remove_range(sp->committed, 0, sp->taken);
+        sp->taken = 0;
+    }
+    return vhdx_space_reclaimable(s);
+}
+
 bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
-    g_autoptr(GArray) ready = NULL;
-    bool known, large;
+    bool known, more, large = false;
 
     /* The disk may hold the names of places that were given up. */
     if (qatomic_read(&s->broken)) {
@@ -865,43 +964,118 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
             return false;
         }
     }
-    /* What is on no list meanwhile must not be found free by a scan. */
+    /* What is on no list must not be found free by a scan. */
     qemu_co_mutex_lock(&s->grow_lock);
-    known = space_know(bs) == 0 && !sp->overlap;
-    ready = g_array_new(false, false, sizeof(VHDXFreed));
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        uint64_t oldest = vhdx_oldest_ticket(s);
-
-        for (guint i = 0; i < sp->committed->len;) {
-            VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, i);
-
-            if (f->ticket <= oldest) {
-                g_array_append_vals(ready, f, 1);
-                g_array_remove_index_fast(sp->committed, i);
-            } else {
-                i++;
-            }
+    known = space_know(bs) == 0 && !s->space.overlap;
+    do {
+        QEMU_LOCK_GUARD(&s->lock);
+        more = reclaim_some(s, known);
+        if (!more && known) {
+            tail_punch(s);
+            large = tail_is_large(s);
         }
-    }
-    for (guint i = 0; i < ready->len && known; i++) {
-        VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
-
-        /* The host may keep the space if it likes; it is zeroed on reuse. */
-        (void)bdrv_co_pdiscard(bs->file, f->offset, f->length);
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        for (guint i = 0; i < ready->len && known; i++) {
-            VHDXFreed *f = &g_array_index(ready, VHDXFreed, i);
-
-            map_free(s, f->offset, f->length);
-            /* It does not read as zeros, though it may lie behind those. */
-            sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
-        }
-        large = tail_is_large(s);
-    }
+    } while (more);
     qemu_co_mutex_unlock(&s->grow_lock);
     return large;
 }
+
+/* -- Giving space back to the host -- */
+
+/*
+ * Take the next place to be punched, @bytes bytes at @offset, out of the map so
+ * that nobody else does.  @zero is set where it lies at the end of the file.
+ * lock is held.  Returns false if there is none.
+ */
+static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
+                       bool *zero)
+{
+    uint64_t first, end;
+
+    if (sp->punch_from >= sp->punch_bits) {
+        return false;
+    }
+    first = find_next_bit(sp->punch, sp->punch_bits, sp->punch_from);
+    if (first >= sp->punch_bits) {
+        sp->punch_from = UINT64_MAX;
+        return false;
+    }
+    end = MIN(sp->punch_bits, first + PUNCH_BYTES / VHDX_MIB);
+    end = find_next_zero_bit(sp->punch, end, first);
+    *offset = first * VHDX_MIB;
+    *bytes = (end - first) * VHDX_MIB;
+    if (*offset < sp->tail && *offset + *bytes > sp->tail) {
+        *bytes = sp->tail - *offset;
+    }
+    *zero = *offset >= sp->tail && !sp->fixed_size;
+    punch_forget(sp, *offset, *offset + *bytes);
+    bitmap_set(sp->used, first, *bytes / VHDX_MIB);
+    sp->punch_from = first;
+    return true;
+}
+
+/*
+ * The host may keep the space if it likes, as it is zeroed on reuse.  But in
+ * what lies behind the last object another reader may expect zeros.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+punch(BlockDriverState *bs, uint64_t offset, uint64_t bytes, bool zero)
+{
+    if (!zero || bdrv_co_pwrite_zeroes(bs->file, offset, bytes,
+                                       BDRV_REQ_MAY_UNMAP |
+                                       BDRV_REQ_NO_FALLBACK) < 0) {
+        (void)bdrv_co_pdiscard(bs->file, offset, bytes);
+    }
+}
+
+/* Punch up to @most places.  grow_lock is held.  Returns how many it were. */
+static unsigned coroutine_fn GRAPH_RDLOCK
+punch_slice(BlockDriverState *bs, unsigned most)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t offset, bytes, size;
+    bool zero;
+    unsigned n;
+
+    for (n = 0; n < most; n++) {
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            if (!punch_take(sp, &offset, &bytes, &zero)) {
+                return n;
+            }
+            size = sp->size;
+        }
+        if (offset < size) {
+            punch(bs, offset, MIN(bytes, size - offset), zero);
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            map_free(s, offset, bytes);
+            sp->zero_from = MAX(sp->zero_from, offset + bytes);
+        }
+    }
+    return n;
+}
+
+void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool any = true;
+
+    while (most && any) {
+        unsigned slice = MIN(most, PUNCH_SLICE);
+
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            any = s->space.punch_from < s->space.punch_bits;
+        }
+        if (any && !qatomic_read(&s->broken)) {
+            qemu_co_mutex_lock(&s->grow_lock);
+            any = punch_slice(bs, slice) == slice;
+            qemu_co_mutex_unlock(&s->grow_lock);
+        }
+        most -= slice;
+    }
+}
+
+/* -- A shorter file -- */
 
 bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
 {
@@ -913,6 +1087,7 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
     *size = s->space.size;
     s->space.end = map_end(&s->space);
     s->space.size = cut_size(s, s->space.end);
+    punch_forget(&s->space, s->space.end, UINT64_MAX);
     return true;
 }
 

@@ -163,6 +163,11 @@ typedef struct VHDXSpace {
     GArray *freed;                  /* VHDXFreed: not yet committed */
     GArray *committing;             /* VHDXFreed: in the commit under way */
     GArray *committed;              /* VHDXFreed: committed, maybe still read */
+    guint taken;                    /* of @committed: in the map by now */
+    unsigned long *punch;           /* bitmap of free MiBs to be punched */
+    uint64_t punch_bits;
+    uint64_t punch_from;            /* MiB: there is none before */
+    uint64_t tail;                  /* bytes: what is free behind is punched */
 } VHDXSpace;
 
 /* -- Log: vhdx-ring.c -- */
@@ -649,15 +654,26 @@ void vhdx_space_commit_end(BDRVVHDXState *s, bool stable);
 /* Whether space waits for a commit or for requests.  lock is held. */
 bool vhdx_space_pending(BDRVVHDXState *s);
 
-/* Whether vhdx_space_reclaim() would find something.  lock is held. */
+/*
+ * Whether vhdx_space_reclaim() would find something; whether there is nothing
+ * for it but what waits for requests.  lock is held.
+ */
 bool vhdx_space_reclaimable(BDRVVHDXState *s);
+bool vhdx_space_waits(BDRVVHDXState *s);
 
 /*
- * Give the host back, and open for reuse, what is committed and no longer in
- * use by a request.  No lock is held, or commit_lock.  Returns whether there
- * is something for vhdx_space_cut_begin().
+ * Open for reuse what is committed and no longer in use by a request; it is to
+ * be punched.  No lock is held, or commit_lock.  Returns whether there is
+ * something for vhdx_space_cut_begin().
  */
 bool coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
+
+/*
+ * Give the host back what is free and has not been punched yet, up to @most
+ * places.  No lock is held, or commit_lock.
+ */
+void coroutine_fn GRAPH_RDLOCK
+vhdx_space_punch(BlockDriverState *bs, unsigned most);
 
 /*
  * Where much is free at the end of the file, let the file end where the last
@@ -672,10 +688,10 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size);
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);
 
 /*
- * Cut the file, of @size bytes, to @end bytes; no log, or a stable entry, says
- * that it has more: LastFileOffset and FlushedFileOffset are not above @end.  No
- * flush.  Where it can't be cut that is told, once in an open, and nothing else
- * comes of it.
+ * Cut the file, of @size bytes, to @end bytes; there is no log, or a stable
+ * entry says that it has no more: LastFileOffset and FlushedFileOffset are not
+ * above @end.  No flush.  Where it can't be cut that is told, once in an open,
+ * and nothing else comes of it.
  */
 void coroutine_fn GRAPH_RDLOCK
 vhdx_space_cut(BlockDriverState *bs, uint64_t end, uint64_t size);

@@ -312,6 +312,9 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
         why = text("the disk has %" PRIu64 " bytes", r->disk_size);
     } else if (r->behind && !ctx->workload->max_mib) {
         why = text("the BAT goes on behind the last block");
+    } else if (ctx->workload->node.fixed_size && r->last > img->size) {
+        why = text("LastFileOffset %" PRIu64 " is more than the node has",
+                   r->last);
     } else if (r->block_size != ctx->shape.block_size ||
                r->sector_size != ctx->shape.sector_size) {
         why = text("metadata has changed");

@@ -27,12 +27,16 @@ static char *copy_path;
 
 /* What the node does. */
 static struct {
-    uint64_t length;                /* it has, and can't change; 0: the file's */
+    uint64_t length;                /* that it can't change; 0: the file's */
     int grow;                       /* negative errno for getting longer */
     int shrink;                     /* ... and shorter */
     int prealloc;                   /* ... and for any preallocation */
+    uint64_t full_at;               /* a write there finds no space; 0: none */
     bool effect;                    /* these take effect all the same */
     bool grows;                     /* nobody is to make it shorter now */
+    unsigned punched;               /* number of places given back to it */
+    bool hold_punch;                /* these wait ... */
+    Coroutine *held_punch;          /* ... and this one does */
 } node;
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -47,19 +51,37 @@ node_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
              QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     g_assert_true(!node.length || offset + bytes <= node.length);
+    if (node.full_at && node.full_at - offset < bytes) {
+        return -ENOSPC;
+    }
     return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+}
+
+/* A place is given back to the node. */
+static void coroutine_fn node_punched(void)
+{
+    node.punched++;
+    if (node.hold_punch) {
+        node.held_punch = qemu_coroutine_self();
+        qemu_coroutine_yield();
+        node.held_punch = NULL;
+    }
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 node_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    BdrvRequestFlags flags)
 {
+    if (flags & BDRV_REQ_NO_FALLBACK) {
+        node_punched();
+    }
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 node_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
+    node_punched();
     return bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 
@@ -124,11 +146,16 @@ static BlockDriver bdrv_node = {
     .bdrv_co_truncate       = node_truncate,
 };
 
-static void create_image(const char *options)
+static void create_sized(const char *options, uint64_t size)
 {
     memset(&node, 0, sizeof(node));
-    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)options, DISK_SIZE,
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)options, size,
                     BDRV_O_RDWR, true, &error_abort);
+}
+
+static void create_image(const char *options)
+{
+    create_sized(options, DISK_SIZE);
 }
 
 static BlockBackend *open_image(const char *path, int flags)
@@ -141,7 +168,8 @@ static BlockBackend *open_image(const char *path, int flags)
     qdict_put_str(options, "file.file.driver", "file");
     qdict_put_str(options, "file.file.filename", path);
     return blk_new_open(NULL, NULL, options,
-                        flags | BDRV_O_UNMAP | BDRV_O_NO_FLUSH, &error_abort);
+                        flags | BDRV_O_RESIZE | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
+                        &error_abort);
 }
 
 static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
@@ -501,6 +529,148 @@ static void test_preallocation_inside(void)
     }
 }
 
+/*
+ * A fixed image gets its new blocks, and there is no space for the entry with
+ * the new size: the blocks are free again, for the next growth or to be cut.
+ */
+static void test_growth_undone(void)
+{
+    for (int again = 0; again < 2; again++) {
+        BlockBackend *blk;
+        uint64_t size;
+
+        create_image("block_size=1M,subformat=fixed");
+        size = file_size(image_path);
+        blk = open_image(image_path, BDRV_O_RDWR);
+        g_assert_cmpint(write_fill(blk, 0, 512, 1), >=, 0);
+        flush(blk);
+        /* Behind an empty entry and one with a page of the BAT */
+        node.full_at = MiB + 12 * KiB;
+        g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 8 * MiB, false,
+                                     PREALLOC_MODE_OFF, 0, NULL), ==, -ENOSPC);
+        node.full_at = 0;
+        flush(blk);
+        g_assert_cmpint(blk_getlength(blk), ==, DISK_SIZE);
+        if (again) {
+            g_assert_cmpint(blk_truncate(blk, DISK_SIZE + 8 * MiB, false,
+                                         PREALLOC_MODE_OFF, 0, &error_abort),
+                            ==, 0);
+        }
+        check_fill(blk, 512, DISK_SIZE - 512, 0);
+        check_image(blk, 0);
+        blk_unref(blk);
+        g_assert_cmpint(file_size(image_path), ==, size + again * 8 * MiB);
+    }
+}
+
+/* -- Punching -- */
+
+/* Write a sector to each of @count new blocks, and discard every other one. */
+static BlockBackend *make_holes(int count)
+{
+    BlockBackend *blk;
+
+    create_sized("block_size=1M", (uint64_t)(count + 100) * BLOCK);
+    blk = open_image(image_path, BDRV_O_RDWR);
+    for (int i = 0; i < count; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, 512, 1 + i % 255), >=, 0);
+    }
+    flush(blk);
+    g_assert_cmpint(node.punched, ==, 0);
+    for (int i = 1; i < count - 1; i += 2) {
+        g_assert_cmpint(blk_pdiscard(blk, i * BLOCK, BLOCK), ==, 0);
+    }
+    return blk;
+}
+
+/*
+ * A flush punches no more than its share, also one with nothing else to do.
+ * Meanwhile the space can be used, and what is used is not punched later.
+ */
+static void test_punch_share(void)
+{
+    const int count = 600;
+    BlockBackend *blk = make_holes(count);
+    uint64_t size = file_size(image_path);
+    unsigned before, flushes = 0;
+
+    do {
+        before = node.punched;
+        flush(blk);
+        g_assert_cmpint(node.punched - before, <=, 64);
+        if (!flushes++) {
+            for (int i = count; i < count + 100; i++) {
+                g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, 77), >=, 0);
+            }
+        }
+    } while (node.punched != before);
+    /* Of the 100 places that are used again, 64 had been punched before. */
+    g_assert_cmpint(node.punched, ==, count / 2 - 1 - 36);
+    g_assert_cmpint(file_size(image_path), ==, size);
+    blk_unref(blk);
+    blk = open_image(image_path, 0);
+    for (int i = 0; i < count; i += 2) {
+        check_fill(blk, i * BLOCK, 512, 1 + i % 255);
+    }
+    for (int i = count; i < count + 100; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, 77);
+    }
+    blk_unref(blk);
+}
+
+/* Closing has a share as well, and so has a shorter disk. */
+static void test_punch_close(void)
+{
+    BlockBackend *blk = make_holes(9000);
+
+    g_assert_cmpint(blk_truncate(blk, 1000 * BLOCK, true, PREALLOC_MODE_OFF, 0,
+                                 &error_abort), ==, 0);
+    /* It commits some times. */
+    g_assert_cmpint(node.punched, <=, 4 * 64);
+    blk_unref(blk);
+
+    blk = make_holes(9000);
+    blk_unref(blk);
+    g_assert_cmpint(node.punched, >, 1000);
+    g_assert_cmpint(node.punched, <=, 64 + 4096);
+}
+
+static void flush_ended(void *opaque, int ret)
+{
+    *(int *)opaque = ret;
+}
+
+/* While a place is being punched, others are to be had. */
+static void test_punch_held(void)
+{
+    BlockBackend *blk = make_holes(100);
+    int ret = -EINPROGRESS;
+
+    node.hold_punch = true;
+    blk_aio_flush(blk, flush_ended, &ret);
+    while (!node.held_punch) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    for (int i = 100; i < 130; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, 77), >=, 0);
+    }
+    g_assert_cmpint(ret, ==, -EINPROGRESS);
+    node.hold_punch = false;
+    aio_co_wake(node.held_punch);
+    while (ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(ret, ==, 0);
+    for (int i = 100; i < 130; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, 77);
+    }
+    flush(blk);
+    for (int i = 0; i < 100; i += 2) {
+        check_fill(blk, i * BLOCK, 512, 1 + i % 255);
+    }
+    blk_unref(blk);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -521,6 +691,10 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/no-preallocation", test_no_preallocation);
     g_test_add_func("/vhdx/space/preallocation-inside",
                     test_preallocation_inside);
+    g_test_add_func("/vhdx/space/growth-undone", test_growth_undone);
+    g_test_add_func("/vhdx/space/punch-share", test_punch_share);
+    g_test_add_func("/vhdx/space/punch-close", test_punch_close);
+    g_test_add_func("/vhdx/space/punch-held", test_punch_held);
     ret = g_test_run();
     unlink(image_path);
     unlink(copy_path);
