@@ -422,6 +422,10 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
     if (qatomic_read(&s->writable)) {
         return 0;
     }
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        /* Another process may be writing to it. */
+        return -EPERM;
+    }
     qemu_co_mutex_lock(&s->commit_lock);
     if (qatomic_read(&s->broken)) {
         ret = -EIO;
