@@ -112,6 +112,7 @@ void vhdx_cache_init(BDRVVHDXState *s)
 {
     VHDXCache *c = &s->cache;
 
+    *c = (VHDXCache) { 0 };
     c->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
                                      g_free);
     c->chunks = g_ptr_array_new_with_free_func(qemu_vfree);

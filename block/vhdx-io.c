@@ -823,10 +823,10 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     Piece p = { .bytes = 0 };
     int ret;
 
-    bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         ret = request_begin(s, &req, offset, bytes);
         if (ret == 0) {
+            bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
             ret = piece_lookup(bs, offset, bytes, &p);
         }
         request_end(s, &req);

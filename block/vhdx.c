@@ -75,16 +75,27 @@ static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
 
 /* -- Open and close -- */
 
-/* Forget everything that was read from the image or is to be written to it. */
-static void vhdx_state_free(BDRVVHDXState *s)
+/* Forget what is known of the image.  Pages stay. */
+static void vhdx_image_reset(BDRVVHDXState *s)
 {
     vhdx_log_free(s);
-    vhdx_io_free(s);
-    vhdx_space_free(s);
-    vhdx_cache_free(s);
     vhdx_replay_free(s->replay);
     g_free(s->regions);
     g_free(s->creator);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        vhdx_space_free(s);
+        memset(s, 0, offsetof(BDRVVHDXState, end_image));
+        vhdx_space_init(s, 0);
+    }
+}
+
+/* Forget everything that was read from the image or is to be written to it. */
+static void vhdx_state_free(BDRVVHDXState *s)
+{
+    vhdx_image_reset(s);
+    vhdx_space_free(s);
+    vhdx_io_free(s);
+    vhdx_cache_free(s);
     qemu_mutex_destroy(&s->lock);
 }
 
@@ -98,6 +109,7 @@ static void vhdx_state_init(BDRVVHDXState *s)
     qemu_mutex_init(&s->lock);
     qemu_co_mutex_init(&s->commit_lock);
     qemu_co_mutex_init(&s->grow_lock);
+    vhdx_space_init(s, 0);
     vhdx_cache_init(s);
     vhdx_io_init(s);
 }
@@ -166,8 +178,9 @@ file_id_load(BlockDriverState *bs, Error **errp)
 }
 
 /*
- * Read the image.  The log of one that is inactive belongs to the process that
- * is still writing to it.
+ * Read the image, of which nothing is known yet; nor is after an error.  The
+ * log of one that is inactive belongs to the process that is still writing to
+ * it.
  */
 static int coroutine_fn GRAPH_RDLOCK
 vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
@@ -176,7 +189,6 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     int64_t size;
     int ret;
 
-    vhdx_state_init(s);
     ret = file_id_load(bs, errp);
     if (ret == 0) {
         ret = vhdx_header_load(bs, errp);
@@ -196,7 +208,10 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (s->replay) {
         size = MAX(size, s->replay->last_file_offset);
     }
-    vhdx_space_init(s, size);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        vhdx_space_free(s);
+        vhdx_space_init(s, size);
+    }
     ret = vhdx_metadata_load(bs, errp);
     if (ret < 0) {
         goto fail;
@@ -211,7 +226,7 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     return 0;
 
 fail:
-    vhdx_state_free(s);
+    vhdx_image_reset(s);
     return ret;
 }
 
@@ -270,6 +285,52 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_load_entry(const VHDXCall *call)
     return vhdx_load(call->bs, call->flag, call->errp);
 }
 
+/* Let @to have what @from knows of the image, and @from nothing. */
+static void vhdx_image_move(BDRVVHDXState *to, BDRVVHDXState *from)
+{
+    memcpy(to, from, offsetof(BDRVVHDXState, end_image));
+    memset(from, 0, offsetof(BDRVVHDXState, end_image));
+    vhdx_space_init(from, 0);
+}
+
+/*
+ * Read the image again: what is known of it may be out of date, and changes
+ * that are only in memory are given up.  Requests wait meanwhile, and look at
+ * everything afresh then.  Returns 0, or -errno with all as it was.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_load_anew(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree BDRVVHDXState *old = g_new0(BDRVVHDXState, 1);
+    int ret;
+
+    vhdx_state_init(old);
+    vhdx_io_freeze(s);
+    qemu_co_mutex_lock(&s->commit_lock);
+    qemu_co_mutex_lock(&s->grow_lock);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        vhdx_space_free(old);
+        vhdx_image_move(old, s);
+    }
+    ret = vhdx_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (ret < 0) {
+            vhdx_space_free(s);
+            vhdx_image_move(s, old);
+        } else {
+            vhdx_cache_free(s);
+            vhdx_cache_init(s);
+            s->flushed_gen = s->write_gen;
+        }
+    }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    qemu_co_mutex_unlock(&s->commit_lock);
+    vhdx_io_thaw(s);
+    vhdx_state_free(old);
+    return ret;
+}
+
 /* Take the cache's size in bytes out of @options. */
 static int cache_size_get(QDict *options, uint64_t *size, Error **errp)
 {
@@ -310,12 +371,17 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return vhdx_call((VHDXCall) {
+    vhdx_state_init(s);
+    ret = vhdx_call((VHDXCall) {
         .func = vhdx_load_entry,
         .bs = bs,
         .flag = flags & BDRV_O_INACTIVE,
         .errp = errp,
     });
+    if (ret < 0) {
+        vhdx_state_free(s);
+    }
+    return ret;
 }
 
 /* Put everything in place; after this the file is whole without a log. */
@@ -343,7 +409,8 @@ static void vhdx_close(BlockDriverState *bs)
 {
     Error *err = NULL;
 
-    if (vhdx_settle(bs, &err) < 0) {
+    /* An inactive image is another process's to write to. */
+    if (!(bs->open_flags & BDRV_O_INACTIVE) && vhdx_settle(bs, &err) < 0) {
         error_report_err(err);
     }
     vhdx_state_free(bs->opaque);
@@ -404,11 +471,20 @@ static void vhdx_reopen_abort(BDRVReopenState *state)
     g_free(state->opaque);
 }
 
+/*
+ * The block layer has drained the node, and lets no request come before it is
+ * inactive: one that is under way now would change an image without a log.
+ */
 static int vhdx_inactivate(BlockDriverState *bs)
 {
+    BDRVVHDXState *s = bs->opaque;
     Error *err = NULL;
-    int ret = vhdx_settle(bs, &err);
+    int ret;
 
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        assert(QTAILQ_EMPTY(&s->requests));
+    }
+    ret = vhdx_settle(bs, &err);
     if (ret < 0) {
         error_report_err(err);
     }
@@ -423,20 +499,10 @@ static void coroutine_fn GRAPH_RDLOCK
 vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
     ERRP_GUARD();
-    BDRVVHDXState *old = bs->opaque;
-    BDRVVHDXState *s = g_new0(BDRVVHDXState, 1);
 
-    s->cache_size = old->cache_size;
-    s->safe_discard = old->safe_discard;
-    bs->opaque = s;
-    if (vhdx_load(bs, false, errp) < 0) {
+    if (vhdx_load_anew(bs, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
-        bs->opaque = old;
-        g_free(s);
-        return;
     }
-    vhdx_state_free(old);
-    g_free(old);
 }
 
 /* -- What is told about the image -- */

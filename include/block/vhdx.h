@@ -40,7 +40,8 @@
  *
  * @writable, @broken and @replay_done are read atomically under no lock.
  *
- * Open, close, reopen, inactivation and check come with no request under way.
+ * Open, close, reopen, inactivation and check come with no request under way;
+ * an activation comes with reads, and freezes them.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -219,6 +220,8 @@ typedef struct VHDXRequest {
 } VHDXRequest;
 
 typedef struct BDRVVHDXState {
+    /* What is known of the image: vhdx_load_anew() replaces all of it. */
+
     /* Fixed once the image is open, or changed with requests frozen */
     VHDXParams params;
     VHDXGeometry geo;
@@ -230,11 +233,8 @@ typedef struct BDRVVHDXState {
     bool has_locator;               /* there is a Parent Locator */
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
-    uint64_t cache_size;            /* bytes; fixed while requests run */
-    bool safe_discard;              /* in the file it leaves data or zeros */
 
     /* Changed under commit_lock */
-    CoMutex commit_lock;
     VHDXHeader header;              /* the current one */
     int header_copy;                /* where it is: 0 or 1 */
     bool file_guid_new;             /* FileWriteGuid is this open's */
@@ -244,26 +244,32 @@ typedef struct BDRVVHDXState {
     bool mend_region_table[2];      /* this copy is damaged */
     VHDXLog log;
 
-    CoMutex grow_lock;              /* space.size, and making space.used */
-
     /* Changed under lock */
-    QemuMutex lock;
     bool writable;                  /* begin_write has nothing left to do */
     bool broken;                    /* metadata can't be written any more */
     bool reported;                  /* a bad BAT entry was reported */
     bool keep_tail;                 /* a check decides what becomes of it */
-    VHDXCache cache;
     VHDXSpace space;
+    bool barrier;                   /* flush data before the next commit */
+    bool relieving;                 /* a commit makes room in the cache */
+    struct {} end_image;
+
+    /* What requests use meanwhile; changed under lock */
+    VHDXCache cache;
     GHashTable *allocs;             /* VHDXAlloc by block */
     CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
     CoQueue request_queue;          /* waits for requests to end */
-    bool barrier;                   /* flush data before the next commit */
-    bool relieving;                 /* a commit makes room in the cache */
     bool frozen;                    /* requests wait */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
     uint64_t write_gen;             /* counts completed changes */
     uint64_t flushed_gen;           /* those before it are stable */
+    uint64_t cache_size;            /* bytes; fixed while requests run */
+    bool safe_discard;              /* in the file it leaves data or zeros */
+
+    QemuMutex lock;
+    CoMutex commit_lock;
+    CoMutex grow_lock;              /* space.size, and making space.used */
 } BDRVVHDXState;
 
 /* -- vhdx-header.c, section 2.2.2 -- */

@@ -3,9 +3,9 @@
  *
  * blkdebug under the image holds one write back while others run.  A filter of
  * our own below it can fail a write when it is done already, as an error of a
- * real disk may leave it, and hold back a change of the file's length.  So
- * these cases come out the same each time; test-vhdx-threads.c looks for others
- * by chance.
+ * real disk may leave it, and hold back a read or a change of the file's length.
+ * So these cases come out the same each time; test-vhdx-threads.c looks for
+ * others by chance.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -41,6 +41,10 @@ static int64_t length_limit;
 static bool hold_truncate;
 static Coroutine *held_truncate;
 
+/* The place in the file a read of which is to wait, or 0, and the one there. */
+static uint64_t hold_read_at;
+static Coroutine *held_read;
+
 /* The offset in the file of the last write, and the number of zeroings. */
 static int64_t last_write;
 static unsigned zeroings;
@@ -63,6 +67,13 @@ static int coroutine_fn GRAPH_RDLOCK
 fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
             QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
+    if (hold_read_at && hold_read_at >= offset &&
+        hold_read_at - offset < bytes) {
+        hold_read_at = 0;
+        held_read = qemu_coroutine_self();
+        qemu_coroutine_yield();
+        held_read = NULL;
+    }
     return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
 }
 
@@ -131,12 +142,12 @@ static BlockBackend *open_image(void)
                         &error_abort);
 }
 
-static void write_ended(void *opaque, int ret)
+static void request_ended(void *opaque, int ret)
 {
     *(int *)opaque = ret;
 }
 
-/* A write under way. */
+/* A write, or read, under way. */
 typedef struct Write {
     BlockBackend *blk;
     QEMUIOVector qiov;
@@ -154,8 +165,20 @@ static Write *start_write(BlockBackend *blk, int64_t at, size_t bytes,
     w->ret = -EINPROGRESS;
     memset(w->buf, fill, bytes);
     qemu_iovec_init_buf(&w->qiov, w->buf, bytes);
-    blk_aio_pwritev(blk, at, &w->qiov, 0, write_ended, &w->ret);
+    blk_aio_pwritev(blk, at, &w->qiov, 0, request_ended, &w->ret);
     return w;
+}
+
+static Write *start_read(BlockBackend *blk, int64_t at, size_t bytes)
+{
+    Write *r = g_new0(Write, 1);
+
+    r->blk = blk;
+    r->buf = g_malloc(bytes);
+    r->ret = -EINPROGRESS;
+    qemu_iovec_init_buf(&r->qiov, r->buf, bytes);
+    blk_aio_preadv(blk, at, &r->qiov, 0, request_ended, &r->ret);
+    return r;
 }
 
 /* Wait for the end of a write, and return its result. */
@@ -170,6 +193,19 @@ static int end_write(Write *w)
     g_free(w->buf);
     g_free(w);
     return ret;
+}
+
+/* Wait for the end of a read, see that it gave @fill, and return its result. */
+static int end_read(Write *r, int fill)
+{
+    g_autofree uint8_t *want = g_malloc(r->qiov.size);
+
+    while (r->ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    memset(want, fill, r->qiov.size);
+    g_assert_cmpmem(r->buf, r->qiov.size, want, r->qiov.size);
+    return end_write(r);
 }
 
 /* Start a write of @fill and hold it back just before its data is written. */
@@ -463,6 +499,134 @@ static void test_race_for_kept(void)
     unlink(image_path);
 }
 
+/* -- Inactivation and activation with requests under way -- */
+
+/* Long enough for whoever does not wait for what is held back to go ahead */
+#define HOLD_NS     (200 * SCALE_MS)
+
+static QEMUTimer *timer_start(QEMUTimerCB *cb, void *opaque)
+{
+    QEMUTimer *timer = aio_timer_new(qemu_get_aio_context(),
+                                     QEMU_CLOCK_REALTIME, SCALE_NS, cb,
+                                     opaque);
+
+    timer_mod(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + HOLD_NS);
+    return timer;
+}
+
+static void release_held(void *opaque)
+{
+    bdrv_debug_resume(blk_bs(opaque), "held");
+}
+
+/*
+ * A write is held back while the image is inactivated: that waits for it, and
+ * nothing is lost.  It is the first one to its block, or goes to a new one
+ * after another.
+ */
+static void test_inactivate(int64_t at)
+{
+    BlockBackend *blk;
+    QEMUTimer *timer;
+    Write *held;
+
+    create_image();
+    blk = open_image();
+    blk_set_force_allow_inactivate(blk);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    held = hold_write(blk, at, 4096, 2);
+    timer = timer_start(release_held, blk);
+    g_assert_cmpint(bdrv_inactivate_all(), ==, 0);
+    g_assert_true(bdrv_get_flags(blk_bs(blk)) & BDRV_O_INACTIVE);
+    g_assert_cmpint(end_write(held), >=, 0);
+    timer_free(timer);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_fill(blk, at, 4096, 2);
+    blk_unref(blk);
+
+    blk = open_image();
+    check_fill(blk, at, 4096, 2);
+    check_fill(blk, 4096, BLOCK - 4096, 1);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+static void test_inactivate_present(void)
+{
+    test_inactivate(0);
+}
+
+static void test_inactivate_new(void)
+{
+    test_inactivate(3 * BLOCK);
+}
+
+/* What becomes of the reads of an image that is activated. */
+typedef struct Activation {
+    BlockBackend *blk;
+    Write *late;
+} Activation;
+
+/* While the image is being activated: another read comes, and one goes on. */
+static void release_read(void *opaque)
+{
+    Activation *a = opaque;
+
+    a->late = start_read(a->blk, BLOCK, 4096);
+    aio_co_wake(held_read);
+}
+
+/*
+ * An image is activated after another process has changed it, and there is a
+ * read of it under way all the while.  That one ends well, and one that comes
+ * meanwhile sees the change.
+ */
+static void test_activate(void)
+{
+    Activation a;
+    BlockBackend *other;
+    QEMUTimer *timer;
+    Write *held;
+    uint64_t place;
+
+    create_image();
+    a.blk = open_image();
+    blk_set_force_allow_inactivate(a.blk);
+    g_assert_cmpint(write_fill(a.blk, 0, BLOCK, 1), >=, 0);
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+    g_assert_cmpint(write_fill(a.blk, BLOCK, BLOCK, 2), >=, 0);
+    g_assert_cmpint(write_fill(a.blk, 2 * BLOCK, BLOCK, 3), >=, 0);
+    check_fill(a.blk, BLOCK, BLOCK, 2);
+    g_assert_cmpint(bdrv_inactivate_all(), ==, 0);
+    other = open_image();
+    g_assert_cmpint(blk_pwrite_zeroes(other, BLOCK, BLOCK,
+                                      BDRV_REQ_MAY_UNMAP), >=, 0);
+    blk_unref(other);
+
+    hold_read_at = place;
+    held = start_read(a.blk, 0, 4096);
+    while (!held_read) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    a.late = NULL;
+    timer = timer_start(release_read, &a);
+    bdrv_activate_all(&error_abort);
+    while (!a.late) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    timer_free(timer);
+    g_assert_cmpint(end_read(held, 1), >=, 0);
+    g_assert_cmpint(end_read(a.late, 0), >=, 0);
+
+    check_fill(a.blk, 0, BLOCK, 1);
+    g_assert_cmpint(write_fill(a.blk, 5 * BLOCK, BLOCK, 4), >=, 0);
+    check_fill(a.blk, 2 * BLOCK, BLOCK, 3);
+    check_image(a.blk);
+    blk_unref(a.blk);
+    unlink(image_path);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -482,6 +646,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/race-for-new", test_race_for_new);
     g_test_add_func("/vhdx/order/race-for-last", test_race_for_last);
     g_test_add_func("/vhdx/order/race-for-kept", test_race_for_kept);
+    g_test_add_func("/vhdx/order/inactivate-present", test_inactivate_present);
+    g_test_add_func("/vhdx/order/inactivate-new", test_inactivate_new);
+    g_test_add_func("/vhdx/order/activate", test_activate);
     ret = g_test_run();
 
     rmdir(test_dir);
