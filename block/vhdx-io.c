@@ -850,8 +850,23 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | BDRV_BLOCK_RECURSE;
 }
 
+/*
+ * Whether the flush under way is not a guest's, but the block layer's before it
+ * reopens the image, for example.
+ */
+static bool flush_is_internal(BlockDriverState *bs)
+{
+    return qatomic_read(&bs->quiesce_counter) && bs->refcnt;
+}
+
 int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
 {
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
     BLKDBG_CO_EVENT(bs->file, BLKDBG_FLUSH_TO_DISK);
-    return vhdx_log_commit(bs);
+    if (qatomic_read(&s->broken) && flush_is_internal(bs)) {
+        ret = vhdx_log_resume(bs);
+    }
+    return ret < 0 ? ret : vhdx_log_commit(bs);
 }

@@ -238,6 +238,20 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
     return ret;
 }
 
+int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    if (qatomic_read(&s->broken)) {
+        ret = vhdx_ring_flush_data(bs);
+        qatomic_set(&s->broken, ret < 0);
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
+
 bool vhdx_log_relief_due(BDRVVHDXState *s)
 {
     unsigned changed = s->cache.dirty + s->cache.logged;

@@ -384,6 +384,12 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     return ret;
 }
 
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_load_anew_entry(const VHDXCall *call)
+{
+    return vhdx_load_anew(call->bs, call->errp);
+}
+
 /* Put everything in place; after this the file is whole without a log. */
 static int coroutine_fn GRAPH_RDLOCK vhdx_settle_entry(const VHDXCall *call)
 {
@@ -438,7 +444,14 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
         error_setg(errp, "%s", NO_LOG);
         ret = -EACCES;
     }
-    if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
+    if (ret == 0 && qatomic_read(&s->broken)) {
+        /* It has been flushed: nothing is in memory only. */
+        ret = vhdx_call((VHDXCall) {
+            .func = vhdx_load_anew_entry,
+            .bs = state->bs,
+            .errp = errp,
+        });
+    } else if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
         ret = vhdx_settle(state->bs, errp);
     }
     if (ret < 0) {
@@ -471,6 +484,27 @@ static void vhdx_reopen_abort(BDRVReopenState *state)
     g_free(state->opaque);
 }
 
+static int coroutine_fn GRAPH_RDLOCK vhdx_inactivate_entry(const VHDXCall *call)
+{
+    BDRVVHDXState *s = call->bs->opaque;
+    bool flushed;
+    int ret = vhdx_log_resume(call->bs);
+
+    if (ret == 0) {
+        return vhdx_settle_entry(call);
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        flushed = s->flushed_gen == s->write_gen;
+    }
+    if (flushed) {
+        /* The log in the file has everything, for whoever opens it. */
+        return 0;
+    }
+    error_setg_errno(call->errp, -ret, "Could not flush VHDX image '%s'",
+                     call->bs->filename);
+    return ret;
+}
+
 /*
  * The block layer has drained the node, and lets no request come before it is
  * inactive: one that is under way now would change an image without a log.
@@ -484,7 +518,11 @@ static int vhdx_inactivate(BlockDriverState *bs)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         assert(QTAILQ_EMPTY(&s->requests));
     }
-    ret = vhdx_settle(bs, &err);
+    ret = vhdx_call((VHDXCall) {
+        .func = vhdx_inactivate_entry,
+        .bs = bs,
+        .errp = &err,
+    });
     if (ret < 0) {
         error_report_err(err);
     }

@@ -788,6 +788,15 @@ vhdx_log_begin(BlockDriverState *bs, bool data);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
 
 /*
+ * Where a failed flush has stopped all writing, try it again.  When it works,
+ * all that has been written is stable, so nothing is unknown any more, and
+ * changes go on; those that are not committed yet have been kept.  It is the
+ * storage that knows whether it has lost some of what was written: then its
+ * flushes go on to fail.  No lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_resume(BlockDriverState *bs);
+
+/*
  * Whether changed pages take half of the cache, or the list of what was freed
  * is long, so that the caller has to call vhdx_log_relieve().  While one
  * request does so this is false for others, unless changed pages fill all of

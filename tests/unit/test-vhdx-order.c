@@ -37,6 +37,9 @@ static uint64_t fail_at;
 /* How long the file can get, or 0. */
 static int64_t length_limit;
 
+/* So many flushes fail. */
+static unsigned flush_errors;
+
 /* Whether a change of the length is to wait, and the one that does. */
 static bool hold_truncate;
 static Coroutine *held_truncate;
@@ -85,6 +88,15 @@ fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
 
+static int coroutine_fn GRAPH_RDLOCK fail_flush(BlockDriverState *bs)
+{
+    if (flush_errors) {
+        flush_errors--;
+        return -EIO;
+    }
+    return bdrv_co_flush(bs->file->bs);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
               PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
@@ -116,15 +128,23 @@ static int fail_open(BlockDriverState *bs, QDict *options, int flags,
     return 0;
 }
 
+static int fail_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
+                               Error **errp)
+{
+    return 0;
+}
+
 static BlockDriver bdrv_fail = {
     .format_name            = "vhdx-test-fail",
     .is_filter              = true,
     .bdrv_open              = fail_open,
+    .bdrv_reopen_prepare    = fail_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
     .bdrv_co_preadv         = fail_preadv,
     .bdrv_co_pwritev        = fail_pwritev,
     .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,
     .bdrv_co_truncate       = fail_truncate,
+    .bdrv_co_flush          = fail_flush,
 };
 
 static BlockBackend *open_image(void)
@@ -627,6 +647,128 @@ static void test_activate(void)
     unlink(image_path);
 }
 
+/* -- After a failed flush -- */
+
+/*
+ * A flush of @blk, in which all is flushed but a block of @fill at @at, fails:
+ * no more can be written.
+ */
+static void latch(BlockBackend *blk, int64_t at, int fill)
+{
+    g_assert_cmpint(write_fill(blk, at, BLOCK, fill), >=, 0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    g_assert_cmpint(write_fill(blk, 9 * BLOCK, 4096, 9), ==, -EIO);
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    check_fill(blk, at, BLOCK, fill);
+}
+
+static int reopen(BlockBackend *blk)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_int(options, "cache-size", MiB);
+    return bdrv_reopen(blk_bs(blk), options, true, NULL);
+}
+
+static int inactivate_activate(BlockBackend *blk)
+{
+    int ret = bdrv_inactivate_all();
+
+    if (ret == 0) {
+        bdrv_activate_all(&error_abort);
+    }
+    return ret;
+}
+
+/* Writing goes on after @again, and nothing is missing. */
+static void test_go_on(int (*again)(BlockBackend *blk))
+{
+    BlockBackend *blk;
+
+    create_image();
+    blk = open_image();
+    blk_set_force_allow_inactivate(blk);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+
+    latch(blk, BLOCK, 2);
+    /* As long as flushes fail what has not been flushed is not given up. */
+    flush_errors = 2;
+    g_assert_cmpint(again(blk), <, 0);
+    g_assert_cmpint(again(blk), <, 0);
+    check_fill(blk, BLOCK, BLOCK, 2);
+    g_assert_cmpint(again(blk), ==, 0);
+    check_fill(blk, BLOCK, BLOCK, 2);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, BLOCK, 3), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+
+    /* Again, with nothing else under way */
+    latch(blk, 4 * BLOCK, 5);
+    g_assert_cmpint(again(blk), ==, 0);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, BLOCK, 4), >=, 0);
+    blk_unref(blk);
+
+    blk = open_image();
+    for (int i = 0; i < 5; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i + 1);
+    }
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
+ * The flush that fails is that of the first modification: nothing is in memory
+ * only.  @again works, even if @errors more flushes were to fail.
+ */
+static void test_begin_failed(int (*again)(BlockBackend *blk), unsigned errors)
+{
+    BlockBackend *blk;
+
+    create_image();
+    blk = open_image();
+    blk_set_force_allow_inactivate(blk);
+    flush_errors = 1;
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
+    flush_errors = errors;
+    g_assert_cmpint(again(blk), ==, 0);
+    flush_errors = 0;
+    check_fill(blk, 0, BLOCK, 0);
+    g_assert_cmpint(write_fill(blk, BLOCK, BLOCK, 2), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_image(blk);
+    blk_unref(blk);
+
+    blk = open_image();
+    check_fill(blk, 0, BLOCK, 0);
+    check_fill(blk, BLOCK, BLOCK, 2);
+    check_image(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+static void test_go_on_reopen(void)
+{
+    test_go_on(reopen);
+}
+
+static void test_go_on_activate(void)
+{
+    test_go_on(inactivate_activate);
+}
+
+static void test_begin_reopen(void)
+{
+    test_begin_failed(reopen, 0);
+}
+
+static void test_begin_activate(void)
+{
+    test_begin_failed(inactivate_activate, 100);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -649,6 +791,10 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/inactivate-present", test_inactivate_present);
     g_test_add_func("/vhdx/order/inactivate-new", test_inactivate_new);
     g_test_add_func("/vhdx/order/activate", test_activate);
+    g_test_add_func("/vhdx/order/flush-failed/reopen", test_go_on_reopen);
+    g_test_add_func("/vhdx/order/flush-failed/activate", test_go_on_activate);
+    g_test_add_func("/vhdx/order/begin-failed/reopen", test_begin_reopen);
+    g_test_add_func("/vhdx/order/begin-failed/activate", test_begin_activate);
     ret = g_test_run();
 
     rmdir(test_dir);
