@@ -246,6 +246,10 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->commit_lock);
     if (qatomic_read(&s->broken)) {
         ret = vhdx_ring_flush_data(bs);
+        if (ret == 0) {
+            /* Where another program has written, no flush makes that good. */
+            ret = vhdx_header_verify(bs);
+        }
         qatomic_set(&s->broken, ret < 0);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
