@@ -34,9 +34,6 @@
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16
 
-/* A place with more stretches of data and holes is zeroed as a whole. */
-#define MAX_STRETCHES   64
-
 /* So many blocks, or runs of them, are zeroed or discarded in one go. */
 #define ZERO_PIECES     256
 
@@ -290,38 +287,6 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
     return 0;
 }
 
-/*
- * Make @bytes bytes at file offset @offset read as zeros, but for holes, which
- * do so already.
- */
-static int coroutine_fn GRAPH_RDLOCK
-place_zero(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
-{
-    BDRVVHDXState *s = bs->opaque;
-    BdrvRequestFlags flags = s->params.leave_allocated ? 0 : BDRV_REQ_MAY_UNMAP;
-    int ret = 0;
-
-    for (unsigned i = 0; bytes && ret == 0; i++) {
-        int64_t n = bytes;
-        int status = 0;
-
-        if (i < MAX_STRETCHES) {
-            status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
-                                          NULL, NULL);
-        }
-        if (status < 0 || !n) {
-            status = 0;
-            n = bytes;
-        }
-        if (!(status & BDRV_BLOCK_ZERO)) {
-            ret = bdrv_co_pwrite_zeroes(bs->file, offset, n, flags);
-        }
-        offset += n;
-        bytes -= n;
-    }
-    return ret;
-}
-
 /* Make the place of @alloc read as zeros, or wait until someone has. */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
@@ -340,7 +305,9 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
         }
         alloc->preparing = true;
         qemu_mutex_unlock(&s->lock);
-        ret = place_zero(bs, alloc->offset, bytes);
+        ret = vhdx_space_zero(bs, alloc->offset, bytes,
+                              s->params.leave_allocated ? 0 :
+                              BDRV_REQ_MAY_UNMAP);
         qemu_mutex_lock(&s->lock);
         alloc->preparing = false;
         alloc->ready = ret == 0;

@@ -80,6 +80,9 @@
 #define PUNCH_BYTES     GiB
 #define PUNCH_SLICE     16
 
+/* A place with more stretches of data and holes is zeroed as a whole. */
+#define MAX_STRETCHES   64
+
 /*
  * No map is kept of files longer than this: twice the largest disk.  It takes
  * 16 MiB, and twice as much while it is made larger.
@@ -1013,6 +1016,32 @@ static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
     return true;
 }
 
+int coroutine_fn vhdx_space_zero(BlockDriverState *bs, uint64_t offset,
+                                 uint64_t bytes, BdrvRequestFlags flags)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; bytes && ret == 0; i++) {
+        int64_t n = bytes;
+        int status = 0;
+
+        if (i < MAX_STRETCHES) {
+            status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
+                                          NULL, NULL);
+        }
+        if (status < 0 || !n) {
+            status = 0;
+            n = bytes;
+        }
+        if (!(status & BDRV_BLOCK_ZERO)) {
+            ret = bdrv_co_pwrite_zeroes(bs->file, offset, n, flags);
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return ret;
+}
+
 /*
  * The host may keep the space if it likes, as it is zeroed on reuse.  But in
  * what lies behind the last object another reader may expect zeros.
@@ -1020,10 +1049,10 @@ static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
 static void coroutine_fn GRAPH_RDLOCK
 punch(BlockDriverState *bs, uint64_t offset, uint64_t bytes, bool zero)
 {
-    if (!zero || bdrv_co_pwrite_zeroes(bs->file, offset, bytes,
-                                       BDRV_REQ_MAY_UNMAP |
-                                       BDRV_REQ_NO_FALLBACK) < 0) {
-        (void)bdrv_co_pdiscard(bs->file, offset, bytes);
+    (void)bdrv_co_pdiscard(bs->file, offset, bytes);
+    if (zero) {
+        (void)vhdx_space_zero(bs, offset, bytes, BDRV_REQ_MAY_UNMAP |
+                              BDRV_REQ_NO_FALLBACK);
     }
 }
 

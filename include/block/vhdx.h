@@ -675,6 +675,15 @@ bool vhdx_space_waits(BDRVVHDXState *s);
 bool coroutine_fn GRAPH_RDLOCK vhdx_space_reclaim(BlockDriverState *bs);
 
 /*
+ * Make @bytes bytes at file offset @offset read as zeros, by requests with
+ * @flags, but for holes, which do so already.  No lock is held, or one of the
+ * CoMutexes.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_space_zero(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                BdrvRequestFlags flags);
+
+/*
  * Give the host back what is free and has not been punched yet, up to @most
  * places.  No lock is held, or commit_lock.
  */
