@@ -45,11 +45,12 @@ def growth(names, blocks, block=MIB):
            grown, blocks, most)
 
 
-def opened(ctx, size='64M', **options):
-    """A new image, in a session that is past the first write."""
+def opened(ctx, size='64M', node=None, **options):
+    """A new image, in a session that is past the first write; @node are
+    options of its nodes."""
     options = dict({'block_size': '1M'}, **options)
     image = ctx.create('a.vhdx', size, **options)
-    io = Session(ctx, image)
+    io = Session(ctx, image, **(node or {}))
     same(io.opening, [])
     io.do('write -q -P 1 0 4k', 'flush')
     return image, io
@@ -355,9 +356,15 @@ def zeroes(ctx):
 
 
 def reuse(ctx):
-    """Space that was another block's: it is zeroed, and the data is stable
-    before the entry that names it is written."""
-    image, io = opened(ctx)
+    """Space that was another block's: it is zeroed, unless it is a hole, and
+    the data is stable before the entry that names it is written."""
+    _, io = opened(ctx)
+    with io:
+        io.do('write -q -P 1 0 8M', 'flush', 'discard -q 2M 1M', 'flush')
+        same(io.do('write -q -P 2 50M 4k'), ['data'])
+        same(io.do('flush'), ['flush', 'log', 'flush'])
+        io.close()
+    _, io = opened(ctx, node={'file.discard': 'ignore'})
     with io:
         io.do('write -q -P 1 0 8M', 'flush', 'discard -q 2M 1M', 'flush')
         same(io.do('write -q -P 2 50M 4k'), ['zero', 'data'])
