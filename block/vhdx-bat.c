@@ -197,9 +197,7 @@ void vhdx_corrupted_event(BlockDriverState *bs, const char *message)
     const char *node = bdrv_get_node_name(bs);
 
     node = *node ? node : NULL;
-    qapi_event_send_block_image_corrupted(bdrv_get_device_name(bs),
-                                          vhdx_qapi_arg(node), message,
-                                          false, 0, false, 0, false);
+    vhdx_send_corrupted(bdrv_get_device_name(bs), node, message);
 }
 
 int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,

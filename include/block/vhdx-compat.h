@@ -81,11 +81,15 @@ typedef unsigned int VHDXStatusMode;
 
 /* ... and lets an optional string be NULL. */
 #define vhdx_qapi_str(obj, member)  ((obj)->has_##member ? (obj)->member : NULL)
-#define vhdx_qapi_arg(str)          (str) != NULL, (str)
+#define vhdx_send_corrupted(device, node, message) \
+    qapi_event_send_block_image_corrupted(device, (node) != NULL, node, \
+                                          message, false, 0, false, 0, false)
 
 #else
 #define vhdx_qapi_str(obj, member)  ((obj)->member)
-#define vhdx_qapi_arg(str)          (str)
+#define vhdx_send_corrupted(device, node, message) \
+    qapi_event_send_block_image_corrupted(device, node, message, false, 0, \
+                                          false, 0, false)
 #endif
 
 #endif
