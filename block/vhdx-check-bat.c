@@ -305,18 +305,8 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 static int coroutine_fn GRAPH_RDLOCK
 judge_odd(BlockDriverState *bs, BatCheck *c, Odd odd)
 {
-    int ret;
-
     c->odd[odd]++;
-    if (!(c->check->fix & BDRV_FIX_ERRORS)) {
-        return 0;
-    }
-    ret = vhdx_log_begin(bs, false);
-    if (ret < 0) {
-        return ret;
-    }
-    c->check->result->corruptions_fixed++;
-    return 1;
+    return vhdx_check_begin_mend(bs, c->check);
 }
 
 /*

@@ -65,23 +65,32 @@ void vhdx_check_note(VHDXCheck *check, const char *format, ...)
     }
 }
 
+int coroutine_fn vhdx_check_begin_mend(BlockDriverState *bs, VHDXCheck *check)
+{
+    int ret;
+
+    if (!(check->fix & BDRV_FIX_ERRORS)) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, false);
+    if (ret < 0) {
+        return ret;
+    }
+    check->result->corruptions_fixed++;
+    return 1;
+}
+
 int coroutine_fn
 vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
                 ...)
 {
-    bool mend = check->fix & BDRV_FIX_ERRORS;
+    int mend = vhdx_check_begin_mend(bs, check);
     va_list ap;
-    int ret;
 
-    if (mend) {
-        ret = vhdx_log_begin(bs, false);
-        if (ret < 0) {
-            return ret;
-        }
-        check->result->corruptions_fixed++;
-    } else {
-        check->result->corruptions++;
+    if (mend < 0) {
+        return mend;
     }
+    check->result->corruptions += !mend;
     va_start(ap, format);
     check_tell(check, mend ? "Repairing: " : "ERROR ", format, ap);
     va_end(ap);
@@ -91,18 +100,10 @@ vhdx_check_mend(BlockDriverState *bs, VHDXCheck *check, const char *format,
 int coroutine_fn
 vhdx_check_odd(BlockDriverState *bs, VHDXCheck *check, const char *format, ...)
 {
-    bool mend = check->fix & BDRV_FIX_ERRORS;
+    int mend = vhdx_check_begin_mend(bs, check);
     va_list ap;
-    int ret;
 
-    if (mend) {
-        ret = vhdx_log_begin(bs, false);
-        if (ret < 0) {
-            return ret;
-        }
-        check->result->corruptions_fixed++;
-    }
-    if (check->notes) {
+    if (mend >= 0 && check->notes) {
         va_start(ap, format);
         check_tell(check, mend ? "Repairing: " : "", format, ap);
         va_end(ap);

@@ -988,6 +988,14 @@ void G_GNUC_PRINTF(2, 3)
 vhdx_check_note(VHDXCheck *check, const char *format, ...);
 
 /*
+ * Something is found that can be mended.  Returns 1 if that is to be done now:
+ * the log is open then, and it counts as fixed.  Returns 0 if not, or -errno of
+ * opening the log.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_begin_mend(BlockDriverState *bs, VHDXCheck *check);
+
+/*
  * Tell of something wrong that can be mended without guessing, and count it.
  * Returns 1 if it is to be mended now, by vhdx_log_put(): the log is open
  * then.  Returns 0 if not, or -errno of opening the log.

@@ -15,6 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/vhdx-compat.h"
+#include "vhdx-test-request.h"
 
 #define BLOCK       MiB
 #define DISK_SIZE   (16 * MiB)
@@ -248,24 +249,6 @@ static int release_write(Write *held)
     g_assert_cmpint(held->ret, ==, -EINPROGRESS);
     g_assert_cmpint(bdrv_debug_resume(blk_bs(held->blk), "held"), ==, 0);
     return end_write(held);
-}
-
-static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
-{
-    g_autofree uint8_t *buf = g_malloc(bytes);
-
-    memset(buf, fill, bytes);
-    return blk_pwrite(blk, at, bytes, buf, 0);
-}
-
-static void check_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
-{
-    g_autofree uint8_t *buf = g_malloc(bytes);
-    g_autofree uint8_t *want = g_malloc(bytes);
-
-    memset(want, fill, bytes);
-    g_assert_cmpint(blk_pread(blk, at, bytes, buf, 0), >=, 0);
-    g_assert_cmpmem(buf, bytes, want, bytes);
 }
 
 static void check_image(BlockBackend *blk)

@@ -172,24 +172,6 @@ static BlockBackend *open_image(const char *path, int flags)
                         &error_abort);
 }
 
-static int write_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
-{
-    g_autofree uint8_t *buf = g_malloc(bytes);
-
-    memset(buf, fill, bytes);
-    return blk_pwrite(blk, at, bytes, buf, 0);
-}
-
-static void check_fill(BlockBackend *blk, int64_t at, size_t bytes, int fill)
-{
-    g_autofree uint8_t *buf = g_malloc(bytes);
-
-    g_assert_cmpint(blk_pread(blk, at, bytes, buf, 0), >=, 0);
-    for (size_t i = 0; i < bytes; i++) {
-        g_assert_cmpint(buf[i], ==, fill);
-    }
-}
-
 /* Write the blocks from @first to @end - 1, each in full of its number. */
 static void write_blocks(BlockBackend *blk, int first, int end)
 {

@@ -1,5 +1,5 @@
 /*
- * VHDX unit tests: requests that have a different form in some QEMU versions
+ * VHDX unit tests: requests
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -31,6 +31,28 @@ static inline int coroutine_fn co_discard(BlockBackend *blk, int64_t offset,
     blk_aio_pdiscard(blk, offset, bytes, discard_done, &call);
     qemu_coroutine_yield();
     return call.ret;
+}
+
+/* Write @bytes bytes that are all @fill at @at. */
+static inline int write_fill(BlockBackend *blk, int64_t at, size_t bytes,
+                             int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+
+    memset(buf, fill, bytes);
+    return blk_pwrite(blk, at, bytes, buf, 0);
+}
+
+/* There are @bytes bytes at @at that are all @fill. */
+static inline void check_fill(BlockBackend *blk, int64_t at, size_t bytes,
+                              int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    g_autofree uint8_t *want = g_malloc(bytes);
+
+    memset(want, fill, bytes);
+    g_assert_cmpint(blk_pread(blk, at, bytes, buf, 0), >=, 0);
+    g_assert_cmpmem(buf, bytes, want, bytes);
 }
 
 #endif
