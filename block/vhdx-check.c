@@ -192,6 +192,14 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
     if (!result->corruptions_fixed) {
         tell_space(bs, check, *tail, goes);
     }
+    if (s->params.leave_allocated &&
+        result->bfi.allocated_clusters < result->bfi.total_clusters) {
+        /* As QEMU once made them */
+        vhdx_check_note(check, "Only %" PRIu64 " of the %" PRIu64 " blocks of "
+                        "this fixed image have a place in the file",
+                        result->bfi.allocated_clusters,
+                        result->bfi.total_clusters);
+    }
     if (!goes) {
         *tail = 0;
     }
