@@ -1087,7 +1087,12 @@ punch_slice(BlockDriverState *bs, unsigned most)
 void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool any = true;
+    /*
+     * A fixed image keeps its space; what was free in an inactive one another
+     * process may be using.
+     */
+    bool any = !s->params.leave_allocated &&
+               !(bs->open_flags & BDRV_O_INACTIVE);
 
     while (most && any) {
         unsigned slice = MIN(most, PUNCH_SLICE);
