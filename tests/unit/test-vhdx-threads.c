@@ -29,6 +29,7 @@
 
 #define THREADS         4
 #define MAX_BYTES       (2 * BLOCK)     /* in one request */
+#define ODD             (74 * KiB + SECTOR)
 
 typedef struct Run {
     BlockBackend *blk;
@@ -438,22 +439,34 @@ static void run_all(bool threads, unsigned seed, unsigned cache_pages)
     run_end(run);
 }
 
-/* Space for a part of the blocks only, in a node that can't grow. */
-static void run_full(bool threads, unsigned seed)
+/*
+ * Space for a part of the blocks only, in a node that can't grow and whose
+ * length is @rest bytes above a whole number of MiB.  Then a crash, and all
+ * again within the same length, which the log must not go beyond.
+ */
+static void run_full(bool threads, unsigned seed, unsigned rest)
 {
     Run *run = run_new(threads);
     struct stat st;
     uint64_t bytes;
 
     g_assert_cmpint(stat(image_path, &st), ==, 0);
-    bytes = ROUND_UP(st.st_size, MiB) + (AREAS / 2) * BLOCK;
+    bytes = ROUND_UP(st.st_size, MiB) + (AREAS / 2) * BLOCK + rest;
     g_assert_cmpint(truncate(image_path, bytes), ==, 0);
     run->full = true;
     run_open(run, image_path, bytes, 16);
     run_workers(run, seed, test_ops);
+    g_assert_cmpint(blk_flush(run->blk), ==, 0);
+    copy_image();
     check_image(run->blk, run->model, false);
     blk_unref(run->blk);
     check_closed(image_path, run->model, true);
+
+    run_open(run, crash_path, bytes, 16);
+    run_workers(run, seed + 100, test_ops / 4);
+    check_image(run->blk, run->model, false);
+    blk_unref(run->blk);
+    check_closed(crash_path, run->model, true);
     run_end(run);
 }
 
@@ -475,7 +488,12 @@ static void test_one_thread(void)
 
 static void test_one_thread_full(void)
 {
-    run_full(false, 2);
+    run_full(false, 2, 0);
+}
+
+static void test_one_thread_odd(void)
+{
+    run_full(false, 7, ODD);
 }
 
 static void test_small_cache(void)
@@ -502,7 +520,14 @@ static void test_large_cache(void)
 static void test_full(void)
 {
     if (can_do_threads()) {
-        run_full(true, 6);
+        run_full(true, 6, 0);
+    }
+}
+
+static void test_odd(void)
+{
+    if (can_do_threads()) {
+        run_full(true, 8, ODD);
     }
 }
 
@@ -524,10 +549,12 @@ int main(int argc, char **argv)
 
     g_test_add_func("/vhdx/threads/one/all", test_one_thread);
     g_test_add_func("/vhdx/threads/one/full", test_one_thread_full);
+    g_test_add_func("/vhdx/threads/one/odd-length", test_one_thread_odd);
     g_test_add_func("/vhdx/threads/many/small-cache", test_small_cache);
     g_test_add_func("/vhdx/threads/many/middle-cache", test_middle_cache);
     g_test_add_func("/vhdx/threads/many/large-cache", test_large_cache);
     g_test_add_func("/vhdx/threads/many/full", test_full);
+    g_test_add_func("/vhdx/threads/many/odd-length", test_odd);
     ret = g_test_run();
 
     rmdir(test_dir);
