@@ -101,7 +101,8 @@ class Context:
         return path
 
     def io(self, path, commands, *options, tool=None, status=0):
-        """qemu-io with these commands; any that failed fails the test.
+        """qemu-io with these commands; any that failed fails the test.  'path'
+        may be options that say how the image is opened ("driver=...").
 
         A flush that fails prints nothing, and only the exit status tells of
         it.  A process that is to die has none: then a write of no bytes that
@@ -111,8 +112,10 @@ class Context:
             if command == 'flush' and status != 0:
                 command = 'write -q -f 0 0'
             args += ['-c', command]
-        text = run(tool or ours('qemu-io'), '-f', 'vhdx', *options, *args,
-                   path, status=status, timeout=LIMIT)
+        how = ['--image-opts'] if path.startswith('driver=') else \
+            ['-f', 'vhdx']
+        text = run(tool or ours('qemu-io'), *how, *options, *args, path,
+                   status=status, timeout=LIMIT)
         for line in text.splitlines():
             expect('failed' not in line and 'not found' not in line,
                    'qemu-io: %s', line)
@@ -127,9 +130,9 @@ class Context:
 
 
 @contextlib.contextmanager
-def checked(path, unclean=False):
+def checked(path, **how):
     """The strict reader on an image in which it finds nothing wrong."""
-    with Image(path, unclean) as image:
+    with Image(path, **how) as image:
         bad = image.report.bad()
         expect(not bad, 'strict reader:\n%s',
                '\n'.join(image.report.lines(bad)))

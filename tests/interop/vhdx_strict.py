@@ -29,11 +29,13 @@ class Image:
 
     'unclean' is for a file that another process has open or that was not
     closed: a live log, copies of the header that differ, and space nobody
-    owns (also behind the last object) are told as info only.
+    owns (also behind the last object) are told as info only.  With 'tail' the
+    latter is so in a closed one, too: it stands for a device.
     """
-    def __init__(self, path, unclean=False):
+    def __init__(self, path, unclean=False, tail=False):
         self.path = path
         self.unclean = unclean
+        self.tail = tail
         self.report = Report()
         self.view = View(path)
         self.readable = False
@@ -106,7 +108,8 @@ class Image:
             if stop > end:
                 end, before = stop, name
         if self.view.file_size > end:
-            tell = self.report.info if self.unclean else self.report.error
+            may = self.unclean or self.tail
+            tell = self.report.info if may else self.report.error
             tell('space', 'the file has %#x bytes, the last object ends at '
                  '%#x' % (self.view.file_size, end))
         return end

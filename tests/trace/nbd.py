@@ -99,21 +99,28 @@ class Client:
 
 
 @contextlib.contextmanager
-def exported(ctx, image, record, delay=0, direct=False, rule=''):
+def exported(ctx, image, record, delay=0, direct=False, rule='', size=None):
     """A storage daemon with its image on NBD, its calls noted; a Client and
-    the process.  'rule' is what blkdebug lets fail."""
+    the process.  'rule' is what blkdebug lets fail; with 'size' the image has
+    so many bytes for ever, as on a device."""
     path = ctx.path('nbd.sock')
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+    file, above = 'file', []
+    if rule:
+        above += ['--blockdev', 'blkdebug,node-name=faulty,image=file,' + rule]
+        file = 'faulty'
+    if size:
+        above += ['--blockdev', 'raw,node-name=sized,file=%s,size=%d,'
+                  'discard=unmap' % (file, size)]
+        file = 'sized'
     with environment(preloaded(record, image, delay)):
         daemon = qmp.Daemon(
             '--blockdev', 'file,node-name=file,filename=%s,aio=threads,'
             'discard=unmap,cache.direct=%s' % (image,
                                                'on' if direct else 'off'),
-            *(['--blockdev', 'blkdebug,node-name=faulty,image=file,' + rule]
-              if rule else []),
-            '--blockdev', 'vhdx,node-name=disk,file=%s,discard=unmap'
-            % ('faulty' if rule else 'file'),
+            *above,
+            '--blockdev', 'vhdx,node-name=disk,file=%s,discard=unmap' % file,
             '--nbd-server', 'addr.type=unix,addr.path=' + path,
             '--export', 'nbd,id=e,node-name=disk,name=disk,writable=on')
     with daemon:

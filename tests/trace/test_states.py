@@ -22,6 +22,7 @@ from vhdx_strict import Image
 
 BLOCK = MIB
 SIZE = 2048 * MIB               # four pages of the BAT
+ODD_ROOM = 100 * MIB + 74 * KIB + 512   # for blocks, where nothing grows
 FOREVER = 1 << 62
 EXTRA = int(os.environ.get('TRACE_SEEDS', '0'))
 
@@ -96,13 +97,17 @@ class Workload:
 
 
 class Disk:
-    """An image through sessions and power cuts."""
-    def __init__(self, ctx, seed, **options):
+    """An image through sessions and power cuts.  With 'room' it stands for a
+    device that has so many bytes for blocks."""
+    def __init__(self, ctx, seed, room=None, **options):
         self.ctx = ctx
         self.chance = random.Random(seed)
         self.history = History()
         self.image = ctx.create('disk.vhdx', SIZE, block_size=BLOCK,
                                 **options)
+        self.size = room and os.stat(self.image).st_size + room
+        if room:
+            os.truncate(self.image, self.size)
         self.layout = Layout(self.image)
         self.workload = Workload(self.chance, self.history)
         self.seen = collections.Counter()
@@ -114,7 +119,8 @@ class Disk:
         path = self.ctx.path('record')
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        with exported(self.ctx, self.image, path, delay, direct) as opened:
+        with exported(self.ctx, self.image, path, delay, direct,
+                      size=self.size) as opened:
             client, process = opened
             self.workload.run(client, count, process.kill if kill else None)
             if kill:
@@ -122,7 +128,7 @@ class Disk:
         self.ops = Record(path).read(broken=kill)
         expect(self.ops, 'nothing was recorded')
         if not kill:
-            with checked(self.image) as image:
+            with checked(self.image, tail=bool(self.size)) as image:
                 self.history.judge(image, FOREVER)
         # The record tells all that has become of the file.
         if not any(op.end is None and op.kind == TRUNCATE for op in self.ops):
@@ -186,10 +192,14 @@ class Disk:
     def go_on(self, path, numbers):
         """The state takes writes again, and is whole when closed."""
         at = (SIZE // BLOCK - 2) * BLOCK        # of no other request
-        self.ctx.io(path, ['write -q -P 7 %d 64k' % at, 'flush',
-                           'write -q -P 8 %d 64k' % (at + BLOCK),
-                           'read -q -P 7 %d 64k' % at], '-t', 'writeback')
-        with checked(path) as image:
+        opened = path
+        if self.size:
+            opened = ('driver=vhdx,file.driver=raw,file.size=%d,'
+                      'file.file.filename=%s' % (self.size, path))
+        self.ctx.io(opened, ['write -q -P 7 %d 64k' % at, 'flush',
+                             'write -q -P 8 %d 64k' % (at + BLOCK),
+                             'read -q -P 7 %d 64k' % at], '-t', 'writeback')
+        with checked(path, tail=bool(self.size)) as image:
             expect(image.read(at, BLOCK) == b'\7' * 65536 +
                    bytes(BLOCK - 65536), 'the new block has other content')
             expect(image.read(at + BLOCK, 65536) == b'\10' * 65536,
@@ -243,6 +253,7 @@ def tests():
     found = [('close', one_run(1, False)), ('kill', one_run(2, True)),
              ('direct', one_run(3, True, direct=True)),
              ('fixed', one_run(4, True, states=8, subformat='fixed')),
+             ('odd-length', one_run(8, True, states=8, room=ODD_ROOM)),
              ('absent', one_run(5, True, states=8,
                                 block_state_zero='off')),
              ('chain-6', chain(6)), ('chain-7', chain(7))]
