@@ -675,7 +675,7 @@ zeros_apply(BlockDriverState *bs, uint64_t start, uint64_t end)
 static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int64_t size = bdrv_co_getlength(bs->file->bs);
+    int64_t size = vhdx_file_length(bs);
     VHDXReplayRange range;
     int ret;
 
