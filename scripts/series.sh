@@ -7,7 +7,7 @@
 # of the block layer itself; a QEMU line that has one already has no patch for
 # it, and needs no such step.
 
-steps=(0-flush 0-drain 1-qapi 2-driver 2-sectors 3-unit-tests 4-iotests 5-docs)
+steps=(0-flush 0-drain 0-nbd 1-qapi 2-driver 2-sectors 3-unit-tests 4-iotests 5-docs)
 repo=$BUILD/series-repo
 
 # The user's own git settings must not change the patches.
