@@ -283,7 +283,7 @@ node_ask(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
 {
     int64_t length = blk_co_getlength(blk);
     uint64_t end = layout->file_size;
-    bool tried = false, zero;
+    bool zero;
     int ret = 0;
 
     if (length < 0) {
@@ -292,19 +292,15 @@ node_ask(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     }
     if (length < end) {
         ret = node_grow(blk, layout, end, PREALLOC_MODE_OFF, &zero, errp);
-        if (ret < 0) {
-            return ret;
-        }
-        tried = true;
     }
     end = MAX(end, length) + TRIAL_BYTES;
     /* Zeros are written to a node that is long enough and can't grow. */
-    if (prealloc == PREALLOC_MODE_FALLOC &&
+    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC &&
         node_truncate(blk, end, PREALLOC_MODE_OFF, &zero, NULL) == 0) {
         ret = node_grow(blk, layout, end + TRIAL_BYTES, prealloc, &zero, errp);
-        tried = true;
     }
-    if (tried) {
+    if (length < layout->file_size || prealloc == PREALLOC_MODE_FALLOC) {
+        /* What has failed may have taken effect all the same. */
         (void)blk_co_truncate(blk, length, false, PREALLOC_MODE_OFF, 0, NULL);
     }
     return ret;

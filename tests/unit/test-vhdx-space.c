@@ -15,7 +15,7 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "block/vhdx-compat.h"
+#include "block/vhdx.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -106,11 +106,16 @@ node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
         error_setg(errp, "No such mode here");
         return node.prealloc;
     }
-    if (ret < 0 && !node.effect) {
-        return ret;
+    if (ret == 0 || node.effect) {
+        int done = bdrv_co_truncate(bs->file, offset, exact, prealloc, flags,
+                                    errp);
+
+        if (ret == 0 || done < 0) {
+            return done;
+        }
     }
-    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp) ?:
-           ret;
+    error_setg(errp, "This node does not do that");
+    return ret;
 }
 
 static int node_open(BlockDriverState *bs, QDict *options, int flags,
@@ -314,6 +319,80 @@ static void test_growth_effect(void)
         blk = open_image(image_path, 0);
         check_blocks(blk, 0, 40);
         blk_unref(blk);
+    }
+}
+
+/* -- Creation -- */
+
+typedef struct Creation {
+    BlockdevCreateOptions options;
+    int ret;
+} Creation;
+
+static void coroutine_fn creation_entry(void *opaque)
+{
+    Creation *c = opaque;
+
+    c->ret = vhdx_co_create(&c->options, NULL);
+}
+
+/* Make an image on the node, of @size bytes. */
+static int create_on_node(uint64_t size, PreallocMode prealloc)
+{
+    BlockdevRef ref = {
+        .type = QTYPE_QSTRING,
+        .u.reference = (char *)"node",
+    };
+    Creation c = {
+        .options.driver = BLOCKDEV_DRIVER_VHDX,
+        .options.u.vhdx = {
+            .file = &ref,
+            .size = size,
+            .has_subformat = true,
+            .subformat = BLOCKDEV_VHDX_SUBFORMAT_FIXED,
+            .has_preallocation = true,
+            .preallocation = prealloc,
+        },
+        .ret = -EINPROGRESS,
+    };
+    Coroutine *co = qemu_coroutine_create(creation_entry, &c);
+
+    aio_co_enter(qemu_get_aio_context(), co);
+    while (c.ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return c.ret;
+}
+
+/* Growth fails though it takes effect: what was there keeps its length. */
+static void test_create_effect(void)
+{
+    static const PreallocMode modes[] = { PREALLOC_MODE_OFF,
+                                          PREALLOC_MODE_FALLOC };
+    const size_t old = 3 * MiB;
+    g_autofree char *content = g_malloc(old);
+
+    memset(content, 0x77, old);
+    for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
+        g_autofree char *now = NULL;
+        QDict *options = qdict_new();
+        BlockBackend *blk;
+        gsize length;
+
+        memset(&node, 0, sizeof(node));
+        node.grow = -EIO;
+        node.effect = true;
+        g_assert_true(g_file_set_contents(image_path, content, old, NULL));
+        qdict_put_str(options, "driver", "vhdx-test-node");
+        qdict_put_str(options, "node-name", "node");
+        qdict_put_str(options, "file.driver", "file");
+        qdict_put_str(options, "file.filename", image_path);
+        blk = blk_new_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE,
+                           &error_abort);
+        g_assert_cmpint(create_on_node(16 * MiB, modes[i]), ==, -EIO);
+        blk_unref(blk);
+        g_assert_true(g_file_get_contents(image_path, &now, &length, NULL));
+        g_assert_cmpmem(now, length, content, old);
     }
 }
 
@@ -668,6 +747,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/device-grows", test_device_grows);
     g_test_add_func("/vhdx/space/growth-fails", test_growth_fails);
     g_test_add_func("/vhdx/space/growth-effect", test_growth_effect);
+    g_test_add_func("/vhdx/space/create-effect", test_create_effect);
     g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
     g_test_add_func("/vhdx/space/no-preallocation", test_no_preallocation);
