@@ -174,13 +174,24 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
 typedef struct Clearing {
     bool release;                   /* blocks get free */
-    uint64_t given_up;              /* entries that seemed to be blocks' */
+    uint64_t given_up;              /* others that seemed to be blocks' */
+    uint64_t entries[VHDX_BAT_PAGE_ENTRIES];    /* on a page, as they read */
 } Clearing;
 
-/* Clear those entries on one page that do not read as zero. */
+/* Whether @entry, with index @index, names the place of a present block. */
+static bool entry_is_block(BDRVVHDXState *s, uint64_t index, uint64_t entry)
+{
+    uint64_t block;
+
+    return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+           !vhdx_bat_index_is_bitmap(&s->geo, index, &block) &&
+           vhdx_bat_entry_check(s, index, entry, NULL) == 0;
+}
+
+/* Clear @count entries on one page, @entries, as nobody else changes them. */
 static int coroutine_fn GRAPH_RDLOCK
-entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
-                   Clearing *c)
+entries_clear_page(BlockDriverState *bs, uint64_t index,
+                   const uint64_t *entries, uint64_t count, Clearing *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
@@ -190,6 +201,9 @@ entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
     bool due;
     int ret;
 
+    for (uint64_t i = 0; i < count; i++) {
+        c->entries[i] = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
         if (ret < 0) {
@@ -197,14 +211,11 @@ entries_clear_page(BlockDriverState *bs, uint64_t index, uint64_t count,
         }
         raw = vhdx_cache_change(s, page) + in_page;
         for (uint64_t i = 0; i < count; i++) {
-            uint64_t entry = ldq_le_p(raw + i * VHDX_BAT_ENTRY_SIZE);
-
-            c->given_up += vhdx_bat_may_be_block(s, entry);
-            if (c->release &&
-                vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
-                vhdx_bat_entry_check(s, index + i, entry, NULL) == 0) {
-                vhdx_space_release(s, vhdx_bat_offset(entry),
+            if (c->release && entry_is_block(s, index + i, c->entries[i])) {
+                vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),
                                    s->geo.block_size);
+            } else {
+                c->given_up += vhdx_bat_may_be_block(s, entries[i]);
             }
         }
         memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
@@ -225,7 +236,7 @@ entries_clear_run(BlockDriverState *bs, uint64_t index,
                                 index % VHDX_BAT_PAGE_ENTRIES);
 
         if (!buffer_is_zero(entries, n * VHDX_BAT_ENTRY_SIZE)) {
-            ret = entries_clear_page(bs, index, n, opaque);
+            ret = entries_clear_page(bs, index, entries, n, opaque);
         }
         index += n;
         entries += n;
@@ -236,14 +247,16 @@ entries_clear_run(BlockDriverState *bs, uint64_t index,
 
 /*
  * Clear BAT entries from @first to @end - 1.  With @release the blocks that
- * they name get free.
+ * they name get free.  Returns -errno, or how many entries named something that
+ * may have been a block, but has not been released.
  */
-static int coroutine_fn GRAPH_RDLOCK
+static int64_t coroutine_fn GRAPH_RDLOCK
 entries_clear(BlockDriverState *bs, uint64_t first, uint64_t end, bool release)
 {
     Clearing c = { .release = release };
+    int ret = vhdx_bat_walk(bs, first, end, entries_clear_run, &c);
 
-    return vhdx_bat_walk(bs, first, end, entries_clear_run, &c);
+    return ret < 0 ? ret : c.given_up;
 }
 
 int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
@@ -427,6 +440,57 @@ static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
     s->geo = *geo;
 }
 
+/* Returns 1 at an entry that is PARTIALLY_PRESENT and can't be read. */
+static int coroutine_fn GRAPH_RDLOCK
+partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t *found = opaque;
+    uint64_t block;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
+            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            *found = index + i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Where the last of the first @entries entries is, that of a sector bitmap
+ * follows, which a resize clears.  In what may have been a child it is all that
+ * tells that blocks before it do not read as FULLY_PRESENT.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+parent_check(BlockDriverState *bs, uint64_t entries, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t found;
+    int ret;
+
+    if (s->has_locator) {
+        error_setg(errp, "Could not resize the image: it has a Parent Locator, "
+                   "but HasParent of File Parameters is 0");
+        return -EINVAL;
+    }
+    ret = vhdx_bat_walk(bs, entries - entries % stride, entries, partial_find,
+                        &found);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    } else if (ret > 0) {
+        error_setg(errp, "Could not resize the image: BAT entry %" PRIu64 " is "
+                   "PARTIALLY_PRESENT, with a sector bitmap in an image "
+                   "without parent", found);
+    }
+    return ret ? -EINVAL : 0;
+}
+
 /* A look at entries that are to get a meaning */
 typedef struct Stale {
     uint8_t *buf;
@@ -551,7 +615,8 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     }
     if (ret == 0) {
         what = "clear the BAT behind its last entry";
-        ret = entries_clear(bs, s->geo.bat_entries, geo.bat_entries, false);
+        ret = MIN(entries_clear(bs, s->geo.bat_entries, geo.bat_entries, false),
+                  0);
     }
     if (ret == 0 && s->params.leave_allocated) {
         what = "allocate the new blocks";
@@ -587,7 +652,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXGeometry geo;
-    int64_t given_up = 0;
+    int64_t given_up = 0, rest = 0;
     uint64_t gone;
     int ret;
 
@@ -599,11 +664,17 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     }
     ret = last_block_zero(bs, params->disk_size);
     if (ret == 0) {
-        ret = entries_clear(bs, geo.bat_entries, s->geo.bat_entries, true);
+        given_up = entries_clear(bs, geo.bat_entries, s->geo.bat_entries, true);
+        ret = MIN(given_up, 0);
+    }
+    if (given_up > 0) {
+        warn_report("VHDX image '%s': %" PRId64 " blocks whose BAT entries "
+                    "can't be right have been given up with the end of the "
+                    "disk", bs->filename, given_up);
     }
     if (ret == 0) {
-        given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
-        ret = MIN(given_up, 0);
+        rest = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+        ret = MIN(rest, 0);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         /* Of a fixed image, what the disk has lost may go. */
@@ -614,7 +685,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     if (ret == 0) {
         ret = vhdx_log_commit(bs);
     }
-    if (ret == 0 && given_up && s->space.scanned) {
+    if (ret == 0 && given_up + rest && s->space.scanned) {
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_scan(bs);
         qemu_co_mutex_unlock(&s->grow_lock);
@@ -632,6 +703,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
                                   BdrvRequestFlags flags, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXGeometry geo;
     VHDXParams params;
     int ret;
 
@@ -647,16 +719,26 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
                    PreallocMode_str(prealloc));
         return -ENOTSUP;
     }
+    vhdx_geometry_init(&geo, &params);
     vhdx_io_freeze(s);
-    /* A size that the disk has already changes nothing. */
-    ret = offset == s->params.disk_size ? 0 : vhdx_log_begin(bs, true);
+    if (offset == s->params.disk_size) {
+        /* It has it already: nothing changes. */
+        ret = 0;
+        goto out;
+    }
+    ret = parent_check(bs, MIN(geo.bat_entries, s->geo.bat_entries), errp);
+    if (ret < 0) {
+        goto out;
+    }
+    ret = vhdx_log_begin(bs, true);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to change the image");
     } else if (offset > s->params.disk_size) {
         ret = disk_grow(bs, &params, prealloc, errp);
-    } else if (offset < s->params.disk_size) {
+    } else {
         ret = disk_shrink(bs, &params, errp);
     }
+out:
     vhdx_io_thaw(s);
     return ret;
 }
