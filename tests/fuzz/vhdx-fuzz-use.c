@@ -26,6 +26,7 @@
 #include "qemu/crc32c.h"
 #include "qemu/option.h"
 #include "vhdx-fuzz.h"
+#include "vhdx-test-request.h"
 
 /* Places to read at, and the most to read there */
 #define SAMPLES         24
@@ -354,7 +355,7 @@ static void change_some(Fuzz *f, BlockBackend *blk, CrashRng *rng, Sample *s)
     s = &s[rng_below(rng, SAMPLES)];
     switch (rng_below(rng, 6)) {
     case 0:
-        (void)blk_pdiscard(blk, s->offset, MIN(end - s->offset, 5 * MiB));
+        (void)discard_wait(blk, s->offset, MIN(end - s->offset, 5 * MiB));
         return;
     case 1:
         (void)blk_flush(blk);

@@ -402,7 +402,7 @@ static const int cut_errors[] = { -EINVAL, -EOPNOTSUPP, -EPERM, -EIO, -EACCES };
 
 static void discard(BlockBackend *blk, int first, int end)
 {
-    g_assert_cmpint(blk_pdiscard(blk, first * BLOCK, (end - first) * BLOCK),
+    g_assert_cmpint(discard_wait(blk, first * BLOCK, (end - first) * BLOCK),
                     ==, 0);
 }
 
@@ -494,7 +494,7 @@ static void test_tail_stays(void)
             check_fill(blk, n * BLOCK + 512, BLOCK - 512, 0);
         }
         check_blocks(blk, 0, 4);
-        g_assert_cmpint(blk_pdiscard(blk, 4 * BLOCK, 36 * BLOCK), ==, 0);
+        g_assert_cmpint(discard_wait(blk, 4 * BLOCK, 36 * BLOCK), ==, 0);
         /* What a migration ends with, and what begins on the other side */
         blk_set_force_allow_inactivate(blk);
         g_assert_cmpint(bdrv_inactivate_all(), ==, 0);
@@ -639,7 +639,7 @@ static BlockBackend *make_holes(int count)
     flush(blk);
     g_assert_cmpint(node.punched, ==, 0);
     for (int i = 1; i < count - 1; i += 2) {
-        g_assert_cmpint(blk_pdiscard(blk, i * BLOCK, BLOCK), ==, 0);
+        g_assert_cmpint(discard_wait(blk, i * BLOCK, BLOCK), ==, 0);
     }
     return blk;
 }

@@ -33,6 +33,24 @@ static inline int coroutine_fn co_discard(BlockBackend *blk, int64_t offset,
     return call.ret;
 }
 
+static inline void discard_ended(void *opaque, int ret)
+{
+    *(int *)opaque = ret;
+}
+
+/* The same outside of coroutines. */
+static inline int discard_wait(BlockBackend *blk, int64_t offset,
+                               int64_t bytes)
+{
+    int ret = INT_MAX;
+
+    blk_aio_pdiscard(blk, offset, bytes, discard_ended, &ret);
+    while (ret == INT_MAX) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return ret;
+}
+
 /* Write @bytes bytes that are all @fill at @at. */
 static inline int write_fill(BlockBackend *blk, int64_t at, size_t bytes,
                              int fill)
