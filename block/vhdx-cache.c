@@ -12,7 +12,8 @@
  *
  * A page may change again while a commit writes it to the log, and before it is
  * in place.  So it has up to three versions: @data, which requests see,
- * @committing and @logged.  Those that are alike share a buffer; a change gives
+ * @committing and @logged, which is kept until a flush has made it stable in
+ * place.  Those that are alike share a buffer; a change gives
  * @data one of its own if another version has the same.  vhdx-log.c does commit
  * and vhdx-ring.c apply.
  *
@@ -119,6 +120,7 @@ void vhdx_cache_init(BDRVVHDXState *s)
     QTAILQ_INIT(&c->lru);
     QTAILQ_INIT(&c->dirty_list);
     QTAILQ_INIT(&c->logged_list);
+    QTAILQ_INIT(&c->placed_list);
     qemu_co_queue_init(&c->loaded);
     vhdx_cache_limit(s);
 }
@@ -318,6 +320,14 @@ VHDXPage *vhdx_cache_commit(BDRVVHDXState *s)
     return page;
 }
 
+/* It is to be put in place. */
+static void page_logged(VHDXCache *c, VHDXPage *page)
+{
+    page->placed = false;
+    c->logged++;
+    QTAILQ_INSERT_TAIL(&c->logged_list, page, logged_next);
+}
+
 void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable)
 {
     VHDXCache *c = &s->cache;
@@ -325,9 +335,11 @@ void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable)
 
     page->committing = NULL;
     if (stable) {
-        if (!old) {
-            c->logged++;
-            QTAILQ_INSERT_TAIL(&c->logged_list, page, logged_next);
+        if (page->placed) {
+            QTAILQ_REMOVE(&c->placed_list, page, logged_next);
+        }
+        if (!old || page->placed) {
+            page_logged(c, page);
         }
         page->logged = data;
         buffer_put(c, page, old);
@@ -397,11 +409,29 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page)
 {
     VHDXCache *c = &s->cache;
-    uint8_t *old = page->logged;
 
     c->logged--;
     c->placed++;
+    page->placed = true;
     QTAILQ_REMOVE(&c->logged_list, page, logged_next);
-    page->logged = NULL;
-    buffer_put(c, page, old);
+    QTAILQ_INSERT_TAIL(&c->placed_list, page, logged_next);
+}
+
+void vhdx_cache_placed_end(BDRVVHDXState *s, bool stable)
+{
+    VHDXCache *c = &s->cache;
+    VHDXPage *page;
+
+    while ((page = QTAILQ_FIRST(&c->placed_list))) {
+        uint8_t *data = page->logged;
+
+        QTAILQ_REMOVE(&c->placed_list, page, logged_next);
+        if (stable) {
+            page->placed = false;
+            page->logged = NULL;
+            buffer_put(c, page, data);
+        } else {
+            page_logged(c, page);
+        }
+    }
 }

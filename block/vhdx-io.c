@@ -819,7 +819,10 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
 
 /*
  * Whether the flush under way is not a guest's, but the block layer's before it
- * reopens the image, for example.
+ * reopens the image, for example.  Nothing in a flush tells who asks for it, so
+ * one of the guest's that is under way yet when the drain begins passes for the
+ * block layer's.  It fails all the same if what was before it is not committed
+ * and can't be.
  */
 static bool flush_is_internal(BlockDriverState *bs)
 {
@@ -829,11 +832,11 @@ static bool flush_is_internal(BlockDriverState *bs)
 int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
 
     BLKDBG_CO_EVENT(bs->file, BLKDBG_FLUSH_TO_DISK);
     if (qatomic_read(&s->broken) && flush_is_internal(bs)) {
-        ret = vhdx_log_resume(bs);
+        /* Where that fails and nothing is uncommitted, all is in the file. */
+        (void)vhdx_log_resume(bs);
     }
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return vhdx_log_commit(bs);
 }

@@ -21,6 +21,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "block/vhdx.h"
 
@@ -86,6 +87,26 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
 }
 
 /*
+ * Whether something that is not in the log yet, or is going to be, relies on
+ * data that was written before: new blocks in space that is not known to read
+ * as zeros, and what is done with requests frozen.
+ */
+static bool data_is_named(BDRVVHDXState *s)
+{
+    GHashTableIter iter;
+    VHDXAlloc *alloc;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    g_hash_table_iter_init(&iter, s->allocs);
+    while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
+        if (alloc->barrier) {
+            return true;
+        }
+    }
+    return s->barrier || s->frozen;
+}
+
+/*
  * Flush what was written to the log, and with it all data.  If there is only
  * data, an error is the guest's to deal with, as it is with a raw file.
  */
@@ -97,6 +118,9 @@ batch_flush(BlockDriverState *bs, Batch *b)
     bool data_only = !entries && s->log.safe == s->log.applied;
     int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
 
+    if (ret < 0 && data_only && data_is_named(s)) {
+        vhdx_ring_latch(bs, "failed to flush the data of new blocks");
+    }
     if (ret == 0 && entries) {
         batch_stable(s, b);
         vhdx_ring_release(s);
@@ -145,7 +169,7 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint32_t log_sectors = s->header.log_length / VHDX_LOG_SECTOR;
     uint64_t gen;
-    bool barrier;
+    bool barrier, full;
     Batch batch;
     int ret = 0;
 
@@ -156,9 +180,16 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         vhdx_space_commit_begin(s);
         batch_take(s, &batch);
     }
+    if (s->space.unsure) {
+        qemu_co_mutex_lock(&s->grow_lock);
+        /* Else FlushedFileOffset stays what it was, which is as good. */
+        (void)vhdx_space_assure(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+    }
     if (barrier) {
         /* Once and for all: what fails later leaves the data stable. */
         ret = vhdx_ring_flush(bs);
+        barrier = ret < 0;
     }
     if (ret == 0) {
         ret = batch_write(bs, &batch);
@@ -166,17 +197,23 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
     batch_end(s, &batch);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         vhdx_space_commit_end(s, ret == 0);
+        s->barrier |= barrier;
         if (ret == 0) {
             s->flushed_gen = gen;
         }
     }
-    if (ret == 0 && (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 ||
-                     s->cache.logged > s->cache.limit / 4)) {
+    full = s->cache.logged > s->cache.limit / 4;
+    if (ret == 0 &&
+        (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 || full)) {
         /*
          * In good time: two of the largest entries fit in yet.  If it fails
          * now it may work later, and all is in the log as long as it has room.
          */
         ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
+        if (ret == 0 && full) {
+            /* Pages are kept until they are stable in place. */
+            ret = vhdx_ring_flush(bs);
+        }
         if (!qatomic_read(&s->broken) && s->cache.logged <= s->cache.limit / 2) {
             ret = 0;
         }
@@ -238,20 +275,61 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
     return ret;
 }
 
+/* Make good what a failed flush may have lost. */
+static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (s->barrier) {
+        /*
+         * Blocks that are not in the log yet have their place where old data
+         * may show, as theirs, or the zeros around it, may be gone.
+         */
+        error_report("VHDX image '%s': data of new blocks may be lost; writes "
+                     "stay stopped", bs->filename);
+        return -EIO;
+    }
+    /* Where another program has written, nothing makes that good. */
+    ret = vhdx_header_verify(bs);
+    if (ret == 0) {
+        ret = vhdx_space_assure(bs);
+    }
+    if (ret == 0 && s->log.open) {
+        ret = vhdx_ring_rewind(bs);
+    }
+    return ret < 0 ? ret : vhdx_ring_flush_data(bs);
+}
+
 int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
+    if (!qatomic_read(&s->broken)) {
+        return 0;
+    }
+    /* Those under way may have lost what they have prepared. */
+    vhdx_io_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
+    qemu_co_mutex_lock(&s->grow_lock);
     if (qatomic_read(&s->broken)) {
-        ret = vhdx_ring_flush_data(bs);
-        if (ret == 0) {
-            /* Where another program has written, no flush makes that good. */
-            ret = vhdx_header_verify(bs);
-        }
+        ret = resume_locked(bs);
         qatomic_set(&s->broken, ret < 0);
     }
+    qemu_co_mutex_unlock(&s->grow_lock);
+    qemu_co_mutex_unlock(&s->commit_lock);
+    vhdx_io_thaw(s);
+    return ret;
+}
+
+int coroutine_fn vhdx_log_flush(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = qatomic_read(&s->broken) ? -EIO : vhdx_ring_flush(bs);
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }

@@ -144,7 +144,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
         ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
     }
     if (ret == 0) {
-        ret = bdrv_co_flush(bs->file->bs);
+        ret = vhdx_log_flush(bs);
     }
     if (ret == 0) {
         ret = region_tables_commit(bs, s->regions, regions);

@@ -29,8 +29,13 @@
  * put in place is in the log still.
  *
  * A failed flush is different, as nobody knows then what of all this is on the
- * disk, or ever will be.  It latches: no more is written until the image is
- * opened again, and the log stays as it is.
+ * disk, or ever will be: storage may drop what it could not write, and flush
+ * the rest the next time.  It latches: no more is written until the image is
+ * opened again or the log resumed.  The latter believes only what was flushed
+ * before.  What has been put in place since is so again before the tail passes
+ * it.  Entries are taken back, by destroying where each begins: an entry that is
+ * written in their place might end where another of them begins, with the next
+ * number.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -73,11 +78,19 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
         size = s->space.size;
     }
     ret = bdrv_co_flush(bs->file->bs);
+
+    QEMU_LOCK_GUARD(&s->lock);
+    vhdx_cache_placed_end(s, ret == 0);
     if (ret < 0) {
+        s->log.applied = s->log.safe;
+        s->space.unsure = true;
         return ret;
     }
     s->log.safe = applied;
-    s->log.stable_size = size;
+    s->log.stable = s->log.sequence;
+    if (!s->space.unsure) {
+        s->log.stable_size = size;
+    }
     return 0;
 }
 
@@ -89,6 +102,33 @@ int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
     if (ret < 0) {
         why = g_strdup_printf("failed to flush metadata: %s", strerror(-ret));
         vhdx_ring_latch(bs, why);
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLog *log = &s->log;
+    uint8_t *zeros = qemu_blockalign0(bs->file->bs, VHDX_LOG_SECTOR);
+    VHDXLogSpan *span;
+    int ret = 0;
+
+    for (GList *l = log->spans->tail; l && ret == 0; l = l->prev) {
+        span = l->data;
+        if (span->sequence <= log->stable) {
+            break;
+        }
+        ret = bdrv_co_pwrite(bs->file, s->header.log_offset + span->offset,
+                             VHDX_LOG_SECTOR, zeros, 0);
+    }
+    qemu_vfree(zeros);
+    while (ret == 0 && log->sequence > log->stable) {
+        span = g_queue_pop_tail(log->spans);
+        log->sequence--;
+        log->head = span->offset;
+        log->used -= span->length;
+        g_free(span);
     }
     return ret;
 }

@@ -549,6 +549,10 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
     if (ret < 0 || size <= s->space.size) {
         return ret;
     }
+    if (qatomic_read(&s->broken)) {
+        /* The file may not have been cut, and have old bytes there. */
+        return -EIO;
+    }
     old = s->space.size;
     ret = bdrv_co_truncate(bs->file, size, false, prealloc,
                            BDRV_REQ_ZERO_WRITE, NULL);
@@ -1175,6 +1179,22 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
     if (ret < 0 && !cut) {
         cut_failed(bs, ret);
     }
+}
+
+int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_space_measure(bs);
+
+    if (ret == 0 && s->space.unsure) {
+        ret = bdrv_co_truncate(bs->file, s->space.size, false,
+                               PREALLOC_MODE_OFF, 0, NULL);
+    }
+    if (ret < 0 && !vhdx_length_refused(ret)) {
+        return ret;
+    }
+    s->space.unsure = false;
+    return 0;
 }
 
 void coroutine_fn vhdx_space_trim(BlockDriverState *bs)

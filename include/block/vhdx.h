@@ -79,29 +79,31 @@ static inline bool vhdx_length_refused(int ret)
  * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
  * what a request sees.  A change makes the page dirty; a commit takes that
  * version as @committing, and once it is stable in the log it is @logged, until
- * it has been written in place too.  Versions that are alike are one buffer.
+ * it is stable in place too.  Versions that are alike are one buffer.
  * Only pages without any change under way may be dropped.
  */
 typedef struct VHDXPage {
     uint64_t offset;                /* bytes from the start of the file */
     uint8_t *data;
     uint8_t *committing;            /* a commit writes this now, or NULL */
-    uint8_t *logged;                /* not yet in place, or NULL */
+    uint8_t *logged;                /* not yet stable in place, or NULL */
+    bool placed;                    /* @logged has been written there */
     bool loading;                   /* @data is not there yet */
     bool dirty;                     /* @data has changes not yet logged */
     QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
     QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
-    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, logged_list */
+    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, in one of two */
 } VHDXPage;
 
 typedef struct VHDXCache {
     GHashTable *pages;              /* by offset */
     QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
     QTAILQ_HEAD(, VHDXPage) dirty_list;
-    QTAILQ_HEAD(, VHDXPage) logged_list;
+    QTAILQ_HEAD(, VHDXPage) logged_list;    /* @logged, and not @placed */
+    QTAILQ_HEAD(, VHDXPage) placed_list;
     CoQueue loaded;                 /* waits for loading to end */
     unsigned dirty;                 /* number of dirty pages */
-    unsigned logged;                /* number of pages with @logged */
+    unsigned logged;                /* ... and of those in logged_list */
     unsigned limit;                 /* number of buffers to use at the most */
     unsigned buffers;               /* ... and in use */
     GPtrArray *chunks;              /* memory that buffers are cut from */
@@ -149,6 +151,7 @@ typedef struct VHDXSpace {
     uint64_t zero_from;             /* free space from here on reads as zeros */
     uint64_t keep;                  /* a fixed image isn't cut below, bytes */
     bool fixed_size;                /* the node has refused to grow */
+    bool unsure;                    /* nor has a flush made @size stable */
     bool uncut;                     /* it has been told to shrink, in vain */
     bool cut_told;                  /* ... and that has been reported */
     bool scanning;                  /* the map is being made: none to take */
@@ -184,6 +187,7 @@ typedef struct VHDXLog {
     bool open;                      /* both headers name this log */
     VHDXGuid guid;
     uint64_t sequence;              /* of the newest entry */
+    uint64_t stable;                /* ... and of the newest known stable */
     uint32_t head;                  /* where the next entry goes, bytes */
     uint32_t filled;                /* bytes from the start that have space */
     uint32_t used;                  /* bytes that may not be overwritten */
@@ -443,8 +447,13 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
 /* Compare two VHDXPage * by offset, as g_ptr_array_sort() wants it. */
 int vhdx_page_compare(const void *a, const void *b);
 
-/* Note that @page->logged is in place.  commit_lock and lock are held. */
+/*
+ * Note that @page->logged is in place.  It is kept until a flush tells that it
+ * is stable there, or that it may not be: then it is to be put in place again.
+ * commit_lock and lock are held.
+ */
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
+void vhdx_cache_placed_end(BDRVVHDXState *s, bool stable);
 
 /* -- vhdx-bat.c, section 2.5 -- */
 
@@ -712,6 +721,13 @@ void coroutine_fn GRAPH_RDLOCK
 vhdx_space_cut(BlockDriverState *bs, uint64_t end, uint64_t size);
 
 /*
+ * A flush has failed, so that changes of the file's length may be gone: set it
+ * once more, for the next flush.  commit_lock and grow_lock are held.  Returns
+ * 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_assure(BlockDriverState *bs);
+
+/*
  * Make the used map from the BAT, so that space that nothing refers to is
  * found.  grow_lock or commit_lock is held, the latter before any allocation.
  * Returns 0 or -errno.
@@ -745,13 +761,20 @@ void GRAPH_RDLOCK vhdx_ring_latch(BlockDriverState *bs, const char *why);
 
 /*
  * Flush the file, and note what is stable thereby.  Returns 0 or -errno; with
- * the latter nothing is known of metadata that has been written since the last
- * flush.
+ * the latter nothing is known of what has been written since the last flush,
+ * and nothing that is flushed later makes that good.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush_data(BlockDriverState *bs);
 
 /* As vhdx_ring_flush_data(), where metadata is at stake: an error latches. */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush(BlockDriverState *bs);
+
+/*
+ * Take back entries that are not known to be stable: when this has been flushed
+ * the log ends before them, for certain, and the next one goes to their place.
+ * Returns 0, or -errno with all as it was.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_rewind(BlockDriverState *bs);
 
 /* Bytes that the next entry may take. */
 uint32_t vhdx_ring_room(BDRVVHDXState *s);
@@ -783,6 +806,12 @@ int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
 /* -- vhdx-log.c, section 2.3 -- */
 
 /*
+ * Make stable what the caller has written to the file itself.  No lock is held.
+ * Returns 0 or -errno, having latched.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_log_flush(BlockDriverState *bs);
+
+/*
  * Make sure that the image may be changed: apply the replay, give the file its
  * new FileWriteGuid, and with @data a new DataWriteGuid, and open the log.
  * Cheap after the first time.  No lock is held.  Returns 0 or -errno.
@@ -797,11 +826,14 @@ vhdx_log_begin(BlockDriverState *bs, bool data);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
 
 /*
- * Where a failed flush has stopped all writing, try it again.  When it works,
- * all that has been written is stable, so nothing is unknown any more, and
- * changes go on; those that are not committed yet have been kept.  It is the
- * storage that knows whether it has lost some of what was written: then its
- * flushes go on to fail.  No lock is held.  Returns 0 or -errno.
+ * Where a failed flush has stopped all writing, go on, if that is possible now.
+ * That a flush works again does not tell that what was written before is on the
+ * disk: the storage may have dropped it.  So nothing is believed that was
+ * written since the last flush that worked, and all of it is written again from
+ * memory.  Changes that are not committed yet have been kept.  Guest data is in
+ * nobody's memory; the guest was told.  But where metadata could name old data
+ * that way, writing stays stopped.  No lock is held, no frozen request waits
+ * for the caller.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_resume(BlockDriverState *bs);
 

@@ -322,6 +322,10 @@ static void coroutine_fn guest_entry(void *opaque)
     Guests *g = opaque;
 
     while (g->left) {
+        if (g->w->resume && g->disk->fault_hit && rng_chance(&g->rng, 50)) {
+            /* There is more to do when writing has been resumed. */
+            break;
+        }
         g->left--;
         if (g->w->full && rng_chance(&g->rng, 6)) {
             g->disk->full = true;
@@ -398,7 +402,7 @@ fault_choose(CrashDisk *disk, const CrashWorkload *w, CrashRng *rng)
         /* One of those that come after the opening of the log */
         disk->fault = (CrashFault) {
             .kind = OP_FLUSH,
-            .countdown = 5 + rng_below(rng, 10),
+            .countdown = 5 + rng_below(rng, w->resume ? 40 : 10),
             .lose = true,
         };
     }
@@ -417,6 +421,34 @@ static void guests_exempt(Guests *g)
         op->exempt = op->start <= g->disk->lose_to &&
                      op->end >= g->disk->lose_from;
     }
+}
+
+/*
+ * A flush has failed and has lost things, and flushes work again: go on.  That
+ * may be refused where blocks are used again.
+ */
+static bool guests_resume(Guests *g)
+{
+    BlockDriverState *bs = blk_bs(g->blk);
+    Error *err = NULL;
+    unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0,
+                                 guest_stamp(g));
+    int ret;
+
+    if (rng_chance(&g->rng, 50)) {
+        ret = bdrv_reopen(bs, qdict_new(), true, &err);
+    } else {
+        blk_set_force_allow_inactivate(g->blk);
+        ret = bdrv_inactivate_all();
+        bdrv_activate_all(&error_abort);
+    }
+    model_end(g->run->model, index, guest_stamp(g), ret);
+    if (ret < 0 && !g->w->mix.discard) {
+        run_wrong(g->run, "writing can't be resumed: %s",
+                  err ? error_get_pretty(err) : strerror(-ret));
+    }
+    error_free(err);
+    return ret == 0;
 }
 
 /* From open to close.  Returns whether all went well. */
@@ -441,6 +473,10 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     g->disk->unsure = g->w->unsure;
     g->disk->unsure_log = g->w->unsure_log;
     guests_start(g, guest_entry, count);
+    if (g->w->resume && g->disk->fault_hit && guests_resume(g)) {
+        g->disk->fault_hit = false;
+        guests_start(g, guest_entry, count);
+    }
     g->disk->full = false;
     g->disk->unsure = g->disk->unsure_log = 0;
     /* One write that has failed is past, a flush that has is not. */

@@ -411,6 +411,7 @@ typedef struct CrashWorkload {
     unsigned limit_mib;             /* the file can't get longer */
     bool fail;                      /* one operation fails */
     bool lose;                      /* ... a flush, with what it was for */
+    bool resume;                    /* ... and writing is resumed then */
     bool small_cache;               /* 64 metadata pages */
     bool create;                    /* making the image is what is tested */
     unsigned damage;                /* repair is: BAT pages with damage */
