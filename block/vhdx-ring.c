@@ -33,9 +33,9 @@
  * the rest the next time.  It latches: no more is written until the image is
  * opened again or the log resumed.  The latter believes only what was flushed
  * before.  What has been put in place since is so again before the tail passes
- * it.  Entries are taken back, by destroying where each begins: an entry that is
- * written in their place might end where another of them begins, with the next
- * number.
+ * it.  Entries are taken back, by destroying where each begins: an entry that
+ * is written in their place might end where another of them begins, with the
+ * next number.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
