@@ -259,7 +259,8 @@ static uint64_t entry_offset(BDRVVHDXState *s, uint64_t index)
  * zeros.  Who writes to the image knows the file's length, but a reader knows
  * that of its open, and another process may have made the file longer since.
  */
-static bool entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
+static bool GRAPH_RDLOCK
+entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t offset = vhdx_bat_offset(entry);
@@ -347,6 +348,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     uint8_t *raw;
     int whole = 0, ret;
 
+    *entry = 0;
     for (;;) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
         if (ret < 0) {
@@ -376,6 +378,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     }
     ret = vhdx_bat_entry_use(bs, index, read_as, entry);
     if (ret < 0) {
+        *entry = read_as;
         return ret;
     }
     /* The run ends with the page, and with the chunk. */
@@ -411,19 +414,12 @@ VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block)
     return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE));
 }
 
-uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t *offset)
+uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
-    VHDXPage *page = vhdx_bat_peek(s, block);
-    uint64_t at = entry_offset(s, vhdx_bat_index(&s->geo, block));
-    uint64_t entry;
+    uint64_t offset = vhdx_bat_offset(entry);
 
-    if (!page) {
-        return 0;
-    }
-    entry = ldq_le_p(page->data + at % VHDX_PAGE_SIZE);
-    *offset = vhdx_bat_offset(entry);
-    return entry_is_cut(s, block, entry) && *offset < s->space.size ?
-           s->space.size - *offset : 0;
+    return entry_is_cut(s, block, entry) && offset < s->space.size ?
+           s->space.size - offset : 0;
 }
 
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
@@ -525,7 +521,7 @@ int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
 }
 
 /* The end of what the blocks gone through need of the file, in bytes */
-static int coroutine_fn
+static int coroutine_fn GRAPH_RDLOCK
 missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
 {
@@ -533,11 +529,13 @@ missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     uint64_t *end = opaque;
     uint64_t block;
 
-    QEMU_LOCK_GUARD(&s->lock);
     for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+
+        QEMU_LOCK_GUARD(&s->lock);
         if (!vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) &&
-            entry_is_cut(s, block, entries[i])) {
-            *end = MAX(*end, vhdx_bat_offset(entries[i]) +
+            entry_is_cut(s, block, entry)) {
+            *end = MAX(*end, vhdx_bat_offset(entry) +
                        vhdx_block_bytes(&s->geo, block));
         }
     }

@@ -227,7 +227,22 @@ static bool entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
     return true;
 }
 
-static int coroutine_fn
+/*
+ * What a reader takes to be the file's length may be out of date: who writes to
+ * the image has made it longer before there were entries that name the new
+ * part.  Called when some have been read.
+ */
+static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t length = bdrv_is_read_only(bs) ? vhdx_file_length(bs) : 0;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    s->space.size = MAX((int64_t)s->space.size, length);
+    return MIN(length, 0);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
 mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
 {
@@ -235,8 +250,12 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     BatCheck *c = opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
     uint64_t i = 0, first, end;
+    int ret = length_learn(bs);
     Entry e;
 
+    if (ret < 0) {
+        return ret;
+    }
     while (entry_next(s, c, index, entries, count, &i, &e)) {
         c->bitmaps |= e.bitmap && e.offset;
         c->partial += !e.bitmap && !e.behind && vhdx_bat_state(e.raw) ==
@@ -533,13 +552,16 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 {
     BDRVVHDXState *s = bs->opaque;
     BatCheck *c = opaque;
-    uint64_t i = 0;
+    uint64_t i = 0, place;
+    int ret = length_learn(bs);
     Entry e;
 
+    if (ret < 0) {
+        return ret;
+    }
     while (entry_next(s, c, index, entries, count, &i, &e)) {
-        int ret = is_in_window(c, &e) ? judge_entry(bs, c, &e) : 0;
-        uint64_t place = vhdx_bat_offset(ret ? e.value : e.raw);
-
+        ret = is_in_window(c, &e) ? judge_entry(bs, c, &e) : 0;
+        place = vhdx_bat_offset(ret ? e.value : e.raw);
         if (ret < 0) {
             return ret;
         }

@@ -123,17 +123,16 @@ static uint64_t to_block_end(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 }
 
 /*
- * The entry of the block at @offset can't be used, or not be read: @error.
+ * @entry, of the block at @offset, can't be used, or not be read: @error.
  * What the file has of the block can be read all the same if it is only too
  * short.  Returns 0 with that as @p, or @error, and in @p how many bytes can't
  * be read.  lock is held, and has been since the entry was looked up.
  */
 static int piece_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                         int error, Piece *p)
+                         uint64_t entry, int error, Piece *p)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t place = 0;
-    uint64_t rest = vhdx_bat_get_rest(s, offset >> s->geo.block_bits, &place);
+    uint64_t rest = vhdx_bat_get_rest(s, offset >> s->geo.block_bits, entry);
 
     rest = QEMU_ALIGN_DOWN(rest, bs->bl.request_alignment);
     p->bytes = to_block_end(s, offset, bytes);
@@ -141,7 +140,7 @@ static int piece_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
         return error;
     }
     p->present = true;
-    p->file_offset = place + in_block(s, offset);
+    p->file_offset = vhdx_bat_offset(entry) + in_block(s, offset);
     p->bytes = MIN(p->bytes, rest - in_block(s, offset));
     return 0;
 }
@@ -168,7 +167,8 @@ piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
 
         ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
         if (ret < 0) {
-            return p->bytes ? 0 : piece_damaged(bs, at, bytes, ret, p);
+            return p->bytes ? 0 :
+                   piece_damaged(bs, at, bytes, entry, ret, p);
         }
         present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
         place = vhdx_bat_offset(entry) + in_block(s, at);

@@ -469,7 +469,7 @@ void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
  * as UNMAPPED, offsets that mean nothing as 0.  UNMAPPED and UNDEFINED may keep
  * one, which may be anything: see vhdx_space_take_kept().  lock is held; see
  * vhdx_cache_get().  Returns 0, -EIO with a message for an entry that can't be
- * right, or -errno of reading.
+ * right, which comes back as it is, or -errno of reading, with an entry of 0.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get(BlockDriverState *bs, uint64_t block, uint64_t *entry);
@@ -485,10 +485,10 @@ vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
 
 /*
  * How many bytes of payload block @block can be read though vhdx_bat_get() has
- * just returned -EIO for it: its beginning, at @offset, where the file was cut
- * off within the block.  0 if none.  lock has been held since then.
+ * returned -EIO and @entry for it: its beginning, where the file was cut off
+ * within the block.  0 if none.  lock is held.
  */
-uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t *offset);
+uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry);
 
 /*
  * How many bytes longer the file would have to be for all that its blocks

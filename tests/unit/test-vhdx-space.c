@@ -166,14 +166,19 @@ static void create_image(const char *options)
 static BlockBackend *open_image(const char *path, int flags)
 {
     QDict *options = qdict_new();
+    bool writable = flags & BDRV_O_RDWR;
 
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "discard", "unmap");
     qdict_put_str(options, "file.driver", "vhdx-test-node");
     qdict_put_str(options, "file.file.driver", "file");
     qdict_put_str(options, "file.file.filename", path);
+    if (!writable) {
+        qdict_put_bool(options, "force-share", true);
+    }
     return blk_new_open(NULL, NULL, options,
-                        flags | BDRV_O_RESIZE | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
+                        flags | (writable ? BDRV_O_RESIZE : 0) | BDRV_O_UNMAP |
+                        BDRV_O_NO_FLUSH,
                         &error_abort);
 }
 
@@ -394,6 +399,20 @@ static void test_create_effect(void)
         g_assert_true(g_file_get_contents(image_path, &now, &length, NULL));
         g_assert_cmpmem(now, length, content, old);
     }
+}
+
+/* A reader checks the image when a writer has made the file longer. */
+static void test_growth_seen(void)
+{
+    BlockBackend *reader, *writer;
+
+    create_image("block_size=1M");
+    reader = open_image(image_path, 0);
+    writer = open_image(image_path, BDRV_O_RDWR);
+    write_blocks(writer, 0, 40);
+    blk_unref(writer);
+    check_image(reader, 0);
+    blk_unref(reader);
 }
 
 /* -- Cuts -- */
@@ -747,6 +766,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/device-grows", test_device_grows);
     g_test_add_func("/vhdx/space/growth-fails", test_growth_fails);
     g_test_add_func("/vhdx/space/growth-effect", test_growth_effect);
+    g_test_add_func("/vhdx/space/growth-seen", test_growth_seen);
     g_test_add_func("/vhdx/space/create-effect", test_create_effect);
     g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
