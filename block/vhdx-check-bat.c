@@ -697,6 +697,13 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
     }
     if (ret == 0) {
         tell_odd(&c);
+        ret = vhdx_space_doubt(bs);
+    }
+    if (ret > 0) {
+        vhdx_check_error(check, "There is data behind each block where a "
+                         "longer one would have it: the block size of %" PRIu32
+                         " may be damaged", s->geo.block_size);
+        ret = 0;
     }
     qemu_vfree(c.buf);
     g_free(c.used);

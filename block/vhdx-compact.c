@@ -712,7 +712,15 @@ drop_places(BlockDriverState *bs, Compact *c)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    ret = vhdx_space_doubt(bs);
+    if (ret > 0) {
+        error_setg(c->errp, "There is data behind each block where a longer "
+                   "one would have it: the block size may be damaged");
+        ret = -EINVAL;
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    }
     if (ret == 0) {
         ret = vhdx_bat_walk(bs, s->geo.bat_entries,
                             s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest,

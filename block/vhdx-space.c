@@ -54,14 +54,21 @@
  * had behind its end: then nothing is given out at all.  In either case the
  * file keeps its length.
  *
+ * The length of blocks may be what is damaged, too.  Where each block has free
+ * space behind it, as much as itself, and data there, and all of the BAT is zero
+ * from where it would end with blocks twice as long, they may be longer than
+ * BlockSize says.  Then all that was used before is kept as well.
+ *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "qemu/memalign.h"
 #include "block/vhdx.h"
 
 /*
@@ -410,6 +417,146 @@ static void scan_mark_objects(Scan *scan, BDRVVHDXState *s)
     scan_mark(scan, s->metadata.offset, s->metadata.length);
 }
 
+/* -- Whether blocks are as long as they are said to be -- */
+
+/* So many blocks, and so many with data behind them, are no chance. */
+#define DOUBT_BLOCKS    3
+#define DOUBT_DATA      2
+
+/* What is read of the file for that at the most */
+#define DOUBT_BYTES     (64 * MiB)
+
+typedef struct Doubt {
+    unsigned long *used;            /* bitmap of MiBs */
+    uint64_t bits;
+    uint8_t *buf;                   /* a MiB */
+    uint64_t bytes;                 /* read by now */
+    uint64_t blocks;                /* that are present */
+    unsigned data;                  /* ... and have data behind, if looked at */
+} Doubt;
+
+static int any_entry(BlockDriverState *bs, uint64_t index,
+                     const uint64_t *entries, uint64_t count, void *opaque)
+{
+    return !buffer_is_zero(entries, count * VHDX_BAT_ENTRY_SIZE);
+}
+
+static void doubt_mark(Doubt *d, uint64_t offset, uint64_t bytes)
+{
+    uint64_t from = MIN(offset / VHDX_MIB, d->bits);
+    uint64_t to = MIN((offset + bytes) / VHDX_MIB, d->bits);
+
+    bitmap_set(d->used, from, to - from);
+}
+
+static int doubt_entries(BlockDriverState *bs, uint64_t index,
+                         const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        if (vhdx_bat_may_be_block(s, entries[i])) {
+            doubt_mark(opaque, vhdx_bat_offset(entries[i]), s->geo.block_size);
+        }
+    }
+    return 0;
+}
+
+/* Whether there is data in the file, which is read as far as it has to be. */
+static int coroutine_fn GRAPH_RDLOCK
+doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
+{
+    for (int64_t n = 0; offset < end; offset += n) {
+        int ret = bdrv_co_block_status(bs->file->bs, offset, end - offset, &n,
+                                       NULL, NULL);
+
+        if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
+            continue;
+        }
+        n = MIN(end - offset, VHDX_MIB);
+        d->bytes += n;
+        ret = bdrv_co_pread(bs->file, offset, n, d->buf, 0);
+        if (ret < 0 || !buffer_is_zero(d->buf, n) || d->bytes > DOUBT_BYTES) {
+            return ret < 0 ? ret : 1;
+        }
+    }
+    return 0;
+}
+
+/* Returns 1 at a block that has something else where a longer one would be. */
+static int coroutine_fn GRAPH_RDLOCK
+doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Doubt *d = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t from = vhdx_bat_offset(entries[i]) + s->geo.block_size;
+        uint64_t end;
+        int ret;
+
+        if (!vhdx_bat_may_be_block(s, entries[i])) {
+            continue;
+        }
+        d->blocks++;
+        if (from >= s->space.size) {
+            continue;
+        }
+        end = find_next_bit(d->used, d->bits, from / VHDX_MIB) * VHDX_MIB;
+        if (end < d->bits * VHDX_MIB && end < from + s->geo.block_size) {
+            return 1;
+        }
+        if (d->data < DOUBT_DATA) {
+            ret = doubt_data(bs, d, from, MIN(end, from + VHDX_MAX_BLOCK_SIZE));
+            if (ret < 0) {
+                return ret;
+            }
+            d->data += ret;
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXParams params = s->params;
+    Doubt d = { .bits = s->space.size / VHDX_MIB };
+    VHDXGeometry geo;
+    int ret;
+
+    params.block_size *= 2;
+    if (params.block_size > VHDX_MAX_BLOCK_SIZE || s->geo.blocks < 2 ||
+        s->space.size > MAX_MAP_BYTES) {
+        return 0;
+    }
+    vhdx_geometry_init(&geo, &params);
+    ret = vhdx_bat_walk(bs, geo.bat_entries, s->geo.bat_entries, any_entry,
+                        NULL);
+    if (ret != 0) {
+        return MIN(ret, 0);
+    }
+    d.used = bitmap_try_new(d.bits);
+    d.buf = qemu_try_blockalign(bs->file->bs, VHDX_MIB);
+    ret = d.used && d.buf ? 0 : -ENOMEM;
+    if (ret == 0) {
+        doubt_mark(&d, s->header.log_offset, s->header.log_length);
+        doubt_mark(&d, s->bat.offset, s->bat.length);
+        doubt_mark(&d, s->metadata.offset, s->metadata.length);
+        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_entries, &d);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_places, &d);
+    }
+    g_free(d.used);
+    qemu_vfree(d.buf);
+    if (ret != 0) {
+        return MIN(ret, 0);
+    }
+    return d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
+}
+
 /* The map is complete: @sp has it from now on. */
 static void scan_use(Scan *scan, VHDXSpace *sp)
 {
@@ -435,10 +582,14 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
     GHashTableIter iter;
     VHDXAlloc *alloc;
-    int ret;
+    int ret, doubt;
 
     if (sp->size > MAX_MAP_BYTES) {
         return -EOVERFLOW;
+    }
+    doubt = vhdx_space_doubt(bs);
+    if (doubt < 0) {
+        return doubt;
     }
     if (!scan_init(&scan)) {
         scan_free(&scan);
@@ -467,7 +618,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         scan_free(&scan);
         return ret;
     }
-    sp->overlap = scan.overlap;
+    sp->overlap = scan.overlap || doubt;
     sp->lost = scan.lost;
     sp->damaged |= scan.damaged;
     /* Of these the BAT may have told, or not, when it was read. */

@@ -156,7 +156,7 @@ typedef struct VHDXSpace {
     bool cut_told;                  /* ... and that has been reported */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
-    bool overlap;                   /* ... of a BAT that names a place twice */
+    bool overlap;                   /* ... and a place may be two blocks' */
     bool damaged;                   /* an entry can't be, or was not, right */
     uint64_t lost;                  /* entries that vhdx_bat_may_be_block() */
     unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
@@ -733,6 +733,13 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_assure(BlockDriverState *bs);
  * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_space_scan(BlockDriverState *bs);
+
+/*
+ * Whether the blocks seem to be longer than BlockSize says, an item without
+ * checksum.  No lock is held, or one of the CoMutexes.  Returns 1 if so, 0 if
+ * not, or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_doubt(BlockDriverState *bs);
 
 /*
  * Cut off what lies behind the last object, but not what a fixed image is to
