@@ -723,6 +723,7 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
 
     ret = vhdx_co_create(create_options, errp);
     if (ret < 0 && !existed) {
+        GRAPH_RDLOCK_GUARD();
         bdrv_co_delete_file_noerr(bs);
     }
     bdrv_co_unref(bs);

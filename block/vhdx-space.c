@@ -359,7 +359,8 @@ static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
 
 /*
  * Keep off foreign regions, but not those that blocks have been written over:
- * they are gone.
+ * they are gone.  lock is held: while requests run nobody else has to do with
+ * what a region holds, and one scan comes after the other.
  */
 static void scan_mark_foreign(Scan *scan, BDRVVHDXState *s)
 {
@@ -1292,7 +1293,7 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
  * The file has not been cut: @ret.  A raw node that was given a length keeps
  * that, and nothing is lost by it.
  */
-static void cut_failed(BlockDriverState *bs, int ret)
+static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
 {
     BDRVVHDXState *s = bs->opaque;
     bool told;

@@ -545,7 +545,8 @@ vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 
 /* -- What is told about the image -- */
 
-static void vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
+static void GRAPH_RDLOCK
+vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
 
@@ -655,7 +656,7 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
  * A new fixed image is as zero as its file is.  A dynamic one reads as zeros
  * either way, but only blocks in the state ZERO say so to every reader.
  */
-static int vhdx_has_zero_init(BlockDriverState *bs)
+static int GRAPH_RDLOCK vhdx_has_zero_init(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint8_t entry[VHDX_BAT_ENTRY_SIZE];
