@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import uuid
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
 BUILD = os.path.realpath(os.environ.get('BUILD') or os.path.join(TOP, 'build'))
@@ -54,6 +55,17 @@ IMAGES = {
                   ['write -P %d %dM 512' % (n, 600 * n)
                    for n in range(1, 12)] + ['flush', '!']),
 }
+# With a Parent Locator, and HasParent or not: then the image is damaged
+CHILDREN = {
+    'child': (True, ('8M', 'block_size=1M,block_state_zero=off', WRITES)),
+    'child-lost': (False, ('8M', 'block_size=1M', WRITES)),
+    'child-log': (True, ('8M', 'block_size=1M', WRITES + MORE + ['!'])),
+}
+LOCATOR = {
+    'parent_linkage': '{83ed0ec3-24c8-49a6-a959-5e4bd1288bfb}',
+    'relative_path': '.\\parent.vhdx',
+    'absolute_win32_path': 'C:\\disks\\parent.vhdx',
+}
 STOCK = {
     'stock': ('8M', 'block_size=1M', WRITES),
     'stock-fixed': ('4M', 'block_size=1M,subformat=fixed', []),
@@ -81,6 +93,40 @@ def run_tools(folder, path, size, options, commands):
         assert done.returncode == -9, done
     else:
         subprocess.run(args + [path], **quiet)
+
+
+def locator():
+    """The content of a Parent Locator item."""
+    kind = uuid.UUID('b04aefb7-d19e-4a81-b789-25b8e9445913')
+    head = kind.bytes_le + struct.pack('<HH', 0, len(LOCATOR))
+    at = len(head) + 12 * len(LOCATOR)
+    table, text = b'', b''
+    for pair in LOCATOR.items():
+        key, value = (string.encode('utf-16-le') for string in pair)
+        place = at + len(text)
+        table += struct.pack('<IIHH', place, place + len(key), len(key),
+                             len(value))
+        text += key + value
+    return head + table + text
+
+
+def make_child(path, has_parent):
+    """Give the image at @path, of our layout, a Parent Locator."""
+    metadata, content = 3 << 20, locator()
+    item = uuid.UUID('a8d35f2d-b30b-454d-abf7-d3d84834ab0c')
+    parameters = uuid.UUID('caa16737-fa36-4d43-b3b6-33f0aa44e76b')
+    with open(path, 'r+b') as file:
+        table = bytearray(os.pread(file.fileno(), 64 << 10, metadata))
+        count = struct.unpack_from('<H', table, 10)[0]
+        struct.pack_into('<H', table, 10, count + 1)
+        struct.pack_into('<16sIIII', table, 32 + 32 * count, item.bytes_le,
+                         65 << 10, len(content), 4, 0)
+        entry = table.index(parameters.bytes_le)
+        flags = metadata + struct.unpack_from('<I', table, entry + 16)[0] + 4
+        os.pwrite(file.fileno(), table, metadata)
+        os.pwrite(file.fileno(), content, metadata + (65 << 10))
+        if has_parent:
+            os.pwrite(file.fileno(), struct.pack('<I', 2), flags)
 
 
 def extents(file, size):
@@ -151,6 +197,11 @@ def make_all(scratch):
             run_tools(folder, path, *how)
             yield name, path
             os.unlink(path)
+    for name, (has_parent, how) in CHILDREN.items():
+        run_tools(BUILD + '/bin', path, *how)
+        make_child(path, has_parent)
+        yield name, path
+        os.unlink(path)
     sources = glob.glob(BUILD + '/pristine/tests/qemu-iotests/'
                         'sample_images/*.vhdx.bz2')
     sources += glob.glob(os.path.dirname(TOP) + '/shared/images/*.vhdx.xz')
