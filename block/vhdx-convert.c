@@ -55,18 +55,22 @@ void vhdx_convert_options(BlockDriver *drv, QemuOpts *opts,
     }
 }
 
-void vhdx_convert_check(BlockBackend *target, BlockBackend *source)
+void vhdx_convert_check(BlockBackend *target, BlockBackend *const *sources,
+                        int count)
 {
     uint32_t bytes, own;
 
     if (!is_vhdx(blk_bs(target)->drv)) {
         return;
     }
-    bytes = logical_sector(source);
     own = logical_sector(target) ?: DEFAULT_SECTOR;
-    if (bytes && bytes != own) {
-        warn_report("The source has logical sectors of %" PRIu32 " bytes, the "
-                    "VHDX image of %" PRIu32 ": a guest may not find the "
-                    "partitions", bytes, own);
+    for (int i = 0; i < count; i++) {
+        bytes = logical_sector(sources[i]);
+        if (bytes && bytes != own) {
+            warn_report("The source has logical sectors of %" PRIu32 " bytes, "
+                        "the VHDX image of %" PRIu32 ": a guest may not find "
+                        "the partitions", bytes, own);
+            return;
+        }
     }
 }

@@ -16,9 +16,10 @@ void vhdx_convert_options(BlockDriver *drv, QemuOpts *opts,
                           BlockBackend *source);
 
 /*
- * Warn if @target is VHDX and has another logical sector size than @source, of
- * which it becomes a copy.
+ * Warn if @target is VHDX and has another logical sector size than one of the
+ * @count @sources, of which, one behind the other, it becomes a copy.
  */
-void vhdx_convert_check(BlockBackend *target, BlockBackend *source);
+void vhdx_convert_check(BlockBackend *target, BlockBackend *const *sources,
+                        int count);
 
 #endif
