@@ -402,7 +402,7 @@ fault_choose(CrashDisk *disk, const CrashWorkload *w, CrashRng *rng)
         /* One of those that come after the opening of the log */
         disk->fault = (CrashFault) {
             .kind = OP_FLUSH,
-            .countdown = 5 + rng_below(rng, w->resume ? 40 : 10),
+            .countdown = 5 + rng_below(rng, w->resume ? 20 : 10),
             .lose = true,
         };
     }
@@ -435,7 +435,8 @@ static bool guests_resume(Guests *g)
                                  guest_stamp(g));
     int ret;
 
-    if (rng_chance(&g->rng, 50)) {
+    /* To become inactive closes the log, so that it matters less. */
+    if (rng_chance(&g->rng, 80)) {
         ret = bdrv_reopen(bs, qdict_new(), true, &err);
     } else {
         blk_set_force_allow_inactivate(g->blk);
