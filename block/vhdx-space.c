@@ -484,7 +484,10 @@ doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
     return 0;
 }
 
-/* Returns 1 at a block that has something else where a longer one would be. */
+/*
+ * Returns 1 at a block that has something else where a longer one would be, be
+ * it the end of the file, as the last one of an image that was closed has it.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
@@ -501,8 +504,8 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             continue;
         }
         d->blocks++;
-        if (from >= s->space.size) {
-            continue;
+        if (from + s->geo.block_size > s->space.size) {
+            return 1;
         }
         end = find_next_bit(d->used, d->bits, from / VHDX_MIB) * VHDX_MIB;
         if (end < d->bits * VHDX_MIB && end < from + s->geo.block_size) {
