@@ -137,7 +137,17 @@ batch_write(BlockDriverState *bs, Batch *b)
     uint32_t most = quarter - vhdx_log_desc_sectors(quarter);
     int ret = 0, flushed;
 
-    while (b->written < b->pages->len) {
+    /*
+     * An entry that was given up may be in the file all the same, and a reader
+     * may have found pages there.  It knows their sectors by the entry's number
+     * alone.  So an entry without pages gets that number: what is written to
+     * these sectors has a higher one, and then the reader looks in place, where
+     * all is by now that was ever stable.
+     */
+    while (ret == 0 && b->pages->len && s->log.sequence < s->log.given_up) {
+        ret = vhdx_ring_checkpoint(bs);
+    }
+    while (ret == 0 && b->written < b->pages->len) {
         uint32_t count = MIN(most, b->pages->len - b->written);
 
         if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {

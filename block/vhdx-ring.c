@@ -123,6 +123,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
                              VHDX_LOG_SECTOR, zeros, 0);
     }
     qemu_vfree(zeros);
+    log->given_up = MAX(log->given_up, log->sequence);
     while (ret == 0 && log->sequence > log->stable) {
         span = g_queue_pop_tail(log->spans);
         log->sequence--;
@@ -236,6 +237,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     }
     qemu_vfree(buf);
     if (ret < 0) {
+        log->given_up = count ? entry.sequence : log->given_up;
         return ret;
     }
 

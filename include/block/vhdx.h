@@ -188,6 +188,7 @@ typedef struct VHDXLog {
     VHDXGuid guid;
     uint64_t sequence;              /* of the newest entry */
     uint64_t stable;                /* ... and of the newest known stable */
+    uint64_t given_up;              /* ... of the last whose write has failed */
     uint32_t head;                  /* where the next entry goes, bytes */
     uint32_t filled;                /* bytes from the start that have space */
     uint32_t used;                  /* bytes that may not be overwritten */

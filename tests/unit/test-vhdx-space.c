@@ -20,6 +20,8 @@
 
 #define BLOCK       MiB
 #define DISK_SIZE   (64 * MiB)
+#define LOG_AT      MiB
+#define PAGE_BLOCKS 512             /* that a page of the BAT tells of */
 
 static char *test_dir;
 static char *image_path;
@@ -32,6 +34,7 @@ static struct {
     int shrink;                     /* ... and shorter */
     int prealloc;                   /* ... and for any preallocation */
     uint64_t full_at;               /* a write there finds no space; 0: none */
+    bool log_lost;                  /* writes to the log seem to fail */
     bool effect;                    /* these take effect all the same */
     bool grows;                     /* nobody is to make it shorter now */
     unsigned punched;               /* number of places given back to it */
@@ -50,11 +53,15 @@ static int coroutine_fn GRAPH_RDLOCK
 node_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
              QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
+    int ret;
+
     g_assert_true(!node.length || offset + bytes <= node.length);
     if (node.full_at && node.full_at - offset < bytes) {
         return -ENOSPC;
     }
-    return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    return node.log_lost && offset >= LOG_AT && offset < LOG_AT + MiB ? -EIO :
+           ret;
 }
 
 /* A place is given back to the node. */
@@ -415,6 +422,45 @@ static void test_growth_seen(void)
     blk_unref(reader);
 }
 
+/*
+ * A log entry whose write seemed to fail is there.  Who opens the image then
+ * has its pages from it, and must not take for them what is written in its
+ * place: an entry that begins with another page.
+ */
+static void test_entry_landed(void)
+{
+    int64_t in_page[3];
+    BlockBackend *reader, *writer;
+    uint8_t byte;
+
+    for (int i = 0; i < 3; i++) {
+        in_page[i] = (i * PAGE_BLOCKS + 176) * (int64_t)BLOCK;
+    }
+    create_sized("block_size=1M", 4 * PAGE_BLOCKS * (uint64_t)BLOCK);
+    writer = open_image(image_path, BDRV_O_RDWR);
+    g_assert_cmpint(write_fill(writer, in_page[1], 4 * KiB, 1), ==, 0);
+    g_assert_cmpint(blk_flush(writer), ==, 0);
+    g_assert_cmpint(write_fill(writer, in_page[2], 4 * KiB, 2), ==, 0);
+    node.log_lost = true;
+    g_assert_cmpint(blk_flush(writer), ==, -EIO);
+    node.log_lost = false;
+
+    reader = open_image(image_path, 0);
+    g_assert_cmpint(write_fill(writer, in_page[0], 4 * KiB, 3), ==, 0);
+    g_assert_cmpint(blk_flush(writer), ==, 0);
+    g_assert_cmpint(blk_pread(reader, in_page[2], 1, &byte, 0), >=, 0);
+    g_assert_true(byte == 0 || byte == 2);
+    check_fill(reader, in_page[1], 4 * KiB, 1);
+    blk_unref(reader);
+    blk_unref(writer);
+
+    writer = open_image(image_path, 0);
+    for (int i = 0; i < 3; i++) {
+        check_fill(writer, in_page[i], 4 * KiB, i ? i : 3);
+    }
+    blk_unref(writer);
+}
+
 /* -- Cuts -- */
 
 static const int cut_errors[] = { -EINVAL, -EOPNOTSUPP, -EPERM, -EIO, -EACCES };
@@ -767,6 +813,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/growth-fails", test_growth_fails);
     g_test_add_func("/vhdx/space/growth-effect", test_growth_effect);
     g_test_add_func("/vhdx/space/growth-seen", test_growth_seen);
+    g_test_add_func("/vhdx/space/entry-landed", test_entry_landed);
     g_test_add_func("/vhdx/space/create-effect", test_create_effect);
     g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
