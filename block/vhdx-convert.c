@@ -4,7 +4,7 @@
  * Partition tables and most file systems count in logical sectors, so a copy of
  * a disk is only of use if its sectors are as long as the source's.  Other
  * formats leave the sector size to whoever runs the guest; in a VHDX image it
- * is written down, and qemu-img, which makes copies, asks here for it.
+ * is written down, and qemu-img and the jobs that make copies ask here for it.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -22,9 +22,9 @@
 #define OPT_LOGICAL_SECTOR  "logical_sector_size"
 #define DEFAULT_SECTOR      512
 
-static bool is_vhdx(const BlockDriver *drv)
+static bool is_vhdx(const char *format)
 {
-    return !strcmp(drv->format_name, "vhdx");
+    return !strcmp(format, "vhdx");
 }
 
 /* The logical sector size of @blk in bytes, or 0 where nothing tells. */
@@ -49,10 +49,20 @@ static uint32_t logical_sector(BlockBackend *blk)
 void vhdx_convert_options(BlockDriver *drv, QemuOpts *opts,
                           BlockBackend *source)
 {
-    if (is_vhdx(drv) && !qemu_opt_get(opts, OPT_LOGICAL_SECTOR) &&
+    if (is_vhdx(drv->format_name) && !qemu_opt_get(opts, OPT_LOGICAL_SECTOR) &&
         logical_sector(source) == 4096) {
         qemu_opt_set_number(opts, OPT_LOGICAL_SECTOR, 4096, &error_abort);
     }
+}
+
+char *vhdx_copy_options(BlockDriverState *source, const char *format)
+{
+    static char options[] = OPT_LOGICAL_SECTOR "=4096";
+    BlockSizes sizes;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return is_vhdx(format) && bdrv_probe_blocksizes(source, &sizes) == 0 &&
+           sizes.log == 4096 ? options : NULL;
 }
 
 void vhdx_convert_check(BlockBackend *target, BlockBackend *const *sources,
@@ -60,7 +70,7 @@ void vhdx_convert_check(BlockBackend *target, BlockBackend *const *sources,
 {
     uint32_t bytes, own;
 
-    if (!is_vhdx(blk_bs(target)->drv)) {
+    if (!is_vhdx(blk_bs(target)->drv->format_name)) {
         return;
     }
     own = logical_sector(target) ?: DEFAULT_SECTOR;
