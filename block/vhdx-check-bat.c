@@ -697,6 +697,14 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
     }
     if (ret == 0) {
         tell_odd(&c);
+    }
+    qemu_vfree(c.buf);
+    g_free(c.used);
+    g_free(c.twice);
+    g_free(c.named);
+    g_free(c.windows);
+    if (ret == 0) {
+        /* It may take as much memory. */
         ret = vhdx_space_doubt(bs);
     }
     if (ret > 0) {
@@ -705,10 +713,5 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
                          " may be damaged", s->geo.block_size);
         ret = 0;
     }
-    qemu_vfree(c.buf);
-    g_free(c.used);
-    g_free(c.twice);
-    g_free(c.named);
-    g_free(c.windows);
     return ret;
 }
