@@ -82,6 +82,8 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     QEMU_LOCK_GUARD(&s->lock);
     vhdx_cache_placed_end(s, ret == 0);
     if (ret < 0) {
+        /* What reads as zeros may be old data again after a power cut. */
+        qatomic_set(&s->no_zeroes, true);
         s->log.applied = s->log.safe;
         s->space.unsure = true;
         return ret;

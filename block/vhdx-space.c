@@ -800,7 +800,7 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
         space_reach(sp, offset + bytes);
         sp->tail = MAX(sp->tail, sp->end);
     }
-    *zero = offset >= sp->zero_from;
+    *zero = offset >= sp->zero_from && !s->no_zeroes;
     return offset;
 }
 
@@ -1178,13 +1178,16 @@ static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
 int coroutine_fn vhdx_space_zero(BlockDriverState *bs, uint64_t offset,
                                  uint64_t bytes, BdrvRequestFlags flags)
 {
+    BDRVVHDXState *s = bs->opaque;
+    /* Holes that a failed flush has lost may show yet. */
+    bool look = !qatomic_read(&s->no_zeroes);
     int ret = 0;
 
     for (unsigned i = 0; bytes && ret == 0; i++) {
         int64_t n = bytes;
         int status = 0;
 
-        if (i < MAX_STRETCHES) {
+        if (look && i < MAX_STRETCHES) {
             status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
                                           NULL, NULL);
         }
@@ -1339,11 +1342,17 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
 int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
+    /* Blocks may lie where the file ends no more. */
+    uint64_t size = s->space.size;
     int ret = vhdx_space_measure(bs);
 
     if (ret == 0 && s->space.unsure) {
-        ret = bdrv_co_truncate(bs->file, s->space.size, false,
-                               PREALLOC_MODE_OFF, 0, NULL);
+        size = MAX(size, s->space.size);
+        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->space.size = size;
+        }
     }
     if (ret < 0 && !vhdx_length_refused(ret)) {
         return ret;

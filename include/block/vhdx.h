@@ -269,6 +269,7 @@ typedef struct BDRVVHDXState {
     QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
     uint64_t write_gen;             /* counts completed changes */
     uint64_t flushed_gen;           /* those before it are stable */
+    bool no_zeroes;                 /* a flush has failed: trust no zeros */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
 
