@@ -708,9 +708,11 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
         ret = vhdx_space_doubt(bs);
     }
     if (ret > 0) {
-        vhdx_check_error(check, "There is data behind each block where a "
-                         "longer one would have it: the block size of %" PRIu32
-                         " may be damaged", s->geo.block_size);
+        check->doubt = true;
+        vhdx_check_note(check, "There is data behind each block where a longer "
+                        "one would have it: if the block size of %" PRIu32
+                        " is damaged, blocks read wrongly; free space is not "
+                        "used again", s->geo.block_size);
         ret = 0;
     }
     return ret;

@@ -287,6 +287,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         /* What it has kept a replay from cutting, whatever the node */
         cut |= check.replay && fix && !result->corruptions &&
                !result->check_errors;
+        cut &= !check.doubt;
     }
     if (cut) {
         ret = vhdx_log_begin(bs, false);

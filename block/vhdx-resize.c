@@ -462,13 +462,12 @@ partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 }
 
 /*
- * Whether a resize would do harm to a damaged image.  Behind the first @entries
- * entries there may be that of a sector bitmap, which it clears: in what may
- * have been a child that is all that tells that blocks before it do not read as
- * FULLY_PRESENT.  And blocks may be longer than they are said to be.
+ * Where the last of the first @entries entries is, that of a sector bitmap
+ * follows, which a resize clears.  In what may have been a child it is all that
+ * tells that blocks before it do not read as FULLY_PRESENT.
  */
 static int coroutine_fn GRAPH_RDLOCK
-resize_check(BlockDriverState *bs, uint64_t entries, Error **errp)
+parent_check(BlockDriverState *bs, uint64_t entries, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
@@ -482,21 +481,12 @@ resize_check(BlockDriverState *bs, uint64_t entries, Error **errp)
     }
     ret = vhdx_bat_walk(bs, entries - entries % stride, entries, partial_find,
                         &found);
-    if (ret > 0) {
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    } else if (ret > 0) {
         error_setg(errp, "Could not resize the image: BAT entry %" PRIu64 " is "
                    "PARTIALLY_PRESENT, with a sector bitmap in an image "
                    "without parent", found);
-        return -EINVAL;
-    }
-    if (ret == 0) {
-        ret = vhdx_space_doubt(bs);
-    }
-    if (ret > 0) {
-        error_setg(errp, "Could not resize the image: there is data behind "
-                   "each block where a longer one would have it; the block "
-                   "size of %" PRIu32 " may be damaged", s->geo.block_size);
-    } else if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read the BAT");
     }
     return ret ? -EINVAL : 0;
 }
@@ -736,7 +726,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         ret = 0;
         goto out;
     }
-    ret = resize_check(bs, MIN(geo.bat_entries, s->geo.bat_entries), errp);
+    ret = parent_check(bs, MIN(geo.bat_entries, s->geo.bat_entries), errp);
     if (ret < 0) {
         goto out;
     }

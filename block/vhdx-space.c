@@ -425,7 +425,7 @@ static void scan_mark_objects(Scan *scan, BDRVVHDXState *s)
 #define DOUBT_DATA      2
 
 /* What is read of the file for that at the most */
-#define DOUBT_BYTES     (64 * MiB)
+#define DOUBT_BYTES     (8 * MiB)
 
 typedef struct Doubt {
     unsigned long *used;            /* bitmap of MiBs */
@@ -476,8 +476,11 @@ doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
         }
         n = MIN(end - offset, VHDX_MIB);
         d->bytes += n;
+        if (d->bytes > DOUBT_BYTES) {
+            return 0;
+        }
         ret = bdrv_co_pread(bs->file, offset, n, d->buf, 0);
-        if (ret < 0 || !buffer_is_zero(d->buf, n) || d->bytes > DOUBT_BYTES) {
+        if (ret < 0 || !buffer_is_zero(d->buf, n)) {
             return ret < 0 ? ret : 1;
         }
     }

@@ -159,7 +159,7 @@ file_id_load(BlockDriverState *bs, Error **errp)
         error_setg_errno(errp, -ret, "Could not read the file identifier");
         return ret;
     }
-    length = bdrv_co_getlength(bs->file->bs);
+    length = vhdx_file_length(bs);
     if (length < 0) {
         error_setg_errno(errp, -length, "Could not get the file's length");
         return length;

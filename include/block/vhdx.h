@@ -781,7 +781,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush(BlockDriverState *bs);
 /*
  * Take back entries that are not known to be stable: when this has been flushed
  * the log ends before them, for certain, and the next one goes to their place.
- * Returns 0, or -errno with all as it was.
+ * Returns 0, or -errno: then they count as before, though some may be gone.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_rewind(BlockDriverState *bs);
 
@@ -1013,6 +1013,7 @@ typedef struct VHDXCheck {
     BdrvCheckMode fix;
     bool notes;                     /* tell of what is no error, too */
     bool replay;                    /* the log held changes at open */
+    bool doubt;                     /* blocks may be longer than is said */
     unsigned reports;               /* findings told so far */
     uint64_t end;                   /* of the last object, bytes */
     uint64_t used;                  /* bytes that something refers to */
