@@ -637,6 +637,19 @@ static void test_activate(void)
 
 /* -- After a failed flush -- */
 
+/* A new image whose first block is all 1, and flushed. */
+static BlockBackend *open_written(void)
+{
+    BlockBackend *blk;
+
+    create_image();
+    blk = open_image();
+    blk_set_force_allow_inactivate(blk);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    return blk;
+}
+
 /*
  * A flush of @blk, in which all is flushed but a block of @fill at @at, fails:
  * no more can be written.  @good flushes work before it.
@@ -673,13 +686,7 @@ static int inactivate_activate(BlockBackend *blk)
 /* Writing goes on after @again, and nothing is missing. */
 static void test_go_on(int (*again)(BlockBackend *blk))
 {
-    BlockBackend *blk;
-
-    create_image();
-    blk = open_image();
-    blk_set_force_allow_inactivate(blk);
-    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
+    BlockBackend *blk = open_written();
 
     latch(blk, BLOCK, 2, 0);
     /* As long as flushes fail what has not been flushed is not given up. */
@@ -716,13 +723,7 @@ static void test_go_on(int (*again)(BlockBackend *blk))
  */
 static void test_zeros_lost(int (*again)(BlockBackend *blk))
 {
-    BlockBackend *blk;
-
-    create_image();
-    blk = open_image();
-    blk_set_force_allow_inactivate(blk);
-    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
+    BlockBackend *blk = open_written();
     latch(blk, BLOCK, 2, 0);
     g_assert_cmpint(again(blk), ==, 0);
     /* From here on new blocks are zeroed. */
