@@ -173,6 +173,20 @@ batch_write(BlockDriverState *bs, Batch *b)
     return ret < 0 ? ret : flushed;
 }
 
+/* If a flush has failed, see to the file's length.  commit_lock is held. */
+static int coroutine_fn GRAPH_RDLOCK length_assure(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    if (s->space.unsure) {
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = vhdx_space_assure(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+    }
+    return ret;
+}
+
 /* Make all complete changes stable.  commit_lock is held. */
 static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
 {
@@ -190,12 +204,8 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
         vhdx_space_commit_begin(s);
         batch_take(s, &batch);
     }
-    if (s->space.unsure) {
-        qemu_co_mutex_lock(&s->grow_lock);
-        /* Else FlushedFileOffset stays what it was, which is as good. */
-        (void)vhdx_space_assure(bs);
-        qemu_co_mutex_unlock(&s->grow_lock);
-    }
+    /* If it fails, FlushedFileOffset stays what it was, which is as good. */
+    (void)length_assure(bs);
     if (barrier) {
         /* Once and for all: what fails later leaves the data stable. */
         ret = vhdx_ring_flush(bs);
@@ -476,7 +486,8 @@ begin_locked(BlockDriverState *bs, bool data)
     VHDXHeader header = s->header;
     int ret;
 
-    ret = vhdx_header_verify(bs);
+    /* An open log counts with what the first flush of a header makes stable. */
+    ret = vhdx_header_verify(bs) ?: length_assure(bs);
     if (ret < 0) {
         return ret;
     }

@@ -1345,23 +1345,24 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
 int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    /* Blocks may lie where the file ends no more. */
     uint64_t size = s->space.size;
     int ret = vhdx_space_measure(bs);
 
-    if (ret == 0 && s->space.unsure) {
-        size = MAX(size, s->space.size);
-        ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0,
-                               NULL);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            s->space.size = size;
-        }
-    }
-    if (ret < 0 && !vhdx_length_refused(ret)) {
+    if (ret < 0 || !s->space.unsure) {
         return ret;
     }
-    s->space.unsure = false;
-    return 0;
+    /* Blocks may lie where the file ends no more. */
+    size = MAX(size, s->space.size);
+    ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0, NULL);
+    if (vhdx_length_refused(ret) && size == s->space.size) {
+        /* What can't be made longer has not got shorter either. */
+        ret = 0;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->space.size = size;
+    }
+    s->space.unsure = ret < 0;
+    return ret;
 }
 
 void coroutine_fn vhdx_space_trim(BlockDriverState *bs)

@@ -322,6 +322,8 @@ vhdx_load_anew(BlockDriverState *bs, Error **errp)
             vhdx_cache_free(s);
             vhdx_cache_init(s);
             s->flushed_gen = s->write_gen;
+            /* It is the same file, and what it has lost is not back. */
+            s->space.unsure = old->space.unsure;
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);

@@ -38,6 +38,9 @@ static uint64_t fail_at;
 /* How long the file can get, or 0. */
 static int64_t length_limit;
 
+/* How often it was given the length that it had. */
+static unsigned same_lengths;
+
 /* So many flushes fail. */
 static unsigned flush_errors;
 
@@ -112,6 +115,7 @@ fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
         qemu_coroutine_yield();
         held_truncate = NULL;
     }
+    same_lengths += offset == bdrv_co_getlength(bs->file->bs);
     if (length_limit && offset > length_limit) {
         error_setg(errp, "The file can't get so long");
         return -ENOSPC;
@@ -756,6 +760,7 @@ static void test_begin_failed(int (*again)(BlockBackend *blk), unsigned errors)
     blk = open_image();
     blk_set_force_allow_inactivate(blk);
     flush_errors = 1;
+    same_lengths = 0;
     g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
     g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
     flush_errors = errors;
@@ -764,6 +769,8 @@ static void test_begin_failed(int (*again)(BlockBackend *blk), unsigned errors)
     check_fill(blk, 0, BLOCK, 0);
     g_assert_cmpint(write_fill(blk, BLOCK, BLOCK, 2), >=, 0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
+    /* Each flush that has failed may have been for the file's length. */
+    g_assert_cmpint(same_lengths, ==, errors ? 2 : 1);
     check_image(blk);
     blk_unref(blk);
 
