@@ -425,7 +425,7 @@ static void guests_exempt(Guests *g)
 
 /*
  * A flush has failed and has lost things, and flushes work again: go on.  That
- * may be refused where blocks are used again.
+ * may be refused where blocks are used again, or have old data behind them.
  */
 static bool guests_resume(Guests *g)
 {
@@ -444,7 +444,7 @@ static bool guests_resume(Guests *g)
         bdrv_activate_all(&error_abort);
     }
     model_end(g->run->model, index, guest_stamp(g), ret);
-    if (ret < 0 && !g->w->mix.discard) {
+    if (ret < 0 && !g->w->mix.discard && !g->w->node.fixed_size) {
         run_wrong(g->run, "writing can't be resumed: %s",
                   err ? error_get_pretty(err) : strerror(-ret));
     }

@@ -406,6 +406,16 @@ const CrashWorkload crash_workloads[] = {
         .whole = 90,
         .points = 80, .states = 4, .recover = 4, .generations = 1,
     }, {
+        .name = "resume-old",
+        .about = "the same on a node that is full of old data",
+        .disk_mib = 24, .block_mib = { 1 }, .room_mib = 30,
+        .node = { .fixed_size = true }, .only_512 = true,
+        .guests = 5, .actions = 110,
+        .fail = true, .lose = true, .resume = true,
+        .mix = { .flush = 20, .read = 5 },
+        .whole = 10,
+        .points = 80, .states = 4, .recover = 4, .generations = 1,
+    }, {
         .name = "resume-tail",
         .about = "the same where the file gets shorter and longer",
         .disk_mib = 120, .block_mib = { 1 }, .state_zero = true,

@@ -14,7 +14,8 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "block/vhdx-compat.h"
+#include "block/block_int.h"
+#include "block/vhdx.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -687,6 +688,22 @@ static int inactivate_activate(BlockBackend *blk)
     return ret;
 }
 
+/* The file has no entry of the log that is newer than the newest in memory. */
+static void check_log(BlockBackend *blk)
+{
+    BDRVVHDXState *s = blk_bs(blk)->opaque;
+    g_autofree char *file = NULL;
+    uint64_t start = s->header.log_offset;
+
+    g_assert_true(g_file_get_contents(image_path, &file, NULL, NULL));
+    for (uint64_t at = start; at < start + s->header.log_length;
+         at += VHDX_LOG_SECTOR) {
+        if (!memcmp(file + at, "loge", 4)) {
+            g_assert_cmpuint(ldq_le_p(file + at + 16), <=, s->log.sequence);
+        }
+    }
+}
+
 /* Writing goes on after @again, and nothing is missing. */
 static void test_go_on(int (*again)(BlockBackend *blk))
 {
@@ -696,6 +713,7 @@ static void test_go_on(int (*again)(BlockBackend *blk))
     /* As long as flushes fail what has not been flushed is not given up. */
     flush_errors = 2;
     g_assert_cmpint(again(blk), <, 0);
+    check_log(blk);
     g_assert_cmpint(again(blk), <, 0);
     check_fill(blk, BLOCK, BLOCK, 2);
     g_assert_cmpint(again(blk), ==, 0);
