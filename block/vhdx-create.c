@@ -105,6 +105,11 @@ QemuOptsList vhdx_create_opts = {
             .help = "Virtual Disk ID, a GUID other than zero; default: a "
                     "random one"
         },
+        {
+            .name = BLOCK_OPT_BACKING_FMT,
+            .type = QEMU_OPT_STRING,
+            .help = "Format of the parent; means nothing without one"
+        },
         { NULL }
     }
 };
@@ -593,6 +598,8 @@ static BlockdevCreateOptions *options_from_opts(QemuOpts *opts, Error **errp)
     Visitor *v;
 
     qdict = qemu_opts_to_qdict_filtered(opts, NULL, &vhdx_create_opts, true);
+    /* Who knows it takes it; what it says is said of a parent. */
+    qdict_del(qdict, BLOCK_OPT_BACKING_FMT);
     if (qdict_rename_keys(qdict, opt_renames, errp)) {
         qdict_put_str(qdict, "driver", "vhdx");
         qdict_put_str(qdict, "file", "");

@@ -738,6 +738,14 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     } else {
         ret = disk_shrink(bs, &params, errp);
     }
+    if (ret == 0) {
+        /*
+         * Programs that look at an image in use, as libvirt does, take the size
+         * from its place and know nothing of the log.  The new one is stable,
+         * so that nothing is lost if this has to wait for the next time.
+         */
+        (void)vhdx_log_checkpoint(bs);
+    }
 out:
     vhdx_io_thaw(s);
     return ret;
