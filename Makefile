@@ -43,6 +43,12 @@ bench:
 series:
 	@scripts/make-series
 
+# SUITE=trixie takes libvirt 11.3; LIBVIRT_SOURCE=DIR a source of yours.
+export SUITE LIBVIRT_SOURCE
+
+series-libvirt:
+	@scripts/make-series-libvirt
+
 check-series-build:
 	@scripts/build-series
 
@@ -60,4 +66,4 @@ clean:
 .PHONY: all demo check check-limits check-unit check-iotests check-interop \
         check-trace check-crash check-fuzz check-series check-compat \
         check-mutations check-iotests-10.0 check-asan check-threads bench \
-        series check-series-build check-assertions install clean
+        series series-libvirt check-series-build check-assertions install clean

@@ -98,3 +98,17 @@ run_tap() {
         f=1
     fi
 }
+
+# check WHAT COMMAND...: run a command as a test, and count it in passed or
+# failed.
+check() {
+    local what=$1
+    shift
+    if "$@"; then
+        echo "ok $what"
+        passed=$((passed + 1))
+    else
+        echo "not ok $what"
+        failed=$((failed + 1))
+    fi
+}

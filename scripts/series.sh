@@ -1,14 +1,7 @@
-# Sourced: the steps of the patch series, and git on a repository of its own.
-#
-# Step N of the series is the hook patch N-*.patch of this QEMU line, together
-# with the files of ours that belong to it; its message is in
-# patches/messages/. The repository is scratch: BUILD/series-repo, with a
-# branch "pristine" (QEMU as it came) and a branch "series". Steps 0 are mends
-# of the block layer itself; a QEMU line that has one already has no patch for
-# it, and needs no such step.
-
-steps=(0-flush 0-drain 0-nbd 1-qapi 2-driver 2-sectors 3-unit-tests 4-iotests 5-docs)
-repo=$BUILD/series-repo
+# Sourced by series-qemu.sh and series-libvirt.sh: a patch series is made in a
+# scratch repository, $repo, with a branch "pristine" (the source as it came)
+# and a branch "series". They say what its steps are, where their messages and
+# hooks are, and what a step does to the tree.
 
 # The user's own git settings must not change the patches.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
@@ -19,20 +12,50 @@ export GIT_COMMITTER_EMAIL=$GIT_AUTHOR_EMAIL
 
 in_repo() { git -C "$repo" -c gc.auto=0 -c advice.detachedHead=false "$@"; }
 
-hook_patch() { echo "$top/patches/qemu-$(qemu_line "$repo")/$1.patch"; }
+# A file as it came, or as the step before has left it, takes the hook.
+apply_hook() {
+    patch -d "$repo" -p1 --fuzz=0 --no-backup-if-mismatch -s < "$1" ||
+        die "$1 does not apply"
+}
 
-# Do to the tree in $repo what one step does.
-apply_step() {
-    case $1 in
-    2-driver)
-        rm -f "$repo"/block/vhdx*
-        cp "$top"/block/*vhdx* "$repo/block/"
-        cp "$top"/include/block/*vhdx* "$repo/include/block/" ;;
-    3-unit-tests)
-        cp "$top"/tests/{unit,crash,fuzz}/*vhdx* "$repo/tests/unit/" ;;
-    4-iotests)
-        cp "$top"/tests/iotests/*vhdx* "$repo/tests/qemu-iotests/tests/" ;;
-    esac
-    patch -d "$repo" -p1 --fuzz=0 --no-backup-if-mismatch -s \
-        < "$(hook_patch "$1")"
+# commit_pristine PRISTINE FROM TITLE: the source is committed once for each
+# place that it comes from.
+commit_pristine() {
+    [ "$2" != "$(cat "$repo.from" 2>/dev/null)" ] || return 0
+    rm -rf "$repo" "$repo.from"
+    mkdir "$repo"
+    tar -C "$1" --exclude=./.git "${leave_out[@]/#/--exclude=./}" -cf - . |
+        tar -C "$repo" -xf -
+    in_repo init -q -b pristine
+    in_repo add -A -f .
+    in_repo commit -q -m "$3"
+    echo "$2" > "$repo.from"
+}
+
+# A step that changes nothing in this source is none.
+commit_steps() {
+    local step
+    in_repo checkout -q -f -B series pristine
+    in_repo clean -q -f -d -x
+    for step in "${steps[@]}"; do
+        apply_step "$step"
+        in_repo add -A -f .
+        in_repo diff --cached --quiet ||
+            in_repo commit -q -s -F "$messages/$step"
+    done
+}
+
+write_patches() {
+    rm -rf "$1"
+    in_repo format-patch -q --no-signature -o "$1" pristine..series
+}
+
+# Apply the patches in this folder to a pristine tree, each as a check.
+take_patches() {
+    local patch
+    in_repo checkout -q -f -B check pristine
+    in_repo clean -q -f -d -x
+    for patch in "$1"/*.patch; do
+        check "git am $(basename "$patch")" in_repo am -q "$patch"
+    done
 }
