@@ -43,11 +43,16 @@ bench:
 series:
 	@scripts/make-series
 
-# SUITE=trixie takes libvirt 11.3; LIBVIRT_SOURCE=DIR a source of yours.
-export SUITE LIBVIRT_SOURCE
+# SUITE=trixie takes libvirt 11.3; LIBVIRT_SOURCE=DIR a source of yours. PARTS
+# takes some of what check-libvirt has: tests, series, smoke, fuzz.
+check-libvirt:
+	@scripts/run-checks libvirt
 
 series-libvirt:
 	@scripts/make-series-libvirt
+
+check-series-libvirt-build:
+	@scripts/build-series-libvirt
 
 check-series-build:
 	@scripts/build-series
@@ -66,4 +71,5 @@ clean:
 .PHONY: all demo check check-limits check-unit check-iotests check-interop \
         check-trace check-crash check-fuzz check-series check-compat \
         check-mutations check-iotests-10.0 check-asan check-threads bench \
-        series series-libvirt check-series-build check-assertions install clean
+        series check-series-build check-libvirt series-libvirt \
+        check-series-libvirt-build check-assertions install clean
