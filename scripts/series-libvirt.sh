@@ -7,8 +7,8 @@
 . "$top/scripts/libvirt.sh"
 . "$top/scripts/series.sh"
 
-steps=(1-conf 2-reader 3-storage_file 4-storage 5-capabilities 6-blockdev 7-qemu
-       8-apparmor 9-docs)
+steps=(1-conf 2-reader 3-storage_file 4-backing 4-storage 5-capabilities
+       6-blockdev 7-qemu 8-apparmor 9-docs)
 messages=$top/patches/messages-libvirt
 repo=$LIBVIRT/series-repo
 ours=$top/patches/libvirt
@@ -16,8 +16,9 @@ ours=$top/patches/libvirt
 # The step that a file of ours belongs to.
 step_of() {
     case $1 in
-    src/storage_file/* | tests/storagefilevhdx*) echo 2-reader ;;
-    tests/virstoragetest*) echo 3-storage_file ;;
+    src/storage_file/storage_file_vhdx* | tests/virstoragefilevhdx*) echo 2-reader ;;
+    src/storage_file/storage_source_vhdx* | tests/virstoragesourcevhdx*)
+        echo 3-storage_file ;;
     tests/storagevol*) echo 4-storage ;;
     tests/qemucapabilities*) echo 5-capabilities ;;
     tests/qemublock* | tests/qemuxml*) echo 6-blockdev ;;

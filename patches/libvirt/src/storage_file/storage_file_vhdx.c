@@ -231,6 +231,13 @@ virVHDXChecksumMatches(const char *buf,
 
 
 static bool
+virVHDXHeaderIsValid(const char *buf)
+{
+    return memcmp(buf, "head", 4) == 0 && virVHDXChecksumMatches(buf, VHDX_HEADER_LEN);
+}
+
+
+static bool
 virVHDXGUIDEqual(const char *buf,
                  const unsigned char *guid)
 {
@@ -285,8 +292,7 @@ virVHDXReadHeaders(virVHDXReader *reader)
         if (virVHDXRead(reader, VHDX_HEADER_OFFSET(i), copies[i], VHDX_HEADER_LEN) < 0)
             return -1;
 
-        if (memcmp(copies[i], "head", 4) != 0 ||
-            !virVHDXChecksumMatches(copies[i], VHDX_HEADER_LEN))
+        if (!virVHDXHeaderIsValid(copies[i]))
             continue;
 
         number = virReadBufInt64LE(copies[i] + 8);
@@ -771,6 +777,25 @@ virStorageFileVHDXOpen(const char *path,
         *image = g_steal_pointer(&ret);
 
     return rc;
+}
+
+
+/**
+ * virStorageFileVHDXHasHeader:
+ * @readFunc: reads from the file
+ * @opaque: passed to @readFunc
+ *
+ * Returns whether a valid header of a VHDX image is where the first one lies,
+ * for files without the identifier.  Nothing is reported but what @readFunc does.
+ */
+bool
+virStorageFileVHDXHasHeader(virStorageFileVHDXRead readFunc,
+                            void *opaque)
+{
+    g_autofree char *buf = g_new0(char, VHDX_HEADER_LEN);
+
+    return readFunc(VHDX_HEADER_OFFSET(0), buf, VHDX_HEADER_LEN, opaque) == VHDX_HEADER_LEN &&
+           virVHDXHeaderIsValid(buf);
 }
 
 

@@ -52,6 +52,10 @@ virStorageFileVHDXOpen(const char *path,
                        void *opaque,
                        virStorageFileVHDX **image);
 
+bool
+virStorageFileVHDXHasHeader(virStorageFileVHDXRead readFunc,
+                            void *opaque);
+
 void
 virStorageFileVHDXFree(virStorageFileVHDX *image);
 
