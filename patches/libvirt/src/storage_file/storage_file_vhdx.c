@@ -196,8 +196,8 @@ virVHDXRead(virVHDXReader *reader,
 
     if (got < len) {
         return virVHDXDamaged(reader,
-                              _("the file ends at %1$llu, within %2$zu bytes at offset %3$llu"),
-                              offset + got, len, offset);
+                              _("the file has only %1$zd of %2$zu bytes at offset %3$llu"),
+                              got, len, offset);
     }
 
     return 0;
