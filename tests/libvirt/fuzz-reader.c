@@ -9,7 +9,7 @@
  * 8 bytes each, then pieces of its content, each a head of 32 bytes (offset of
  * 8 bytes at 0, length of 4 bytes at 16) and the bytes.  The seed's low bits
  * choose: all checksums made right (in 15 of 16), a read that fails (in 1 of
- * 16).
+ * 16).  With VHDX_FUZZ_SEEDS in the environment each input has to be a good image.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -154,6 +154,8 @@ read_image(unsigned long long offset,
     image->locators += len > MAX_READ;
     if (image->reads > MAX_READS || len > MAX_LOCATOR || image->locators > 1)
         wrong("too much is read");
+    if (offset > INT64_MAX - len)
+        wrong("a read beyond what a file can have");
     if (image->failed)
         wrong("another read after one that has failed");
 
@@ -241,6 +243,8 @@ LLVMFuzzerTestOneInput(const uint8_t *buf,
     rc = virStorageFileVHDXOpen(NAME, read_image, &image, &vhdx);
 
     if (rc < 0) {
+        if (getenv("VHDX_FUZZ_SEEDS"))
+            wrong(virGetLastErrorMessage());
         if (vhdx)
             wrong("an error and an image");
         if (!strstr(virGetLastErrorMessage(), NAME))
