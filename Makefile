@@ -48,6 +48,9 @@ series:
 check-libvirt:
 	@scripts/run-checks libvirt
 
+demo-libvirt:
+	@scripts/demo-libvirt
+
 series-libvirt:
 	@scripts/make-series-libvirt
 
@@ -71,5 +74,5 @@ clean:
 .PHONY: all demo check check-limits check-unit check-iotests check-interop \
         check-trace check-crash check-fuzz check-series check-compat \
         check-mutations check-iotests-10.0 check-asan check-threads bench \
-        series check-series-build check-libvirt series-libvirt \
-        check-series-libvirt-build check-assertions install clean
+        series check-series-build check-libvirt demo-libvirt \
+        series-libvirt check-series-libvirt-build check-assertions install clean

@@ -1,0 +1,115 @@
+"""Live migration to a second daemon: shared and copied storage."""
+import os
+
+from domain import Domain, disk_xml
+from report import expect, expect_equal, step
+from tools import MIB
+
+
+def run(bench):
+    tools = bench.tools
+    source = bench.daemon()
+    pool = bench.pool('migration')
+    with step('a second daemon with another host UUID'):
+        target = bench.new_session('b')
+        target.virsh('uri')
+        expect_equal(len({session.virsh('capabilities').split('<uuid>')[1][:36]
+                          for session in (source, target)}), 2,
+                     'number of hosts')
+    shared(tools, source, target, pool)
+    copied(tools, source, target, pool)
+    sectors(tools, source, target, pool)
+
+
+def migrate(source, target, domain, *more, **how):
+    socket = source.path('migrate')
+    return domain.virsh(
+        'migrate', '--live', '--unsafe', *more, '--migrateuri',
+        'unix://' + socket, '--desturi',
+        'qemu+unix:///session?socket=' + target.socket, **how)
+
+
+def there(domain, target):
+    """The domain as the target's daemon sees it."""
+    moved = Domain(target, domain.name, *domain.disks)
+    moved.running()
+    names = domain.session.virsh('list', '--name').split()
+    expect(domain.name not in names, 'it still runs on the source')
+    return moved
+
+
+def shared(tools, source, target, pool):
+    disk = tools.create(pool.path('shared.vhdx'), '256M')
+    with Domain(source, 'm', disk_xml(disk, driver="cache='none'")) as domain:
+        domain.start()
+        domain.write(101, 0, '1M')
+        with step('live migration with shared storage'):
+            migrate(source, target, domain)
+            moved = there(domain, target)
+        with step("... the guest reads what it wrote on the source's side"):
+            moved.reads(101, 0, '1M')
+        with step('... and writes'):
+            moved.write(102, '1M', '1M')
+            moved.reads(102, '1M', '1M')
+        with step('after the stop the image is clean and has both'):
+            moved.destroy()
+            tools.check(disk)
+            tools.holds(disk, (101, 0, MIB), (102, '1M', MIB))
+
+
+def copied(tools, source, target, pool):
+    disk = tools.create(pool.path('copied.vhdx'), '256M')
+    their_pool = target.pool('target')
+    copy = their_pool.path('copied.vhdx')
+    with Domain(source, 'm', disk_xml(disk, driver="cache='none'")) as domain:
+        domain.start()
+        domain.write(103, 0, '1M')
+        domain.write(104, '200M', '1M')
+        with step('live migration that copies the storage'):
+            migrate_copy(source, target, domain, copy)
+            moved = there(domain, target)
+            expect_equal(moved.source(), copy, 'domblklist')
+        with step('... into an image that libvirt has made, as vhdx'):
+            expect_equal(tools.info(copy)['format'], 'vhdx', 'format')
+            expect_equal(their_pool.form('copied.vhdx'), 'vhdx',
+                         "the volume's format")
+        with step('... the guest reads and writes'):
+            moved.reads(103, 0, '1M')
+            moved.reads(104, '200M', '1M')
+            moved.write(105, '100M', '1M')
+            moved.reads(105, '100M', '1M')
+        with step('after the stop both images are clean'):
+            moved.destroy()
+            tools.check(disk)
+            tools.check(copy)
+        with step('... the copy has the writes of both sides'):
+            tools.holds(copy, (103, 0, MIB), (104, '200M', MIB),
+                        (105, '100M', MIB))
+        with step('... and but for the last of them they are the same'):
+            tools.io(disk, 'write -q -P 105 100M 1M')
+            tools.same(disk, copy)
+
+
+def migrate_copy(source, target, domain, copy, **how):
+    path = source.path('target.xml')
+    with open(path, 'w') as file:
+        file.write(domain.xml_text(disk_xml(copy, driver="cache='none'"))
+                   .replace('</name>', '</name><uuid>%s</uuid>'
+                            % domain.virsh('domuuid').strip()))
+    return migrate(source, target, domain, '--copy-storage-all', '--xml',
+                   path, '--disks-uri', 'unix://' + source.path('disks'),
+                   **how)
+
+
+def sectors(tools, source, target, pool):
+    disk = tools.create(pool.path('4k.vhdx'), '64M', logical_sector_size=4096)
+    copy = os.path.join(target.folder, 'pools', 'target', '4k.vhdx')
+    with step('sectors of 4 KiB: no target with others is made'):
+        with Domain(source, 'm', disk_xml(disk, driver="cache='none'")) \
+                as domain:
+            domain.start()
+            migrate_copy(source, target, domain, copy, fails='sector')
+            expect(not os.path.exists(copy), 'a target was made')
+            domain.running()
+            domain.write(106, 0, '1M')
+            domain.reads(106, 0, '1M')

@@ -1,0 +1,40 @@
+"""What all areas share: the programs, a daemon, pools and domains."""
+import os
+
+from session import Session
+from tools import Tools
+
+AREAS = ('daemon', 'volumes', 'damaged', 'resize', 'clone', 'domain', 'hotplug',
+         'chains', 'blockjobs', 'snapshots', 'backup', 'restart', 'migration',
+         'apparmor', 'mutated')
+
+
+class Bench:
+    def __init__(self, options):
+        self.folder = options.inside
+        self.build = options.build
+        self.source = options.source
+        self.tools = Tools(options.qemu_img, options.emulator)
+        self.session = None
+        self._sessions = []
+
+    def new_session(self, name):
+        """Another daemon, with folders of its own."""
+        session = Session(os.path.join(self.folder, name), self.build,
+                          self.tools)
+        self._sessions.append(session)
+        session.start()
+        return session
+
+    def daemon(self):
+        """The daemon of all areas; the first that asks starts it."""
+        if not self.session:
+            self.session = self.new_session('a')
+        return self.session
+
+    def pool(self, name):
+        return self.daemon().pool(name)
+
+    def close(self):
+        for session in self._sessions:
+            session.close()
