@@ -204,26 +204,30 @@ virVHDXRead(virVHDXReader *reader,
 }
 
 
-/* Whether the CRC-32C at offset 4 of @buf is right; it counts as zeros itself */
+/* Whether the CRC-32C at offset 4 of @buf is right; it counts as zeros itself.
+ * Table n is for a byte with n bytes behind it: four are taken at a time. */
 static bool
 virVHDXChecksumMatches(const char *buf,
                        size_t len)
 {
-    uint32_t table[256];
+    g_autofree uint32_t *table = g_new0(uint32_t, 4 * 256);
     uint32_t crc = 0xffffffff;
     size_t i;
     size_t j;
 
-    for (i = 0; i < G_N_ELEMENTS(table); i++) {
+    for (i = 0; i < 256; i++) {
         table[i] = i;
         for (j = 0; j < 8; j++)
             table[i] = (table[i] >> 1) ^ (table[i] & 1 ? 0x82f63b78 : 0);
     }
 
-    for (i = 0; i < len; i++) {
-        unsigned char byte = i >= 4 && i < 8 ? 0 : buf[i];
+    for (i = 256; i < 4 * 256; i++)
+        table[i] = (table[i - 256] >> 8) ^ table[table[i - 256] & 0xff];
 
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xff];
+    for (i = 0; i < len; i += 4) {
+        crc ^= i == 4 ? 0 : virReadBufInt32LE(buf + i);
+        crc = table[3 * 256 + (crc & 0xff)] ^ table[2 * 256 + ((crc >> 8) & 0xff)] ^
+              table[256 + ((crc >> 16) & 0xff)] ^ table[crc >> 24];
     }
 
     return ~crc == virReadBufInt32LE(buf + 4);
