@@ -13,16 +13,17 @@ messages=$top/patches/messages-libvirt
 repo=$LIBVIRT/series-repo
 ours=$top/patches/libvirt
 
-# The step that a file of ours belongs to.
-step_of() {
+# Set step_of to the step that a file of ours belongs to.
+find_step() {
     case $1 in
-    src/storage_file/storage_file_vhdx* | tests/virstoragefilevhdx*) echo 2-reader ;;
+    src/storage_file/storage_file_vhdx* | tests/virstoragefilevhdx*)
+        step_of=2-reader ;;
     src/storage_file/storage_source_vhdx* | tests/virstoragesourcevhdx*)
-        echo 3-storage_file ;;
-    tests/storagevol*) echo 4-storage ;;
-    tests/qemucapabilities*) echo 5-capabilities ;;
-    tests/qemublock* | tests/qemuxml*) echo 6-blockdev ;;
-    tests/*) echo 7-qemu ;;
+        step_of=3-storage_file ;;
+    tests/storagevol*) step_of=4-storage ;;
+    tests/qemucapabilities*) step_of=5-capabilities ;;
+    tests/qemublock* | tests/qemuxml*) step_of=6-blockdev ;;
+    tests/*) step_of=7-qemu ;;
     *) die "no step of the series has the file $1" ;;
     esac
 }
@@ -30,16 +31,17 @@ step_of() {
 # Do to the tree in $repo what one step does. A folder of test data that this
 # line has under another name gets none of our files.
 apply_step() {
-    local file folder hook
+    local file folder hook step_of
     while read -r file; do
-        folder=$(dirname "$file")
+        find_step "$file"
+        [ "$step_of" = "$1" ] || continue
+        folder=${file%/*}
         case $folder in
         tests/qemuxml*) [ -d "$repo/$folder" ] || continue ;;
         esac
-        [ "$(step_of "$file")" = "$1" ] || continue
         mkdir -p "$repo/$folder"
         cp "$ours/$file" "$repo/$file"
-    done < <(find "$ours" -type f -printf '%P\n' 2>/dev/null | sort)
+    done < <(find "$ours" -type f -printf '%P\n' | sort)
     hook=$(libvirt_hooks "$(libvirt_line "$repo")")/$1.patch
     [ ! -f "$hook" ] || apply_hook "$hook"
 }
