@@ -1,6 +1,7 @@
 """What all areas share: the programs, a daemon, pools and domains."""
 import os
 
+from report import Failure, expect, step
 from session import Session
 from tools import Tools
 
@@ -16,19 +17,21 @@ class Bench:
         self.source = options.source
         self.tools = Tools(options.qemu_img, options.emulator)
         self.session = None
-        self._sessions = []
+        self.sessions = []
 
     def new_session(self, name):
         """Another daemon, with folders of its own."""
         session = Session(os.path.join(self.folder, name), self.build,
                           self.tools)
-        self._sessions.append(session)
+        self.sessions.append(session)
         session.start()
         return session
 
     def daemon(self):
         """The daemon of all areas; the first that asks starts it."""
         if not self.session:
+            if self.sessions:
+                raise Failure('libvirtd did not start')
             self.session = self.new_session('a')
         return self.session
 
@@ -36,5 +39,8 @@ class Bench:
         return self.daemon().pool(name)
 
     def close(self):
-        for session in self._sessions:
-            session.close()
+        """End the daemons; a step of its own, as this may fail."""
+        with step('no domain is left, and libvirtd ends'):
+            expect(self.sessions, 'none was started')
+            for session in self.sessions:
+                session.close()

@@ -65,9 +65,10 @@ def unprivileged(options):
         check=False).returncode == 0
     if readable:
         return own + change, (user.pw_uid, user.pw_gid)
-    # A clone in root's home: a user namespace in which root has another
-    # number lets libvirtd believe in a session, and read these folders.
-    return own + ['-U', '--map-user=1000', '--map-group=1000'], None
+    # A clone in root's home: in a user namespace where root is that user,
+    # libvirtd runs as in a session, and may read these folders.
+    return own + ['-U', '--map-user=%d' % user.pw_uid,
+                  '--map-group=%d' % user.pw_gid], None
 
 
 def left_behind(folder):

@@ -1,11 +1,12 @@
 """Images that are damaged, odd or children: listed as vhdx, never as raw."""
+import lzma
 import os
 import struct
 
-from report import expect, expect_equal, expect_in, step
+from report import Skip, expect, expect_equal, expect_in, step
 from tools import GIB, MIB
 from vhdxfile import (DISK_SIZE, FILE_PARAMETERS, METADATA, PARENT_LOCATOR,
-                      REQUIRED, VHDXFile)
+                      REQUIRED, VHDXFile, damage_identifier)
 from tools import run as run_program
 
 
@@ -18,10 +19,16 @@ def child_of(tools, path, parent, size='1G', **more):
     return path
 
 
+# where the project keeps images that Windows has made, outside the repository
+WINDOWS = os.path.abspath(os.path.join(os.path.dirname(__file__),
+                                       '../../../../shared/images'))
+
+
 def run(bench):
     tools = bench.tools
     pool = bench.pool('damaged')
     parents(tools, pool)
+    windows(pool)
     damaged(tools, pool)
     unclosed(tools, pool)
 
@@ -51,6 +58,23 @@ def parents(tools, pool):
         for number in range(2):
             expect_in('1.00 GiB', pool.virsh('vol-info',
                                              'table-%d.vhdx' % number))
+
+
+def windows(pool):
+    names = 'fat-parent.vhdx', 'fat-differential.vhdx'
+    with step('parent and child that Windows has made'):
+        if not os.path.isdir(WINDOWS):
+            raise Skip('the images are not there')
+        for name in names:
+            with lzma.open(os.path.join(WINDOWS, name + '.xz')) as packed, \
+                    open(pool.path(name), 'wb') as file:
+                file.write(packed.read())
+        pool.refresh()
+        for name in names:
+            expect_equal(pool.capacity(name), 4194304, 'capacity')
+        store = pool.xml(names[1]).find('backingStore')
+        expect_equal(store.findtext('path'), pool.path(names[0]), 'path')
+        expect_equal(store.find('format').get('type'), 'vhdx', 'format')
 
 
 def both_region_tables(image):
@@ -154,7 +178,14 @@ def damaged(tools, pool):
             expect('MiB' not in lines[name].replace(pool.folder, ''), '%s',
                    lines[name])
 
-    with step('a good qcow2 over a damaged vhdx is listed'):
+    with step('an image whose identifier is gone is known by its header'):
+        path = tools.create(pool.path('bad-identifier.vhdx'), '1G')
+        damage_identifier(path)
+        pool.refresh()
+        pool.virsh('vol-info', 'bad-identifier.vhdx',
+                   fails="damaged VHDX image '%s'" % path)
+
+    with step('a good qcow2 over a damaged vhdx is listed, and shown'):
         path = pool.path('over.qcow2')
         tools.create(path, '1G', form='qcow2')
         tools.img('rebase', '-u', '-f', 'qcow2', '-F', 'vhdx', '-b',
@@ -162,6 +193,9 @@ def damaged(tools, pool):
         pool.refresh()
         pool.running()
         expect_in('over.qcow2', pool.names())
+        expect_equal(pool.capacity('over.qcow2'), GIB, 'capacity')
+        expect_equal(pool.xml('over.qcow2').findtext('backingStore/path'),
+                     pool.path('bad-size.vhdx'), 'path of the parent')
 
 
 def unclosed(tools, pool):
