@@ -386,6 +386,11 @@ testScan(const void *opaque)
     if (checkVolume(volume, &vol->target) < 0)
         return -1;
 
+    if (volume->error && virGetLastErrorCode()) {
+        fprintf(stderr, "an error is left: %s\n", virGetLastErrorMessage());
+        return -1;
+    }
+
     return virTestCompareToString(NULLSTR(volume->parent),
                                   NULLSTR(vol->target.backingStore ?
                                           vol->target.backingStore->path : NULL));
