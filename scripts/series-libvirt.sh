@@ -7,7 +7,7 @@
 . "$top/scripts/libvirt.sh"
 . "$top/scripts/series.sh"
 
-steps=(1-conf 2-reader 3-storage_file 4-backing 4-storage 5-capabilities
+steps=(1-conf 2-reader 3-backing 3-storage_file 4-storage 5-capabilities
        6-blockdev 7-qemu 8-apparmor 9-docs)
 messages=$top/patches/messages-libvirt
 repo=$LIBVIRT/series-repo

@@ -391,9 +391,16 @@ testScan(const void *opaque)
         return -1;
     }
 
-    return virTestCompareToString(NULLSTR(volume->parent),
-                                  NULLSTR(vol->target.backingStore ?
-                                          vol->target.backingStore->path : NULL));
+    if (virTestCompareToString(NULLSTR(volume->parent),
+                               NULLSTR(vol->target.backingStore ?
+                                       vol->target.backingStore->path : NULL)) < 0)
+        return -1;
+
+    /* What is wrong with the parent does not count. */
+    if (virStorageBackendUpdateVolInfo(vol, false, VIR_STORAGE_VOL_OPEN_DEFAULT, 0) < 0)
+        return expectError(volume->error ? volume->error : "no error");
+
+    return volume->error ? -1 : checkVolume(volume, &vol->target);
 }
 
 
