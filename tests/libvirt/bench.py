@@ -5,9 +5,9 @@ from report import Failure, expect, step
 from session import Session
 from tools import Tools
 
-AREAS = ('daemon', 'volumes', 'damaged', 'resize', 'clone', 'domain', 'hotplug',
-         'chains', 'blockjobs', 'snapshots', 'backup', 'restart', 'migration',
-         'apparmor', 'mutated')
+AREAS = ('daemon', 'volumes', 'damaged', 'resize', 'clone', 'domain',
+         'hotplug', 'chains', 'blockjobs', 'snapshots', 'backup', 'restart',
+         'migration', 'apparmor', 'mutated')
 
 
 class Bench:

@@ -16,8 +16,8 @@ TIB = 1 << 40
 def run(command, fails=None, limit=LIMIT, given='', **more):
     """Run a program to its end; what it printed.
 
-    'given' is its standard input.  It has to succeed, or, with 'fails', to fail with each of these strings in
-    what it printed."""
+    'given' is its standard input.  It has to succeed, or, with 'fails', to
+    fail with each of these strings in what it printed."""
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, input=given.encode(),

@@ -3,7 +3,7 @@ import json
 import re
 
 from domain import Domain, disk_xml
-from report import expect, expect_equal, expect_in, step
+from report import expect_equal, expect_in, step
 from tools import GIB, MIB, Unchanged
 
 DRIVER = "discard='unmap' detect_zeroes='unmap'"

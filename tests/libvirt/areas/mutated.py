@@ -10,8 +10,7 @@ import xml.etree.ElementTree as ElementTree
 
 from areas.damaged import child_of
 from report import expect, expect_equal, expect_in, step
-from vhdxfile import (HEADERS, METADATA, MIB, REGION_TABLES, TABLE, VHDXFile,
-                      crc32c)
+from vhdxfile import HEADERS, MIB, REGION_TABLES, TABLE, VHDXFile, crc32c
 
 IMAGES = 1000
 BATCH = 100

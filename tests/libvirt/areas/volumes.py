@@ -179,10 +179,12 @@ def refused(pool):
                         '<lazy_refcounts/></features>',
                         fails='only available with qcow2')
         pool.absent('refused.vhdx')
+
     # That no format but raw and qcow2 has it is said once the secret is found;
     # the unit tests of libvirt get so far without a secret driver.
     with step('encryption is refused'):
-        pool.create_xml('refused.vhdx', GIB, target="<encryption format='default'/>",
+        pool.create_xml('refused.vhdx', GIB,
+                        target="<encryption format='default'/>",
                         fails='encryption description')
         pool.absent('refused.vhdx')
 
