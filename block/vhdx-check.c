@@ -147,15 +147,15 @@ static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
     uint64_t inside = check->end - check->used + (tail_goes ? 0 : tail);
     uint64_t gain = compact_gain(s, check);
 
-    if (check->replay) {
+    if (check->leak) {
         /* This is no matter of compacting. */
         gain -= MIN(gain, tail);
     }
-    if (inside) {
+    if (inside >= VHDX_MIB) {
         vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "
                         "refers to them", inside / VHDX_MIB);
     }
-    if (tail && tail_goes && !check->replay) {
+    if (tail && tail_goes && !check->leak) {
         vhdx_check_note(check, "%" PRIu64 " bytes behind the last object are "
                         "free: nothing refers to them", tail);
     }
@@ -246,7 +246,7 @@ static void count_leaks(BDRVVHDXState *s, VHDXCheck *check, uint64_t tail,
 {
     uint64_t blocks = DIV_ROUND_UP(tail, s->geo.block_size);
     uint64_t fixed = check->given_up + (cut ? blocks : 0);
-    uint64_t left = check->lost + (check->replay && !cut ? blocks : 0);
+    uint64_t left = check->lost + (check->leak && !cut ? blocks : 0);
 
     check->result->leaks_fixed = MIN(fixed, INT_MAX);
     check->result->leaks = MIN(left, INT_MAX);
@@ -271,6 +271,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         /* What is wrong with an entry is told here. */
         s->reported = true;
         s->keep_tail = true;
+        /* qemu-img looks twice: what the first check has left is one yet. */
+        check.leak = check.replay || (s->replay_done && s->space.uncut);
     }
     ret = vhdx_check_copies(bs, &check);
     if (ret == 0 && check.replay) {

@@ -269,8 +269,9 @@ node_grow(BlockBackend *blk, const VHDXLayout *layout, uint64_t end,
         error_prepend(errp, "The protocol node " VHDX_NO_FALLOC ": ");
     } else if (ret < 0) {
         length = blk_co_getlength(blk);
-        error_prepend(errp, "The image needs %" PRIu64 " bytes, and the "
-                      "protocol node of %" PRId64 " can't get so long: ",
+        error_prepend(errp, "The image needs %" PRIu64 " bytes, but the "
+                      "protocol node has %" PRId64 " bytes and could not be "
+                      "made longer: ",
                       layout->file_size, length);
     }
     /* For EFBIG, qemu-img would say instead that the format has a limit. */

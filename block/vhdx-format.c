@@ -255,7 +255,12 @@ int vhdx_header_check(const VHDXHeader *header, Error **errp)
         /* There is no log, and where it would be means nothing. */
         return 0;
     }
-    if (!header->log_length || header->log_length % VHDX_MIB) {
+    if (!header->log_length) {
+        error_setg(errp, "VHDX header has LogLength 0, but names a log by its "
+                   "LogGuid");
+        return -EINVAL;
+    }
+    if (header->log_length % VHDX_MIB) {
         error_setg(errp, "VHDX header has invalid LogLength %" PRIu32
                    " (not a multiple of 1 MiB)", header->log_length);
         return -EINVAL;

@@ -1013,6 +1013,7 @@ typedef struct VHDXCheck {
     BdrvCheckMode fix;
     bool notes;                     /* tell of what is no error, too */
     bool replay;                    /* the log held changes at open */
+    bool leak;                      /* ... so that a tail counts as leaked */
     bool doubt;                     /* blocks may be longer than is said */
     unsigned reports;               /* findings told so far */
     uint64_t end;                   /* of the last object, bytes */
