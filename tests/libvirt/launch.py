@@ -100,10 +100,8 @@ def end_processes(folder):
     return len(found)
 
 
-def keep_logs(folder, work):
+def keep_logs(folder, target):
     """The logs of a run in which a step failed."""
-    target = os.path.join(work, 'logs')
-    shutil.rmtree(target, ignore_errors=True)
     for root, _, names in os.walk(folder):
         for name in names:
             if name.endswith('.log'):
@@ -150,7 +148,9 @@ def run_child(options, folder):
 
 def outside(options):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    made = not os.path.isdir(options.work)
+    logs = os.path.join(options.work, 'logs')
+    made = os.path.isdir(logs) or not os.path.isdir(options.work)
+    shutil.rmtree(logs, ignore_errors=True)
     os.makedirs(options.work, exist_ok=True)
     folder = run_folder(options.work)
     status, last = 1, ''
@@ -164,7 +164,7 @@ def outside(options):
             print('# files are in ' + folder)
         else:
             if status:
-                keep_logs(folder, options.work)
+                keep_logs(folder, logs)
             shutil.rmtree(folder)
             if made and not os.listdir(options.work):
                 os.rmdir(options.work)

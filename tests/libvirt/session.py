@@ -168,9 +168,10 @@ class Session:
                 self.process.kill()
                 self.process.wait()
 
-    def virsh(self, *args, **how):
-        return run([os.path.join(self.build, 'tools/virsh'), '-q', '-c',
-                    'qemu:///session', *args],
+    def virsh(self, *args, quiet=True, **how):
+        return run([os.path.join(self.build, 'tools/virsh'),
+                    *(['-q'] if quiet else []), '-c', 'qemu:///session',
+                    *args],
                    env=self.env, cwd=self.folder, **how)
 
     def virsh_many(self, commands):
