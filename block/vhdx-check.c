@@ -271,8 +271,11 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         /* What is wrong with an entry is told here. */
         s->reported = true;
         s->keep_tail = true;
-        /* qemu-img looks twice: what the first check has left is one yet. */
-        check.leak = check.replay || (s->replay_done && s->space.uncut);
+        /*
+         * qemu-img looks twice: what the first check could not cut off is one
+         * yet.  A node that may be longer than asked for has refused nothing.
+         */
+        check.leak = check.replay || (s->replay_done && s->space.cut_told);
     }
     ret = vhdx_check_copies(bs, &check);
     if (ret == 0 && check.replay) {
