@@ -192,7 +192,7 @@ check_parents(char **parents)
             g_str_has_suffix(parents[i], "/") || (colon && (!slash || colon < slash)))
             wrong("a path that is none");
         if (!g_utf8_validate(parents[i], -1, NULL))
-            wrong("a path that is no text");
+            wrong("a path that is not valid UTF-16 text");
         if (STRPREFIX(parents[i], "/dev/") || STRPREFIX(parents[i], "/proc/"))
             wrong("a path of the system");
         if (i >= 5)

@@ -313,7 +313,7 @@ virVHDXReadHeaders(virVHDXReader *reader)
     }
 
     if (!current)
-        return virVHDXDamaged(reader, _("neither header has a right signature and checksum"));
+        return virVHDXDamaged(reader, _("neither header has a valid signature and checksum"));
 
     version = virReadBufInt16LE(current + 66);
     if (version != 1)
@@ -338,7 +338,7 @@ virVHDXReadRegionTable(virVHDXReader *reader)
             return 0;
     }
 
-    return virVHDXDamaged(reader, _("neither region table has a right signature and checksum"));
+    return virVHDXDamaged(reader, _("neither region table has a valid signature and checksum"));
 }
 
 
@@ -372,7 +372,7 @@ virVHDXFindMetadata(virVHDXReader *reader)
         }
 
         if (found)
-            return virVHDXDamaged(reader, _("the metadata region stands in the region table twice"));
+            return virVHDXDamaged(reader, _("the region table lists the metadata region twice"));
 
         if (offset < VHDX_MIB || offset % VHDX_MIB ||
             !len || len % VHDX_MIB || offset > LLONG_MAX - len) {
@@ -454,7 +454,7 @@ virVHDXReadMetadataTable(virVHDXReader *reader)
         return -1;
 
     if (memcmp(reader->buf, "metadata", 8) != 0)
-        return virVHDXDamaged(reader, _("the metadata table has no right signature"));
+        return virVHDXDamaged(reader, _("the metadata table has no valid signature"));
 
     count = virReadBufInt16LE(reader->buf + 10);
     if (count > VHDX_TABLE_MAX_ENTRIES)
@@ -467,7 +467,7 @@ virVHDXReadMetadataTable(virVHDXReader *reader)
     }
 
     if (reader->items[VHDX_ITEM_UNFINISHED].found)
-        return virVHDXDamaged(reader, _("the making of the image was not finished"));
+        return virVHDXDamaged(reader, _("the image was not created completely"));
 
     return 0;
 }
@@ -622,7 +622,7 @@ virVHDXParseLocator(virVHDXReader *reader,
                 return virVHDXDamaged(reader, _("the Parent Locator has two keys '%1$s'"), key);
 
             if (!(reader->paths[j] = virVHDXTextDecode(buf + valueAt, valueLen)))
-                return virVHDXDamaged(reader, _("the Parent Locator's '%1$s' is no text"), key);
+                return virVHDXDamaged(reader, _("the Parent Locator's '%1$s' is not valid UTF-16 text"), key);
 
             g_strdelimit(reader->paths[j], "\\", '/');
         }
@@ -789,7 +789,7 @@ virStorageFileVHDXOpen(const char *path,
  * @readFunc: reads from the file
  * @opaque: passed to @readFunc
  *
- * Returns whether a valid header of a VHDX image is where the first one lies,
+ * Returns whether a valid header of a VHDX image is where one of the two lies,
  * for files without the identifier.  Nothing is reported but what @readFunc does.
  */
 bool
@@ -797,9 +797,17 @@ virStorageFileVHDXHasHeader(virStorageFileVHDXRead readFunc,
                             void *opaque)
 {
     g_autofree char *buf = g_new0(char, VHDX_HEADER_LEN);
+    size_t i;
 
-    return readFunc(VHDX_HEADER_OFFSET(0), buf, VHDX_HEADER_LEN, opaque) == VHDX_HEADER_LEN &&
-           virVHDXHeaderIsValid(buf);
+    for (i = 0; i < VHDX_COPIES; i++) {
+        if (readFunc(VHDX_HEADER_OFFSET(i), buf, VHDX_HEADER_LEN, opaque) != VHDX_HEADER_LEN)
+            return false;
+
+        if (virVHDXHeaderIsValid(buf))
+            return true;
+    }
+
+    return false;
 }
 
 

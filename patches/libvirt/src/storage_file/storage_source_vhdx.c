@@ -146,23 +146,30 @@ virStorageSourceVHDXUpdate(virStorageSource *src,
 }
 
 
-/* Whether there is a file that backingStoreRaw of @meta names, for the user
- * who reads @src. */
+/* Whether backingStoreRaw of @meta names a regular file other than the image
+ * itself, for the user who reads @src. */
 static bool
 virStorageSourceVHDXHasParent(virStorageSource *src,
+                              int fd,
                               virStorageSource *meta)
 {
     virStorageDriverData *drv = src->drv;
     g_autoptr(virStorageSource) parent = NULL;
+    struct stat own = { 0 };
+    struct stat st;
     bool ret;
 
     if (virStorageSourceNewFromBacking(meta, &parent) < 0 ||
         virStorageSourceInitAs(parent,
                                drv ? drv->uid : (uid_t) -1,
-                               drv ? drv->gid : (gid_t) -1) < 0)
+                               drv ? drv->gid : (gid_t) -1) < 0) {
+        virResetLastError();
         return false;
+    }
 
-    ret = virStorageSourceAccess(parent, F_OK) == 0;
+    ret = virStorageSourceStat(parent, &st) == 0 && S_ISREG(st.st_mode) &&
+          (fd >= 0 ? fstat(fd, &own) : virStorageSourceStat(src, &own)) == 0 &&
+          (st.st_dev != own.st_dev || st.st_ino != own.st_ino);
     virStorageSourceDeinit(parent);
     return ret;
 }
@@ -175,7 +182,7 @@ virStorageSourceVHDXHasParent(virStorageSource *src,
  * @meta: filled with the metadata of @src; has its format and path
  *
  * Complete the metadata if the format is vhdx. The parent is the first of the
- * places that the image names where there is a file. If there is none, it is
+ * places that the image names where there is a regular file, not the image itself. If there is none, it is
  * the first place, so that an error about the chain names a file.
  *
  * Returns 0 on success, -1 with an error reported.
@@ -203,7 +210,7 @@ virStorageSourceVHDXProbe(virStorageSource *src,
         g_free(meta->backingStoreRaw);
         meta->backingStoreRaw = g_strdup(*path);
 
-        if (virStorageSourceVHDXHasParent(src, meta))
+        if (virStorageSourceVHDXHasParent(src, fd, meta))
             return 0;
     }
 
@@ -261,9 +268,12 @@ virStorageSourceVHDXScan(virStorageSource *meta,
 {
     virStorageSourceVHDXFile file = { .src = meta, .fd = fd };
 
-    if (meta->format == VIR_STORAGE_FILE_RAW && !meta->encryption &&
-        virStorageFileVHDXHasHeader(virStorageSourceVHDXRead, &file))
-        meta->format = VIR_STORAGE_FILE_VHDX;
+    if (meta->format == VIR_STORAGE_FILE_RAW && !meta->encryption) {
+        if (virStorageFileVHDXHasHeader(virStorageSourceVHDXRead, &file))
+            meta->format = VIR_STORAGE_FILE_VHDX;
+        else
+            virResetLastError();
+    }
 
     if (virStorageSourceVHDXProbe(meta, fd, meta) < 0) {
         VIR_WARN("no size of volume '%s': %s", meta->path, virGetLastErrorMessage());
