@@ -38,6 +38,7 @@
 #define GIB (1024 * MIB)
 
 #define HEADER (64 * KIB)
+#define HEADER2 (128 * KIB)
 #define REGIONS (192 * KIB)
 #define METADATA MIB
 #define ITEMS (METADATA + 64 * KIB)
@@ -73,7 +74,9 @@ static const Image images[] = {
     { .name = "damaged.vhdx", .capacity = GIB, .hole = METADATA, .holeLen = 8 },
     { .name = "over-damaged.vhdx", .capacity = GIB, .relative = "damaged.vhdx" },
     { .name = "no-identifier.vhdx", .capacity = GIB, .holeLen = 512 },
-    { .name = "no-header.vhdx", .capacity = GIB, .holeLen = HEADER + 4 },
+    { .name = "second-header.vhdx", .capacity = GIB, .holeLen = HEADER + 4 },
+    { .name = "no-header.vhdx", .capacity = GIB, .holeLen = HEADER2 + 4 },
+    { .name = "own-name.vhdx", .capacity = GIB, .relative = "..\\nowhere\\own-name.vhdx" },
 };
 
 
@@ -172,6 +175,7 @@ writeImage(const Image *image)
     memcpy(bytes + HEADER, "head", 4);
     put(bytes + HEADER + 66, 2, 1);
     seal(bytes + HEADER, 4 * KIB);
+    memcpy(bytes + HEADER2, bytes + HEADER, 4 * KIB);
 
     memcpy(bytes + REGIONS, "regi", 4);
     put(bytes + REGIONS + 8, 4, 1);
@@ -281,6 +285,8 @@ static const Chain chains[] = {
     { .start = "drive.vhdx", .chain = "drive.vhdx vhdx 1024 < plain.vhdx vhdx 1024 plain.vhdx" },
     { .start = "missing.vhdx", .error = "/../nowhere/gone.vhdx" },
     { .start = "self.vhdx", .error = "self-referential" },
+    /* A guess never is the image itself. */
+    { .start = "own-name.vhdx", .error = "/../nowhere/own-name.vhdx" },
     { .start = "damaged.vhdx", .error = "damaged VHDX image '" datadir "/damaged.vhdx'" },
     { .start = "over-damaged.vhdx", .error = "damaged VHDX image '" datadir "/damaged.vhdx'" },
     { .start = "no-identifier.vhdx", .error = "the file identifier is gone" },
@@ -346,6 +352,7 @@ static const Volume volumes[] = {
     { .name = "damaged.vhdx",
       .error = "damaged VHDX image '" datadir "/damaged.vhdx': the metadata table" },
     { .name = "no-identifier.vhdx", .error = "the file identifier is gone" },
+    { .name = "second-header.vhdx", .error = "the file identifier is gone" },
     { .name = "no-header.vhdx", .raw = true, .capacity = FILE_LEN },
     { .name = "raw", .raw = true, .capacity = 3 },
 };
