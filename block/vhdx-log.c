@@ -260,7 +260,7 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
             vhdx_space_cut_undo(s, size);
         } else {
             vhdx_space_cut(bs, s->space.size, size);
-            ;
+            (void)vhdx_ring_flush(bs);
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);

@@ -37,6 +37,7 @@ static struct {
     bool log_lost;                  /* writes to the log seem to fail */
     bool effect;                    /* these take effect all the same */
     bool grows;                     /* nobody is to make it shorter now */
+    bool cut;                       /* it has got shorter since its last flush */
     unsigned punched;               /* number of places given back to it */
     bool hold_punch;                /* these wait ... */
     Coroutine *held_punch;          /* ... and this one does */
@@ -117,12 +118,19 @@ node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
         int done = bdrv_co_truncate(bs->file, offset, exact, prealloc, flags,
                                     errp);
 
+        node.cut |= done == 0 && offset < old;
         if (ret == 0 || done < 0) {
             return done;
         }
     }
     error_setg(errp, "This node does not do that");
     return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK node_flush(BlockDriverState *bs)
+{
+    node.cut = false;
+    return bdrv_co_flush(bs->file->bs);
 }
 
 static int node_open(BlockDriverState *bs, QDict *options, int flags,
@@ -156,6 +164,7 @@ static BlockDriver bdrv_node = {
     .bdrv_co_pwrite_zeroes  = node_pwrite_zeroes,
     .bdrv_co_pdiscard       = node_pdiscard,
     .bdrv_co_truncate       = node_truncate,
+    .bdrv_co_flush          = node_flush,
 };
 
 static void create_sized(const char *options, uint64_t size)
@@ -469,6 +478,27 @@ static void discard(BlockBackend *blk, int first, int end)
 {
     g_assert_cmpint(discard_wait(blk, first * BLOCK, (end - first) * BLOCK),
                     ==, 0);
+}
+
+/*
+ * A cut in use is flushed before anything counts on zeros behind the new end:
+ * else a power cut may keep what the file gains there, and old bytes in it.
+ */
+static void test_cut_flushed(void)
+{
+    BlockBackend *blk;
+    uint64_t size;
+
+    create_image("block_size=1M");
+    blk = open_image(image_path, BDRV_O_RDWR);
+    write_blocks(blk, 0, 40);
+    flush(blk);
+    size = file_size(image_path);
+    discard(blk, 2, 40);
+    flush(blk);
+    g_assert_cmpuint(file_size(image_path), <, size);
+    g_assert_false(node.cut);
+    blk_unref(blk);
 }
 
 /*
@@ -819,6 +849,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/growth-seen", test_growth_seen);
     g_test_add_func("/vhdx/space/entry-landed", test_entry_landed);
     g_test_add_func("/vhdx/space/create-effect", test_create_effect);
+    g_test_add_func("/vhdx/space/cut-flushed", test_cut_flushed);
     g_test_add_func("/vhdx/space/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/space/tail-stays", test_tail_stays);
     g_test_add_func("/vhdx/space/no-preallocation", test_no_preallocation);
