@@ -599,7 +599,7 @@ static BlockdevCreateOptions *options_from_opts(QemuOpts *opts, Error **errp)
     Visitor *v;
 
     qdict = qemu_opts_to_qdict_filtered(opts, NULL, &vhdx_create_opts, true);
-    /* Who knows it takes it; what it says is said of a parent. */
+    /* It is about a parent, and programs may give it where there is none. */
     qdict_del(qdict, BLOCK_OPT_BACKING_FMT);
     if (qdict_rename_keys(qdict, opt_renames, errp)) {
         qdict_put_str(qdict, "driver", "vhdx");

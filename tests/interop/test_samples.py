@@ -44,11 +44,8 @@ def qemu_sample(ctx, name):
 
 
 def sha256(path):
-    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        for data in iter(lambda: file.read(1 << 20), b''):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def same_content(ctx, path):

@@ -112,11 +112,8 @@ class Tools:
 
 
 def sha256(path):
-    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        for data in iter(lambda: file.read(1 << 20), b''):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 class Unchanged:

@@ -24,6 +24,7 @@
 #include "storage_file_vhdx.h"
 #include "testutils.h"
 #include "virerror.h"
+#include "virstoragefilevhdxdata.h"
 
 #define VIR_FROM_THIS VIR_FROM_NONE
 
@@ -86,18 +87,6 @@ typedef struct {
 } Image;
 
 
-static void
-put(unsigned char *bytes,
-    unsigned int count,
-    unsigned long long value)
-{
-    while (count--) {
-        *bytes++ = value;
-        value >>= 8;
-    }
-}
-
-
 /* A GUID from its text, as it is stored */
 static void
 putGUID(unsigned char *bytes,
@@ -112,24 +101,6 @@ putGUID(unsigned char *bytes,
         bytes[order[i]] = g_ascii_xdigit_value(text[0]) * 16 + g_ascii_xdigit_value(text[1]);
         text += 2;
     }
-}
-
-
-static void
-seal(unsigned char *bytes,
-     size_t length)
-{
-    uint32_t crc = 0xffffffff;
-    size_t i;
-    size_t bit;
-
-    put(bytes + 4, 4, 0);
-    for (i = 0; i < length; i++) {
-        crc ^= bytes[i];
-        for (bit = 0; bit < 8; bit++)
-            crc = crc & 1 ? (crc >> 1) ^ 0x82f63b78 : crc >> 1;
-    }
-    put(bytes + 4, 4, ~crc);
 }
 
 

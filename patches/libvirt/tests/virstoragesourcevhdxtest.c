@@ -28,6 +28,7 @@
 #include "storage_source.h"
 #include "testutils.h"
 #include "virfile.h"
+#include "virstoragefilevhdxdata.h"
 
 #define VIR_FROM_THIS VIR_FROM_NONE
 
@@ -78,35 +79,6 @@ static const Image images[] = {
     { .name = "no-header.vhdx", .capacity = GIB, .holeLen = HEADER2 + 4 },
     { .name = "own-name.vhdx", .capacity = GIB, .relative = "..\\nowhere\\own-name.vhdx" },
 };
-
-
-static void
-put(unsigned char *bytes,
-    unsigned int count,
-    unsigned long long value)
-{
-    while (count--) {
-        *bytes++ = value;
-        value >>= 8;
-    }
-}
-
-
-static void
-seal(unsigned char *bytes,
-     size_t length)
-{
-    uint32_t crc = 0xffffffff;
-    size_t i;
-    size_t bit;
-
-    for (i = 0; i < length; i++) {
-        crc ^= bytes[i];
-        for (bit = 0; bit < 8; bit++)
-            crc = crc & 1 ? (crc >> 1) ^ 0x82f63b78 : crc >> 1;
-    }
-    put(bytes + 4, 4, ~crc);
-}
 
 
 static void

@@ -400,13 +400,14 @@ virVHDXAddItem(virVHDXReader *reader,
     unsigned int offset = virReadBufInt32LE(entry + 16);
     unsigned int len = virReadBufInt32LE(entry + 20);
     unsigned int flags = virReadBufInt32LE(entry + 24);
-    g_autofree char *guid = virVHDXGUIDFormat(entry);
     virVHDXItem *item = NULL;
     size_t type;
 
     if (len > VHDX_MIB ||
         (len && (offset < VHDX_TABLE_LEN || offset > reader->metadataLen ||
                  len > reader->metadataLen - offset))) {
+        g_autofree char *guid = virVHDXGUIDFormat(entry);
+
         return virVHDXDamaged(reader,
                               _("metadata item %1$s has Offset %2$u and Length %3$u"),
                               guid, offset, len);
@@ -419,8 +420,11 @@ virVHDXAddItem(virVHDXReader *reader,
     }
 
     if (type == VHDX_ITEM_LAST) {
-        if (flags & VHDX_ITEM_IS_REQUIRED)
+        if (flags & VHDX_ITEM_IS_REQUIRED) {
+            g_autofree char *guid = virVHDXGUIDFormat(entry);
+
             return virVHDXDamaged(reader, _("unknown metadata item %1$s is required"), guid);
+        }
         return 0;
     }
 
