@@ -33,8 +33,9 @@
  * An entry in the state ZERO or NOT_PRESENT has no place.  If it names one, the
  * offset may be wrong, or the state, which is one bit away from that of a
  * present block: then all there is of the block is this offset.  So it is
- * cleared only if no block can be there, or there are only zeros.  Just a
- * repair reads the content, and nothing of it twice.
+ * cleared only if no block can be there, or there are only zeros.  For this the
+ * content is read, though nothing of it twice.  A plain check does so, too: what
+ * it finds must not hang on whether others use the place at the time.
  *
  * UNDEFINED and UNMAPPED blocks may keep their place, where others would put
  * them again when they are written to.  It must be their own for that.
@@ -187,6 +188,7 @@ typedef struct Entry {
     bool behind;                    /* ... or behind the last one */
     bool present;                   /* names a block within the file */
     bool inside;                    /* names a place that begins in the file */
+    bool certain;                   /* judged: without doubt it means @value */
 } Entry;
 
 /*
@@ -224,6 +226,7 @@ static bool entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
     if (e->behind) {
         e->inside = vhdx_bat_may_be_block(s, e->raw);
     }
+    e->certain = false;
     return true;
 }
 
@@ -322,8 +325,9 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 
 /* As vhdx_check_odd(), but only counted. */
 static int coroutine_fn GRAPH_RDLOCK
-judge_odd(BlockDriverState *bs, BatCheck *c, Odd odd)
+judge_odd(BlockDriverState *bs, BatCheck *c, Entry *e, Odd odd)
 {
+    e->certain = true;
     c->odd[odd]++;
     return vhdx_check_begin_mend(bs, c->check);
 }
@@ -367,7 +371,7 @@ may_have_data(BlockDriverState *bs, BatCheck *c, uint64_t first, uint64_t end)
 
 /*
  * Whether the place that @e names, without having one, may be that of a block
- * whose state is damaged.  A plain check does not read what is there.
+ * whose state is damaged.
  */
 static bool coroutine_fn GRAPH_RDLOCK
 may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
@@ -377,9 +381,7 @@ may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
 
     return e->inside && !vhdx_bat_offset(e->value) &&
-           !is_marked(s, c, c->used, e) &&
-           (!(c->check->fix & BDRV_FIX_ERRORS) ||
-            may_have_data(bs, c, first, end));
+           !is_marked(s, c, c->used, e) && may_have_data(bs, c, first, end);
 }
 
 /* Whether another block or object begins where @e names a place. */
@@ -395,7 +397,7 @@ static bool is_others(BatCheck *c, const Entry *e)
  * that may have been a child none is touched.
  */
 static int coroutine_fn GRAPH_RDLOCK
-judge_bitmap(BlockDriverState *bs, BatCheck *c, const Entry *e)
+judge_bitmap(BlockDriverState *bs, BatCheck *c, Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     bool zero = !vhdx_bat_may_be_block(s, e->raw) && !c->child &&
@@ -406,9 +408,10 @@ judge_bitmap(BlockDriverState *bs, BatCheck *c, const Entry *e)
         return 0;
     }
     if (!e->inside) {
-        return judge_odd(bs, c, ODD_BITMAP);
+        return judge_odd(bs, c, e, ODD_BITMAP);
     }
-    if (!c->child && (zero || is_others(c, e))) {
+    e->certain = !c->child && (zero || is_others(c, e));
+    if (e->certain) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
                                "sector bitmap block in an image without "
                                "parent: 0x%016" PRIx64, e->index, e->raw);
@@ -422,7 +425,7 @@ judge_bitmap(BlockDriverState *bs, BatCheck *c, const Entry *e)
 
 /* The same for an entry behind the last one, of whatever kind */
 static int coroutine_fn GRAPH_RDLOCK
-judge_behind(BlockDriverState *bs, BatCheck *c, const Entry *e)
+judge_behind(BlockDriverState *bs, BatCheck *c, Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t first = e->offset / VHDX_MIB - c->from;
@@ -434,7 +437,7 @@ judge_behind(BlockDriverState *bs, BatCheck *c, const Entry *e)
         return 0;
     }
     if (!e->inside || is_others(c, e)) {
-        return judge_odd(bs, c, ODD_BEHIND);
+        return judge_odd(bs, c, e, ODD_BEHIND);
     }
     if (!c->check->fix || is_marked(s, c, c->used, e) ||
         may_have_data(bs, c, first, end)) {
@@ -446,12 +449,13 @@ judge_behind(BlockDriverState *bs, BatCheck *c, const Entry *e)
         return ret;
     }
     c->check->given_up++;
+    e->certain = true;
     return 1;
 }
 
 /* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
 static int coroutine_fn GRAPH_RDLOCK
-judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
+judge_mendable(BlockDriverState *bs, BatCheck *c, Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXBlockState state = vhdx_bat_state(e->raw);
@@ -463,6 +467,8 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
         return judge_bitmap(bs, c, e);
     }
     if (is_taken(s, c, e)) {
+        e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
+        e->certain = true;
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
                                "state %s, %s", e->index, e->block, e->offset,
@@ -482,6 +488,7 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
                          "");
         return 0;
     }
+    e->certain = true;
     if (e->raw & VHDX_BAT_RESERVED_MASK) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") has reserved bits set: 0x%016" PRIx64,
@@ -492,7 +499,8 @@ judge_mendable(BlockDriverState *bs, BatCheck *c, const Entry *e)
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
                                "state ZERO", e->index, e->block, e->offset);
     }
-    return judge_odd(bs, c, state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
+    return judge_odd(bs, c, e,
+                     state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
                      state == VHDX_BLOCK_PARTIALLY_PRESENT ? ODD_PARTIAL :
                      ODD_OFFSET);
 }
@@ -536,9 +544,6 @@ judge_entry(BlockDriverState *bs, BatCheck *c, Entry *e)
     } else if (e->value != e->raw || is_taken(s, c, e)) {
         ret = judge_mendable(bs, c, e);
         if (ret > 0) {
-            if (is_taken(s, c, e)) {
-                e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
-            }
             ret = entry_put(bs, e->index, e->value);
             return ret < 0 ? ret : 1;
         }
@@ -561,12 +566,9 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     }
     while (entry_next(s, c, index, entries, count, &i, &e)) {
         ret = is_in_window(c, &e) ? judge_entry(bs, c, &e) : 0;
-        place = vhdx_bat_offset(ret ? e.value : e.raw);
+        place = vhdx_bat_offset(e.certain ? e.value : e.raw);
         if (ret < 0) {
             return ret;
-        }
-        if (e.behind && is_in_window(c, &e) && e.inside && is_others(c, &e)) {
-            continue;
         }
         /* What begins behind the window is marked with the next. */
         if (!e.present && e.inside && place &&
