@@ -106,6 +106,12 @@ QemuOptsList vhdx_create_opts = {
                     "random one"
         },
         {
+            .name = BLOCK_OPT_BACKING_FILE,
+            .type = QEMU_OPT_STRING,
+            .help = "File name of the parent; not supported: differencing "
+                    "images cannot be created yet"
+        },
+        {
             .name = BLOCK_OPT_BACKING_FMT,
             .type = QEMU_OPT_STRING,
             .help = "Format of the parent; means nothing without one"
@@ -594,10 +600,17 @@ static BlockdevCreateOptions *options_from_opts(QemuOpts *opts, Error **errp)
     };
     BlockdevCreateOptions *create_options = NULL;
     BlockdevCreateOptionsVhdx *o;
+    const char *parent;
     uint64_t sector;
     QDict *qdict;
     Visitor *v;
 
+    parent = qemu_opt_get(opts, BLOCK_OPT_BACKING_FILE);
+    if (parent) {
+        error_setg(errp, "backing_file '%s' is not supported: differencing "
+                   "images cannot be created yet", parent);
+        return NULL;
+    }
     qdict = qemu_opts_to_qdict_filtered(opts, NULL, &vhdx_create_opts, true);
     /* It is about a parent, and programs may give it where there is none. */
     qdict_del(qdict, BLOCK_OPT_BACKING_FMT);

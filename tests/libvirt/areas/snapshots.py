@@ -3,9 +3,9 @@ from domain import Domain, disk_xml
 from report import expect_equal, expect_in, step
 from tools import MIB
 
-# of a VHDX overlay, while there are no differencing images: by qemu-img, which
-# has no such option, or by libvirt, whose QEMU lacks the capability
-REFUSAL_OFF = "Invalid parameter 'backing_file'"
+# of a VHDX overlay, while there are no differencing images: by qemu-img, or by
+# libvirt, whose QEMU lacks the capability
+REFUSAL_OFF = 'differencing images cannot be created yet'
 REFUSAL = 'does not support backing files of vhdx images'
 
 
