@@ -20,8 +20,8 @@ apply_step() {
     case $1 in
     2-driver)
         rm -f "$repo"/block/vhdx*
-        cp "$top"/block/*vhdx* "$repo/block/"
-        cp "$top"/include/block/*vhdx* "$repo/include/block/" ;;
+        cp -r "$top"/block/vhdx "$repo/block/"
+        cp -r "$top"/include/block/vhdx "$repo/include/block/" ;;
     3-unit-tests)
         cp "$top"/tests/{unit,crash,fuzz}/*vhdx* "$repo/tests/unit/" ;;
     4-iotests)

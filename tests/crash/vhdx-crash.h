@@ -20,7 +20,7 @@
 #ifndef TESTS_UNIT_VHDX_CRASH_H
 #define TESTS_UNIT_VHDX_CRASH_H
 
-#include "block/vhdx-compat.h"
+#include "block/vhdx/compat.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 

@@ -9,7 +9,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx-format.h"
+#include "block/vhdx/format.h"
 #include "vhdx-test-util.h"
 
 /* -- GUIDs -- */

@@ -9,7 +9,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx-format.h"
+#include "block/vhdx/format.h"
 #include "vhdx-test-log.h"
 
 #define LOG_GUID    "21222324-2526-2728-292A-2B2C2D2E2F30"

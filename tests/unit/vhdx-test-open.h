@@ -10,7 +10,7 @@
 #ifndef TESTS_UNIT_VHDX_TEST_OPEN_H
 #define TESTS_UNIT_VHDX_TEST_OPEN_H
 
-#include "block/vhdx-compat.h"
+#include "block/vhdx/compat.h"
 #include "qemu/main-loop.h"
 #include "vhdx-test-image.h"
 

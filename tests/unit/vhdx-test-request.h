@@ -7,7 +7,7 @@
 #ifndef TESTS_UNIT_VHDX_TEST_REQUEST_H
 #define TESTS_UNIT_VHDX_TEST_REQUEST_H
 
-#include "block/vhdx-compat.h"
+#include "block/vhdx/compat.h"
 
 typedef struct DiscardCall {
     Coroutine *co;

@@ -7,7 +7,7 @@
  *
  * Opening an image never writes to it.  It reads headers, log, region table
  * and metadata items, in this order, since the log may hold newer versions of
- * what comes after it.  See include/block/vhdx.h for the layers and locks.
+ * what comes after it.  See include/block/vhdx/vhdx.h for the layers and locks.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -19,7 +19,7 @@
 #include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /*
  * An image that another process writes to may change while it is being read:

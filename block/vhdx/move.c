@@ -23,7 +23,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* A batch has as many blocks as make up so many bytes, if it has room. */
 #define BATCH_BYTES     (64 * MiB)

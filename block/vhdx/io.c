@@ -22,14 +22,14 @@
  * Freeing a block takes its BAT entry away, in memory, at once.  Requests that
  * looked it up before may still be using the place.  Each request therefore
  * has a ticket, and freed space waits until all older tickets are back; see
- * vhdx-space.c.
+ * space.c.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16

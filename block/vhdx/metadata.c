@@ -18,7 +18,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 #define REGION_SIGNATURE        "regi"
 #define METADATA_SIGNATURE      "metadata"

@@ -11,7 +11,7 @@
  * what the log held then is looked for in its place when it has gone from the
  * log.  A run of zeros stays what it was at open.
  *
- * The index (vhdx-replay-index.c) holds disjoint ranges of the file, one for
+ * The index (replay-index.c) holds disjoint ranges of the file, one for
  * each 4 KiB page with the place of its data sector, and one for each run of
  * zeros.  The data stays in the log, so a log of 4 GiB needs no more than some
  * dozen bytes a page.
@@ -32,7 +32,7 @@
 #include "qemu/memalign.h"
 #include "qemu/range.h"
 #include "block/aio_task.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* What is read of the log at a time */
 #define READ_BYTES          MiB

@@ -18,7 +18,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* What must be zero, by place in its structure. */
 #define HEADER_RESERVED         80

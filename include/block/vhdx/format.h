@@ -279,7 +279,7 @@ void vhdx_metadata_item_decode(const VHDXGuid *guid, const uint8_t *buf,
 /* Judge @params as a whole.  Returns 0 or -EINVAL. */
 int vhdx_params_check(const VHDXParams *params, Error **errp);
 
-/* -- Parent locator, section 2.6.2.6: vhdx-locator.c -- */
+/* -- Parent locator, section 2.6.2.6: locator.c -- */
 
 /*
  * The path of the parent by the locator @buf of @bytes bytes, as

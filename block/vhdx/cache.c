@@ -14,7 +14,7 @@
  * in place.  So it has up to three versions: @data, which requests see,
  * @committing and @logged, which is kept until a flush has made it stable in
  * place.  Those that are alike share a buffer; a change gives @data one of its
- * own if another version has the same.  vhdx-log.c does commit and vhdx-ring.c
+ * own if another version has the same.  log.c does commit and ring.c
  * apply.
  *
  * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
@@ -25,7 +25,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/memalign.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* Buffers in a chunk, which is aligned to its size */
 #define CHUNK_BUFFERS   64

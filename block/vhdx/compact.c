@@ -50,7 +50,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* Progress is told in such parts of a phase. */
 #define PROGRESS_PARTS  10000

@@ -4,8 +4,8 @@
  * Bytes to structs and back for the file identifier, headers and log entries.
  * What a field may hold is judged where it is decoded, so that the rest of the
  * driver only ever sees structs it can rely on.  Region tables and metadata
- * items, which are tables of their own, are in vhdx-metadata.c; the BAT is in
- * vhdx-bat.c.
+ * items, which are tables of their own, are in metadata.c; the BAT is in
+ * bat.c.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -14,7 +14,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/crc32c.h"
-#include "block/vhdx-format.h"
+#include "block/vhdx/format.h"
 
 #define FILE_ID_SIGNATURE   "vhdxfile"
 #define HEADER_SIGNATURE    "head"

@@ -45,7 +45,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64

@@ -51,7 +51,7 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 #define WINDOW_MIBS     (128 * TiB / MiB)
 #define MAX_WINDOWS     16

@@ -3,7 +3,7 @@
  *
  * Layers, each of which calls only those before it:
  *
- *   format                       bytes and structs (vhdx-format.h)
+ *   format                       bytes and structs (format.h)
  *   header, metadata, replay     what open reads
  *   cache, bat, space, ring, log state of an image that is being changed
  *   io, resize, check, move,
@@ -52,8 +52,8 @@
 #include "qemu/coroutine.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"
-#include "block/vhdx-compat.h"
-#include "block/vhdx-format.h"
+#include "block/vhdx/compat.h"
+#include "block/vhdx/format.h"
 
 /* Memory that metadata pages may take: the default, and what is allowed */
 #define VHDX_CACHE_SIZE         (32 * MiB)
@@ -73,7 +73,7 @@ static inline bool vhdx_length_refused(int ret)
 #define VHDX_NO_FALLOC \
     "has no preallocation mode 'falloc' ('full' writes zeros instead)"
 
-/* -- Metadata pages: vhdx-cache.c -- */
+/* -- Metadata pages: cache.c -- */
 
 /*
  * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
@@ -112,7 +112,7 @@ typedef struct VHDXCache {
     uint64_t placed;                /* counts pages written in place */
 } VHDXCache;
 
-/* -- Replay: vhdx-replay.c, vhdx-replay-index.c -- */
+/* -- Replay: replay.c, replay-index.c -- */
 
 /* A range of the file: one page whose data lies in the log, or zeros. */
 typedef struct VHDXReplayRange {
@@ -137,7 +137,7 @@ typedef struct VHDXReplay {
     uint64_t last_file_offset;      /* of the newest entry, bytes */
 } VHDXReplay;
 
-/* -- Space: vhdx-space.c -- */
+/* -- Space: space.c -- */
 
 typedef struct VHDXFreed {
     uint64_t offset;                /* bytes */
@@ -174,7 +174,7 @@ typedef struct VHDXSpace {
     uint64_t tail;                  /* bytes: what is free behind is punched */
 } VHDXSpace;
 
-/* -- Log: vhdx-ring.c -- */
+/* -- Log: ring.c -- */
 
 typedef struct VHDXLogSpan {
     uint64_t sequence;
@@ -198,7 +198,7 @@ typedef struct VHDXLog {
     uint64_t stable_size;           /* length of the file known stable, bytes */
 } VHDXLog;
 
-/* -- Requests: vhdx-io.c -- */
+/* -- Requests: io.c -- */
 
 /*
  * A payload block that is being given its place.  Whoever writes to the block
@@ -278,7 +278,7 @@ typedef struct BDRVVHDXState {
     CoMutex grow_lock;              /* space.size, and making space.used */
 } BDRVVHDXState;
 
-/* -- vhdx-header.c, section 2.2.2 -- */
+/* -- header.c, section 2.2.2 -- */
 
 /*
  * Read both headers into @s->header.  Called by open.  Returns 0 or -errno.
@@ -303,7 +303,7 @@ vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_header_verify(BlockDriverState *bs);
 
-/* -- vhdx-metadata.c, sections 2.2.3 and 2.6 -- */
+/* -- metadata.c, sections 2.2.3 and 2.6 -- */
 
 /*
  * Read region tables and metadata items: fills @s->bat, @s->metadata,
@@ -321,7 +321,7 @@ vhdx_metadata_load(BlockDriverState *bs, Error **errp);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_region_table_mend(BlockDriverState *bs);
 
-/* -- vhdx-replay-index.c -- */
+/* -- replay-index.c -- */
 
 VHDXReplayIndex *vhdx_replay_index_new(void);
 void vhdx_replay_index_free(VHDXReplayIndex *index);
@@ -339,7 +339,7 @@ int vhdx_replay_index_add(VHDXReplayIndex *index, VHDXReplayRange range);
 bool vhdx_replay_index_find(const VHDXReplayIndex *index, uint64_t offset,
                             VHDXReplayRange *range);
 
-/* -- vhdx-replay.c, section 2.3 -- */
+/* -- replay.c, section 2.3 -- */
 
 /*
  * Ask the nodes below for the file's length, which another process may have
@@ -393,7 +393,7 @@ bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
 
 void vhdx_replay_free(VHDXReplay *replay);
 
-/* -- vhdx-cache.c -- */
+/* -- cache.c -- */
 
 void vhdx_cache_init(BDRVVHDXState *s);
 void vhdx_cache_free(BDRVVHDXState *s);
@@ -457,7 +457,7 @@ int vhdx_page_compare(const void *a, const void *b);
 void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
 void vhdx_cache_placed_end(BDRVVHDXState *s, bool stable);
 
-/* -- vhdx-bat.c, section 2.5 -- */
+/* -- bat.c, section 2.5 -- */
 
 /*
  * Raise QEMU's event for an image that is not as it should be, but can be read:
@@ -573,7 +573,7 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
               VHDXBatFunc *func, void *opaque);
 
-/* -- vhdx-space.c -- */
+/* -- space.c -- */
 
 /* Start with a file of @size bytes.  Called by open. */
 void vhdx_space_init(BDRVVHDXState *s, uint64_t size);
@@ -750,7 +750,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_doubt(BlockDriverState *bs);
  */
 void coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
 
-/* -- vhdx-ring.c, section 2.3; commit_lock is held by all of it -- */
+/* -- ring.c, section 2.3; commit_lock is held by all of it -- */
 
 /*
  * Whether the error @ret means that the storage is full: it fails a request
@@ -812,7 +812,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_ring_apply(BlockDriverState *bs);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
 
-/* -- vhdx-log.c, section 2.3 -- */
+/* -- log.c, section 2.3 -- */
 
 /*
  * Make stable what the caller has written to the file itself.  No lock is held.
@@ -886,7 +886,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_checkpoint(BlockDriverState *bs);
 /* Forget the log without touching the file. */
 void vhdx_log_free(BDRVVHDXState *s);
 
-/* -- vhdx-io.c -- */
+/* -- io.c -- */
 
 void vhdx_io_init(BDRVVHDXState *s);
 void vhdx_io_free(BDRVVHDXState *s);
@@ -920,7 +920,7 @@ vhdx_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
                      BlockDriverState **file);
 int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
 
-/* -- vhdx-resize.c -- */
+/* -- resize.c -- */
 
 /*
  * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
@@ -947,7 +947,7 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                  PreallocMode prealloc, BdrvRequestFlags flags, Error **errp);
 
-/* -- vhdx-move.c -- */
+/* -- move.c -- */
 
 typedef struct VHDXMove {
     uint64_t block;
@@ -988,7 +988,7 @@ vhdx_batch_drop_zeroes(BlockDriverState *bs, VHDXBatch *batch,
 int coroutine_fn GRAPH_RDLOCK
 vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch);
 
-/* -- vhdx-compact.c -- */
+/* -- compact.c -- */
 
 /*
  * Make the file of a dynamic image shorter, by moving blocks into free space,
@@ -1002,7 +1002,7 @@ vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                 BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
                 Error **errp);
 
-/* -- vhdx-check.c, vhdx-check-tables.c, vhdx-check-bat.c -- */
+/* -- check.c, check-tables.c, check-bat.c -- */
 
 /* Findings that are told in words; further ones are only counted. */
 #define VHDX_CHECK_REPORTS  100
@@ -1069,7 +1069,7 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
               BdrvCheckMode fix);
 
-/* -- vhdx-create.c -- */
+/* -- create.c -- */
 
 /*
  * What create is asked for, sizes in bytes.  Zero in @block_size lets the

@@ -16,8 +16,8 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/option.h"
-#include "block/vhdx-compat.h"
-#include "block/vhdx-convert.h"
+#include "block/vhdx/compat.h"
+#include "block/vhdx/convert.h"
 
 #define OPT_LOGICAL_SECTOR  "logical_sector_size"
 #define DEFAULT_SECTOR      512

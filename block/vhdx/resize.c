@@ -41,7 +41,7 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 #define COPY_BYTES  MiB
 

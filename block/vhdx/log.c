@@ -14,7 +14,7 @@
  * then there is a flush before the entry as well ("barrier").
  *
  * The first modification opens the log; see begin_locked().  Where entries go,
- * and when pages go in place, is told in vhdx-ring.c.
+ * and when pages go in place, is told in ring.c.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -23,7 +23,7 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536

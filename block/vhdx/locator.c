@@ -14,7 +14,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "block/vhdx-format.h"
+#include "block/vhdx/format.h"
 
 #define LOCATOR_HEADER_SIZE     20
 #define LOCATOR_ENTRY_SIZE      12

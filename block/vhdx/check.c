@@ -26,7 +26,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* -- Findings -- */
 

@@ -21,7 +21,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /* What vhdx_bat_walk() reads at a time */
 #define WALK_BYTES  MiB

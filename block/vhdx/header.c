@@ -19,7 +19,7 @@
 #include "qapi/error.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
 {

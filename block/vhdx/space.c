@@ -69,7 +69,7 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx.h"
+#include "block/vhdx/vhdx.h"
 
 /*
  * The file grows by an eighth of its length, within these bounds, and by eight
