@@ -21,7 +21,9 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/replay.h"
 
 /* What vhdx_bat_walk() reads at a time */
 #define WALK_BYTES  MiB

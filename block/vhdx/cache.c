@@ -25,7 +25,8 @@
 
 #include "qemu/osdep.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/replay.h"
 
 /* Buffers in a chunk, which is aligned to its size */
 #define CHUNK_BUFFERS   64

@@ -51,7 +51,11 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/check.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/space.h"
 
 #define WINDOW_MIBS     (128 * TiB / MiB)
 #define MAX_WINDOWS     16

@@ -18,7 +18,9 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/check.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/replay.h"
 
 /* What must be zero, by place in its structure. */
 #define HEADER_RESERVED         80

@@ -26,7 +26,9 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/check.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/replay.h"
 
 /* -- Findings -- */
 

@@ -50,7 +50,15 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/compact.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/move.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/resize.h"
+#include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 
 /* Progress is told in such parts of a phase. */
 #define PROGRESS_PARTS  10000

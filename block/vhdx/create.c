@@ -28,7 +28,7 @@
 #include "qemu/memalign.h"
 #include "qemu/option.h"
 #include "block/qdict.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/create.h"
 
 #define OPT_LOG_SIZE            "log_size"
 #define OPT_BLOCK_SIZE          "block_size"

@@ -19,7 +19,8 @@
 #include "qapi/error.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/header.h"
+#include "block/vhdx/ring.h"
 
 int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
 {

@@ -29,7 +29,12 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16

@@ -23,7 +23,14 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/header.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/metadata.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536

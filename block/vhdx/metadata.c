@@ -18,7 +18,9 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/metadata.h"
+#include "block/vhdx/replay.h"
 
 #define REGION_SIGNATURE        "regi"
 #define METADATA_SIGNATURE      "metadata"

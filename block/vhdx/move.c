@@ -23,7 +23,10 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/move.h"
+#include "block/vhdx/space.h"
 
 /* A batch has as many blocks as make up so many bytes, if it has room. */
 #define BATCH_BYTES     (64 * MiB)

@@ -16,7 +16,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/replay-index.h"
 
 #define LEAF_SLOTS      170
 

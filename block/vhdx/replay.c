@@ -32,7 +32,8 @@
 #include "qemu/memalign.h"
 #include "qemu/range.h"
 #include "block/aio_task.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/replay-index.h"
+#include "block/vhdx/replay.h"
 
 /* What is read of the log at a time */
 #define READ_BYTES          MiB

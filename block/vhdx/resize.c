@@ -41,7 +41,12 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/resize.h"
+#include "block/vhdx/space.h"
 
 #define COPY_BYTES  MiB
 

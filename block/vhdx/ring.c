@@ -45,7 +45,10 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/header.h"
+#include "block/vhdx/ring.h"
 
 /* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64

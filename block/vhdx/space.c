@@ -69,7 +69,10 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/space.h"
 
 /*
  * The file grows by an eighth of its length, within these bounds, and by eight

@@ -7,7 +7,7 @@
  *
  * Opening an image never writes to it.  It reads headers, log, region table
  * and metadata items, in this order, since the log may hold newer versions of
- * what comes after it.  See include/block/vhdx/vhdx.h for the layers and locks.
+ * what comes after it.  See include/block/vhdx/state.h for the layers and locks.
  *
  * SPDX-License-Identifier: LGPL-2.0-or-later
  */
@@ -19,7 +19,18 @@
 #include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/check.h"
+#include "block/vhdx/compact.h"
+#include "block/vhdx/create.h"
+#include "block/vhdx/header.h"
+#include "block/vhdx/io.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/metadata.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/resize.h"
+#include "block/vhdx/space.h"
 
 /*
  * An image that another process writes to may change while it is being read:

@@ -11,7 +11,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/bat.h"
 #include "vhdx-test-util.h"
 
 /* Blocks that the 2^23 bits of a sector bitmap block are enough for. */

@@ -10,7 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/state.h"
 #include "vhdx-test-util.h"
 
 #define BLOCK       MiB

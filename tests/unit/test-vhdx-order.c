@@ -15,7 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/state.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB

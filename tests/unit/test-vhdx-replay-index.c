@@ -8,7 +8,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/replay-index.h"
 
 #define PAGE        4096ULL
 #define PAGES       3000

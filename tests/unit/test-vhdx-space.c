@@ -15,7 +15,7 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/create.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB

@@ -22,7 +22,7 @@
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qapi/qapi-visit-block-core.h"
-#include "block/vhdx/vhdx.h"
+#include "block/vhdx/state.h"
 #include "iothread.h"
 #include "vhdx-test-model.h"
 #include "vhdx-test-request.h"

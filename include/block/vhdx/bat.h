@@ -1,0 +1,126 @@
+/*
+ * VHDX: the block allocation table, section 2.5
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_BAT_H
+#define BLOCK_VHDX_BAT_H
+
+#include "block/vhdx/state.h"
+
+/*
+ * Raise QEMU's event for an image that is not as it should be, but can be read:
+ * @message tells how.  Any lock may be held.
+ */
+void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
+                                       const char *message);
+
+/*
+ * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
+ * as UNMAPPED, offsets that mean nothing as 0.  UNMAPPED and UNDEFINED may keep
+ * one, which may be anything: see vhdx_space_take_kept().  lock is held; see
+ * vhdx_cache_get().  Returns 0, -EIO with a message for an entry that can't be
+ * right, which comes back as it is, or -errno of reading, with an entry of 0.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get(BlockDriverState *bs, uint64_t block, uint64_t *entry);
+
+/*
+ * The same for a run of blocks that are as @block is, one after the other in
+ * the file if they are present; @count is their number, from 1 to @most, and
+ * may be less than it could be.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get_run(BlockDriverState *bs, uint64_t block, uint64_t most,
+                 uint64_t *entry, uint64_t *count);
+
+/*
+ * How many bytes of payload block @block can be read though vhdx_bat_get() has
+ * returned -EIO and @entry for it: its beginning, where the file was cut off
+ * within the block.  0 if none.  lock is held.
+ */
+uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry);
+
+/*
+ * How many bytes longer the file would have to be for all that its blocks
+ * need.  Goes through all of the BAT.  No lock is held.  Returns 0 if it is
+ * long enough, or -errno of reading.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
+
+/* The page of @block's BAT entry, or NULL if not in memory.  lock is held. */
+VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
+
+/*
+ * PARTIALLY_PRESENT is for images with a parent.  In one without any trace of
+ * one, no Parent Locator and no place in the entry of the chunk's sector
+ * bitmap, it is read as FULLY_PRESENT, as Windows does.  Returns raw entry @raw
+ * with index @index as it is read in this respect; as it is where the other
+ * entry can't be read.  No lock is held.
+ */
+uint64_t coroutine_fn GRAPH_RDLOCK
+vhdx_bat_entry_resolve(BlockDriverState *bs, uint64_t index, uint64_t raw);
+
+/*
+ * Set the BAT entry of payload block @block.  lock is held, and has been since
+ * vhdx_bat_get() was called for the block, so that its page is in memory.
+ */
+void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
+
+/*
+ * Whether the file has all of payload block @block at @offset, of which the
+ * last one may end where the disk does.
+ */
+static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
+                                    uint64_t offset)
+{
+    return offset <= s->space.size &&
+           vhdx_block_bytes(&s->geo, block) <= s->space.size - offset;
+}
+
+/*
+ * Whether raw entry @entry names a place in the file as a present block's does.
+ * Behind the last entry, or where a sector bitmap's stands, it may be one all
+ * the same if the disk's size, or what else tells them apart, is damaged.
+ */
+static inline bool vhdx_bat_may_be_block(BDRVVHDXState *s, uint64_t entry)
+{
+    return vhdx_bat_state(entry) >= VHDX_BLOCK_FULLY_PRESENT &&
+           vhdx_bat_offset(entry) && vhdx_bat_offset(entry) < s->space.size;
+}
+
+/*
+ * Judge BAT entry @index of raw value @raw, which is about to be used, and give
+ * its meaning as vhdx_bat_get() does.  Returns 0, or -EIO; says what is wrong,
+ * for the first time in an open.  lock is held.
+ */
+int GRAPH_RDLOCK vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index,
+                                    uint64_t raw, uint64_t *entry);
+
+/*
+ * Judge BAT entry @index of raw value @entry.  Returns 0, or -EINVAL with
+ * @errp set.  lock is held.
+ */
+int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                         Error **errp);
+
+/*
+ * Gets @count raw entries of the BAT from @index on, in a coroutine that holds
+ * the graph lock.
+ */
+typedef int coroutine_fn
+VHDXBatFunc(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+            uint64_t count, void *opaque);
+
+/*
+ * Go through entries @first to @end - 1 of the BAT region: call @func for every
+ * run that is not a hole in the file, as it is now with all changes.  Ends
+ * early where @func returns non-zero, and returns that; otherwise 0 or -errno
+ * of reading.  No lock is held, or commit_lock.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
+              VHDXBatFunc *func, void *opaque);
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * VHDX: requests
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_IO_H
+#define BLOCK_VHDX_IO_H
+
+#include "block/vhdx/state.h"
+
+void vhdx_io_init(BDRVVHDXState *s);
+void vhdx_io_free(BDRVVHDXState *s);
+
+/*
+ * Wait until all requests have ended and hold off new ones, which wait, until
+ * vhdx_io_thaw().  Flushes go on.  No lock is held.
+ */
+void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s);
+void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s);
+
+/* The oldest request's ticket, or the next one's.  lock is held. */
+uint64_t vhdx_oldest_ticket(BDRVVHDXState *s);
+
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                    QEMUIOVector *qiov, size_t qiov_offset,
+                    BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                     QEMUIOVector *qiov, size_t qiov_offset,
+                     BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                     int64_t bytes, int64_t *pnum, int64_t *map,
+                     BlockDriverState **file);
+int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * VHDX: moving blocks
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_MOVE_H
+#define BLOCK_VHDX_MOVE_H
+
+#include "block/vhdx/state.h"
+
+typedef struct VHDXMove {
+    uint64_t block;
+    uint64_t from;                  /* where it is, bytes */
+    uint64_t to;                    /* where it goes, bytes */
+    uint64_t bytes;                 /* those that belong to the disk */
+    bool data;                      /* there are not only zeros in it */
+} VHDXMove;
+
+/* Blocks that are looked at, or moved, together. */
+typedef struct VHDXBatch {
+    unsigned count;
+    VHDXMove moves[64];
+} VHDXBatch;
+
+/*
+ * Add the payload block of BAT entry @index, present at @from, that may go to
+ * @to.  Returns whether the batch is full.
+ */
+bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
+                    uint64_t from, uint64_t to);
+
+/*
+ * Give blocks of @batch in which there are only zeros the state ZERO, and add
+ * their number to @dropped.  That is stable, and their space free, with the
+ * next commit.  Requests are frozen, no lock is held.  Returns 0 or -errno; the
+ * image is right in either case.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_batch_drop_zeroes(BlockDriverState *bs, VHDXBatch *batch,
+                       uint64_t *dropped);
+
+/*
+ * Move the blocks of @batch, each to a place that is taken for it, and commit
+ * that.  Requests are frozen, no lock is held.  Returns 0 or -errno; what has
+ * not moved then is where it was, and its new place is free.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch);
+
+#endif

@@ -1,0 +1,64 @@
+/*
+ * VHDX: replay of the log, section 2.3
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_REPLAY_H
+#define BLOCK_VHDX_REPLAY_H
+
+#include "block/vhdx/state.h"
+
+/*
+ * Ask the nodes below for the file's length, which another process may have
+ * changed, and let reads know it.  Returns it in bytes, to the byte where the
+ * protocol tells, or -errno.
+ */
+int64_t coroutine_fn GRAPH_RDLOCK vhdx_file_length(BlockDriverState *bs);
+
+/*
+ * Find the active sequence of the log that @s->header names and make
+ * @s->replay from it; nothing is written.  Called by open.  Returns 0,
+ * -EINVAL where no sequence counts or the file was cut, or -errno of reading.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_load(BlockDriverState *bs, Error **errp);
+
+/*
+ * Write what @s->replay holds to the file and make the file as long as the log
+ * says; no flush.  commit_lock is held.  Can be cut off and done again.
+ * Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_replay_apply(BlockDriverState *bs);
+
+/*
+ * Read @bytes bytes at file offset @offset as they are after the replay.
+ * Without one this is a plain read.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                 void *buf);
+
+/* The same for a request's payload: into @qiov from @qiov_offset on. */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_readv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                  QEMUIOVector *qiov, size_t qiov_offset);
+
+/*
+ * Whether the log held changes at open that are not yet in place; lock is not
+ * needed.
+ */
+static inline bool vhdx_replay_active(BDRVVHDXState *s)
+{
+    return s->replay && !qatomic_read(&s->replay_done);
+}
+
+/*
+ * Whether the not yet applied replay changes any of @bytes bytes at file
+ * offset @offset; lock is not needed.
+ */
+bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
+void vhdx_replay_free(VHDXReplay *replay);
+
+#endif

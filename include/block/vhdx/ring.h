@@ -1,0 +1,74 @@
+/*
+ * VHDX: the ring of log entries, section 2.3
+ *
+ * commit_lock is held where nothing else is said.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_RING_H
+#define BLOCK_VHDX_RING_H
+
+#include "block/vhdx/state.h"
+
+/*
+ * Whether the error @ret means that the storage is full: it fails a request
+ * alone, which may be tried again.  EFBIG is a limit of the file's size, of the
+ * process or of the file system.
+ */
+static inline bool vhdx_no_space(int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
+}
+
+/*
+ * Stop all writing until the image is opened again, and tell @why: what is on
+ * the disk is not known any more.  Any lock may be held.
+ */
+void GRAPH_RDLOCK vhdx_ring_latch(BlockDriverState *bs, const char *why);
+
+/*
+ * Flush the file, and note what is stable thereby.  Returns 0 or -errno; with
+ * the latter nothing is known of what has been written since the last flush,
+ * and nothing that is flushed later makes that good.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush_data(BlockDriverState *bs);
+
+/* As vhdx_ring_flush_data(), where metadata is at stake: an error latches. */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_flush(BlockDriverState *bs);
+
+/*
+ * Take back entries that are not known to be stable: when this has been flushed
+ * the log ends before them, for certain, and the next one goes to their place.
+ * Returns 0, or -errno: then they count as before, though some may be gone.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_rewind(BlockDriverState *bs);
+
+/* Bytes that the next entry may take. */
+uint32_t vhdx_ring_room(BDRVVHDXState *s);
+
+/*
+ * Write one entry at the head of the ring, where there is room for it: @count
+ * pages with the file offsets @offsets and the contents @data.  Returns 0, or
+ * -errno with the head where it was.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_ring_write(BlockDriverState *bs, uint32_t count, const uint64_t *offsets,
+                uint8_t *const *data);
+
+/* The newest entry is stable: what lies before its tail may be reused. */
+void vhdx_ring_release(BDRVVHDXState *s);
+
+/*
+ * Write all pages in place whose new content is stable in the log.  Returns 0
+ * or -errno; what is not in place then is in the log still.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_apply(BlockDriverState *bs);
+
+/*
+ * Empty the ring, all entries of which are stable, after
+ * vhdx_header_verify().  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
+
+#endif

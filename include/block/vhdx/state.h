@@ -1,0 +1,281 @@
+/*
+ * VHDX: the open image
+ *
+ * Layers, each of which calls only those before it:
+ *
+ *   format                       bytes and structs
+ *   header, metadata, replay     what open reads
+ *   cache, bat, space, ring, log state of an image that is being changed
+ *   io, resize, check, move,
+ *   compact                      requests
+ *   create                       new images
+ *   vhdx                         the BlockDriver
+ *
+ * Locks.  Requests may come from several threads.
+ *
+ * @lock, a QemuMutex, guards everything in memory that a request looks at:
+ * pages, allocations, free space, tickets.  It is held for a few instructions
+ * and never across I/O or a yield: functions that may need either drop it, and
+ * say so.  The queues are waited on and woken under it, so that no wake-up is
+ * lost.  A plain read or write of a present block takes nothing else.
+ *
+ * @commit_lock, a CoMutex, is held across I/O by whoever changes headers or
+ * the log: the first modification, a commit, closing the log.  @grow_lock, a
+ * CoMutex too, is held across I/O by the one who makes the file longer, looks
+ * for free space inside it or makes freed space available again.  The order is
+ * commit_lock, grow_lock, lock.  Nobody waits for a request to end while
+ * holding one of them, as that request may need it.
+ *
+ * What is read under lock but changes only with one of the CoMutexes is
+ * changed under both, and its changer may read it under either: the header
+ * (but for log_offset and log_length, which never change and are read under
+ * none), whether the log is open, @logged of pages and their number, and @size,
+ * @scanned and @fixed_size of the space.
+ *
+ * A page that is dirty, logged or being committed stays in memory, and so does
+ * an allocation with a reference; other pointers to them end with lock.  What
+ * a request has looked up in the BAT may be out of date as soon as lock is
+ * dropped, but the request's ticket keeps the place it names from being used
+ * for anything else.
+ *
+ * @writable, @broken and @replay_done are read atomically under no lock.
+ *
+ * Open, close, reopen, inactivation and check come with no request under way;
+ * an activation comes with reads, and freezes them.
+ *
+ * SPDX-License-Identifier: LGPL-2.0-or-later
+ */
+
+#ifndef BLOCK_VHDX_STATE_H
+#define BLOCK_VHDX_STATE_H
+
+#include "qemu/coroutine.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "block/vhdx/compat.h"
+#include "block/vhdx/format.h"
+
+/* Memory that metadata pages may take: the default, and what is allowed */
+#define VHDX_CACHE_SIZE         (32 * MiB)
+#define VHDX_CACHE_SIZE_MIN     (256 * KiB)
+#define VHDX_CACHE_SIZE_MAX     TiB
+
+/*
+ * Whether the error @ret of changing a node's length means that its length
+ * can't be changed, or not this way.
+ */
+static inline bool vhdx_length_refused(int ret)
+{
+    return ret == -EINVAL || ret == -ENOTSUP || ret == -EPERM;
+}
+
+/* Said of a protocol that can't do what falloc asks for. */
+#define VHDX_NO_FALLOC \
+    "has no preallocation mode 'falloc' ('full' writes zeros instead)"
+
+/* -- Metadata pages: cache.c -- */
+
+/*
+ * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
+ * what a request sees.  A change makes the page dirty; a commit takes that
+ * version as @committing, and once it is stable in the log it is @logged, until
+ * it is stable in place too.  Versions that are alike are one buffer.
+ * Only pages without any change under way may be dropped.
+ */
+typedef struct VHDXPage {
+    uint64_t offset;                /* bytes from the start of the file */
+    uint8_t *data;
+    uint8_t *committing;            /* a commit writes this now, or NULL */
+    uint8_t *logged;                /* not yet stable in place, or NULL */
+    bool placed;                    /* @logged has been written there */
+    bool loading;                   /* @data is not there yet */
+    bool dirty;                     /* @data has changes not yet logged */
+    QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
+    QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
+    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, in one of two */
+} VHDXPage;
+
+typedef struct VHDXCache {
+    GHashTable *pages;              /* by offset */
+    QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
+    QTAILQ_HEAD(, VHDXPage) dirty_list;
+    QTAILQ_HEAD(, VHDXPage) logged_list;    /* @logged, and not @placed */
+    QTAILQ_HEAD(, VHDXPage) placed_list;
+    CoQueue loaded;                 /* waits for loading to end */
+    unsigned dirty;                 /* number of dirty pages */
+    unsigned logged;                /* ... and of those in logged_list */
+    unsigned limit;                 /* number of buffers to use at the most */
+    unsigned buffers;               /* ... and in use */
+    GPtrArray *chunks;              /* memory that buffers are cut from */
+    void *free_buffers;
+    uint64_t next_miss;             /* offset behind what was read last */
+    uint64_t placed;                /* counts pages written in place */
+} VHDXCache;
+
+/* -- Replay: replay.c, replay-index.c -- */
+
+/* A range of the file: one page whose data lies in the log, or zeros. */
+typedef struct VHDXReplayRange {
+    uint64_t start;                 /* bytes, file offset */
+    uint64_t end;
+    bool zero;
+    uint32_t log_offset;            /* of the data sector */
+    uint32_t entry;                 /* it is of: 0 is the sequence's first */
+    uint8_t leading[8];
+    uint8_t trailing[4];
+} VHDXReplayRange;
+
+typedef struct VHDXReplayIndex VHDXReplayIndex;
+
+/*
+ * What the active log sequence says that the file should hold.  Fixed once
+ * built, so it is read under no lock.
+ */
+typedef struct VHDXReplay {
+    VHDXReplayIndex *index;
+    uint64_t sequence;              /* of the oldest entry */
+    uint64_t last_file_offset;      /* of the newest entry, bytes */
+} VHDXReplay;
+
+/* -- Space: space.c -- */
+
+typedef struct VHDXFreed {
+    uint64_t offset;                /* bytes */
+    uint64_t length;                /* bytes */
+    uint64_t ticket;                /* requests before it may still use it */
+} VHDXFreed;
+
+typedef struct VHDXSpace {
+    uint64_t end;                   /* end of the last object, bytes */
+    uint64_t size;                  /* length of the file, bytes */
+    uint64_t zero_from;             /* free space from here on reads as zeros */
+    uint64_t keep;                  /* a fixed image isn't cut below, bytes */
+    bool fixed_size;                /* the node has refused to grow */
+    bool unsure;                    /* nor has a flush made @size stable */
+    bool uncut;                     /* it has been told to shrink, in vain */
+    bool cut_told;                  /* ... and that has been reported */
+    bool scanning;                  /* the map is being made: none to take */
+    bool scanned;                   /* the map tells of all that is free */
+    bool overlap;                   /* ... and a place may be two blocks' */
+    bool damaged;                   /* an entry can't be, or was not, right */
+    uint64_t lost;                  /* entries that vhdx_bat_may_be_block() */
+    unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
+    uint64_t used_bits;
+    unsigned long *kept;            /* MiBs kept by one block, or NULL */
+    uint64_t kept_bits;
+    uint64_t hint;                  /* MiB: there's none for a block before */
+    GArray *freed;                  /* VHDXFreed: not yet committed */
+    GArray *committing;             /* VHDXFreed: in the commit under way */
+    GArray *committed;              /* VHDXFreed: committed, maybe still read */
+    guint taken;                    /* of @committed: in the map by now */
+    unsigned long *punch;           /* bitmap of free MiBs to be punched */
+    uint64_t punch_bits;
+    uint64_t punch_from;            /* MiB: there is none before */
+    uint64_t tail;                  /* bytes: what is free behind is punched */
+} VHDXSpace;
+
+/* -- Log: ring.c -- */
+
+typedef struct VHDXLogSpan {
+    uint64_t sequence;
+    uint32_t offset;                /* bytes from the start of the log */
+    uint32_t length;                /* bytes */
+    uint32_t tail;                  /* as the entry has it */
+} VHDXLogSpan;
+
+typedef struct VHDXLog {
+    bool open;                      /* both headers name this log */
+    VHDXGuid guid;
+    uint64_t sequence;              /* of the newest entry */
+    uint64_t stable;                /* ... and of the newest known stable */
+    uint64_t given_up;              /* ... of the last whose write has failed */
+    uint32_t head;                  /* where the next entry goes, bytes */
+    uint32_t filled;                /* bytes from the start that have space */
+    uint32_t used;                  /* bytes that may not be overwritten */
+    GQueue *spans;                  /* entries in those bytes, oldest first */
+    uint64_t applied;               /* pages up to this entry are in place */
+    uint64_t safe;                  /* ... and stable there */
+    uint64_t stable_size;           /* length of the file known stable, bytes */
+} VHDXLog;
+
+/* -- Requests: io.c -- */
+
+/*
+ * A payload block that is being given its place.  Whoever writes to the block
+ * while this lasts shares it.  The first write that completes publishes it,
+ * that is, sets the BAT entry.
+ */
+typedef struct VHDXAlloc {
+    uint64_t block;
+    uint64_t offset;                /* bytes from the start of the file */
+    unsigned refs;
+    bool ready;                     /* what is not written reads as zeros */
+    bool preparing;                 /* someone is making it so */
+    bool kept;                      /* the place is the one it had before */
+    bool barrier;                   /* data must be stable before the entry */
+    bool touched;                   /* a write to it has been tried */
+    bool published;
+    bool detached;                  /* freed again: no longer in the table */
+} VHDXAlloc;
+
+/* A request that uses file offsets it has got from the BAT. */
+typedef struct VHDXRequest {
+    uint64_t ticket;
+    QTAILQ_ENTRY(VHDXRequest) next;
+} VHDXRequest;
+
+typedef struct BDRVVHDXState {
+    /* What is known of the image: vhdx_load_anew() replaces all of it. */
+
+    /* Fixed once the image is open, or changed with requests frozen */
+    VHDXParams params;
+    VHDXGeometry geo;
+    VHDXRegion bat;
+    VHDXRegion metadata;
+    VHDXRegion *regions;            /* all of them, @region_count */
+    uint32_t region_count;
+    uint32_t disk_size_item;        /* its offset in the metadata region */
+    bool has_locator;               /* there is a Parent Locator */
+    char *creator;
+    VHDXReplay *replay;             /* NULL: the log was clean at open */
+
+    /* Changed under commit_lock */
+    VHDXHeader header;              /* the current one */
+    int header_copy;                /* where it is: 0 or 1 */
+    bool file_guid_new;             /* FileWriteGuid is this open's */
+    bool data_guid_new;             /* DataWriteGuid is this open's */
+    bool replay_done;               /* the log found at open is in place */
+    bool mend_header[2];            /* this copy is damaged */
+    bool mend_region_table[2];      /* this copy is damaged */
+    VHDXLog log;
+
+    /* Changed under lock */
+    bool writable;                  /* begin_write has nothing left to do */
+    bool broken;                    /* metadata can't be written any more */
+    bool reported;                  /* a bad BAT entry was reported */
+    bool keep_tail;                 /* a check decides what becomes of it */
+    VHDXSpace space;
+    bool barrier;                   /* flush data before the next commit */
+    bool relieving;                 /* a commit makes room in the cache */
+    struct {} end_image;
+
+    /* What requests use meanwhile; changed under lock */
+    VHDXCache cache;
+    GHashTable *allocs;             /* VHDXAlloc by block */
+    CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
+    CoQueue request_queue;          /* waits for requests to end */
+    bool frozen;                    /* requests wait */
+    uint64_t next_ticket;
+    QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
+    uint64_t write_gen;             /* counts completed changes */
+    uint64_t flushed_gen;           /* those before it are stable */
+    bool no_zeroes;                 /* a flush has failed: trust no zeros */
+    uint64_t cache_size;            /* bytes; fixed while requests run */
+    bool safe_discard;              /* in the file it leaves data or zeros */
+
+    QemuMutex lock;
+    CoMutex commit_lock;
+    CoMutex grow_lock;              /* space.size, and making space.used */
+} BDRVVHDXState;
+
+#endif
