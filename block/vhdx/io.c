@@ -33,6 +33,7 @@
 #include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 
@@ -53,67 +54,6 @@ typedef struct Piece {
     unsigned allocs;
     VHDXAlloc *alloc[MAX_ALLOCS];   /* blocks of it that are new */
 } Piece;
-
-void vhdx_io_init(BDRVVHDXState *s)
-{
-    s->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
-    QTAILQ_INIT(&s->requests);
-    qemu_co_queue_init(&s->alloc_queue);
-    qemu_co_queue_init(&s->request_queue);
-}
-
-void vhdx_io_free(BDRVVHDXState *s)
-{
-    g_clear_pointer(&s->allocs, g_hash_table_destroy);
-}
-
-/*
- * Begin @req, for @bytes bytes at @offset.  Returns -EIO if the disk has become
- * too short for it since the block layer looked; it has begun all the same.
- * lock is held, and dropped while requests are frozen.
- */
-static int coroutine_fn request_begin(BDRVVHDXState *s, VHDXRequest *req,
-                                      uint64_t offset, uint64_t bytes)
-{
-    while (s->frozen) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
-    }
-    req->ticket = s->next_ticket++;
-    QTAILQ_INSERT_TAIL(&s->requests, req, next);
-    return offset + bytes > s->geo.disk_size ? -EIO : 0;
-}
-
-static void coroutine_fn request_end(BDRVVHDXState *s, VHDXRequest *req)
-{
-    QTAILQ_REMOVE(&s->requests, req, next);
-    qemu_co_queue_restart_all(&s->request_queue);
-}
-
-void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    while (s->frozen) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
-    }
-    s->frozen = true;
-    while (!QTAILQ_EMPTY(&s->requests)) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
-    }
-}
-
-void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    s->frozen = false;
-    qemu_co_queue_restart_all(&s->request_queue);
-}
-
-uint64_t vhdx_oldest_ticket(BDRVVHDXState *s)
-{
-    VHDXRequest *req = QTAILQ_FIRST(&s->requests);
-
-    return req ? req->ticket : s->next_ticket;
-}
 
 /* Where in its block @offset is. */
 static uint64_t in_block(BDRVVHDXState *s, uint64_t offset)

@@ -25,10 +25,10 @@
 #include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/header.h"
-#include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 
@@ -50,6 +50,34 @@ typedef struct Batch {
     uint32_t written;               /* pages [0, written) are in the log */
     uint32_t stable;                /* pages [0, stable) are stable there */
 } Batch;
+
+/* -- Checkpoint -- */
+
+/* Empty the ring, all entries of which are stable.  Returns 0 or -errno. */
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_ring_checkpoint(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_header_verify(bs);
+    if (ret == 0) {
+        ret = vhdx_ring_apply(bs);
+    }
+    if (ret == 0) {
+        ret = vhdx_ring_flush(bs);
+    }
+    if (ret == 0) {
+        ret = vhdx_ring_write(bs, 0, NULL, NULL);
+    }
+    if (ret == 0) {
+        ret = vhdx_ring_flush(bs);
+    }
+    if (ret == 0) {
+        vhdx_ring_release(s);
+    }
+    return ret;
+}
 
 /* -- Commit -- */
 

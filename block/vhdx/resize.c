@@ -43,8 +43,8 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
-#include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
 #include "block/vhdx/space.h"
 

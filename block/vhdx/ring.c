@@ -47,7 +47,6 @@
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
-#include "block/vhdx/header.h"
 #include "block/vhdx/ring.h"
 
 /* Pages that one write puts in place, and such writes at a time */
@@ -352,30 +351,6 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     aio_task_pool_free(pool);
     if (ret == 0) {
         s->log.applied = s->log.sequence;
-    }
-    return ret;
-}
-
-int coroutine_fn vhdx_ring_checkpoint(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    ret = vhdx_header_verify(bs);
-    if (ret == 0) {
-        ret = vhdx_ring_apply(bs);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_write(bs, 0, NULL, NULL);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
-    if (ret == 0) {
-        vhdx_ring_release(s);
     }
     return ret;
 }

@@ -70,8 +70,8 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/io.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/space.h"
 
 /*

@@ -29,6 +29,7 @@
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
 #include "block/vhdx/space.h"
 

@@ -9,19 +9,6 @@
 
 #include "block/vhdx/state.h"
 
-void vhdx_io_init(BDRVVHDXState *s);
-void vhdx_io_free(BDRVVHDXState *s);
-
-/*
- * Wait until all requests have ended and hold off new ones, which wait, until
- * vhdx_io_thaw().  Flushes go on.  No lock is held.
- */
-void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s);
-void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s);
-
-/* The oldest request's ticket, or the next one's.  lock is held. */
-uint64_t vhdx_oldest_ticket(BDRVVHDXState *s);
-
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
                     QEMUIOVector *qiov, size_t qiov_offset,

@@ -65,10 +65,4 @@ void vhdx_ring_release(BDRVVHDXState *s);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_ring_apply(BlockDriverState *bs);
 
-/*
- * Empty the ring, all entries of which are stable, after
- * vhdx_header_verify().  Returns 0 or -errno.
- */
-int coroutine_fn GRAPH_RDLOCK vhdx_ring_checkpoint(BlockDriverState *bs);
-
 #endif
