@@ -5,7 +5,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/check.h"
+#include "block/vhdx/check-report.h"
 #include "block/vhdx/log.h"
 
 static void G_GNUC_PRINTF(3, 0)

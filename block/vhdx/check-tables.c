@@ -18,7 +18,8 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
-#include "block/vhdx/check.h"
+#include "block/vhdx/check-report.h"
+#include "block/vhdx/check-tables.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 

@@ -27,6 +27,9 @@
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "block/vhdx/check.h"
+#include "block/vhdx/check-bat.h"
+#include "block/vhdx/check-report.h"
+#include "block/vhdx/check-tables.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 

@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "block/vhdx/format.h"
+#include "block/vhdx/locator.h"
 
 #define LOCATOR_HEADER_SIZE     20
 #define LOCATOR_ENTRY_SIZE      12

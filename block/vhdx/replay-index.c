@@ -16,6 +16,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/format.h"
 #include "block/vhdx/replay-index.h"
 
 #define LEAF_SLOTS      170

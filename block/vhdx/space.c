@@ -1034,10 +1034,11 @@ bool vhdx_space_pending(BDRVVHDXState *s)
 }
 
 /*
- * Tickets are handed out in order, so what waits for one that is not back yet
- * has all the younger ones behind it.
+ * Whether vhdx_space_reclaim() would find something.  Tickets are handed out in
+ * order, so what waits for one that is not back yet has all the younger ones
+ * behind it.  lock is held.
  */
-bool vhdx_space_reclaimable(BDRVVHDXState *s)
+static bool reclaimable(BDRVVHDXState *s)
 {
     VHDXSpace *sp = &s->space;
 
@@ -1048,8 +1049,7 @@ bool vhdx_space_reclaimable(BDRVVHDXState *s)
 
 bool vhdx_space_waits(BDRVVHDXState *s)
 {
-    return s->space.committed->len > s->space.taken &&
-           !vhdx_space_reclaimable(s);
+    return s->space.committed->len > s->space.taken && !reclaimable(s);
 }
 
 /*
@@ -1100,8 +1100,7 @@ static bool reclaim_some(BDRVVHDXState *s, bool known)
 {
     VHDXSpace *sp = &s->space;
 
-    for (unsigned i = 0; i < RECLAIM_PLACES && vhdx_space_reclaimable(s);
-         i++) {
+    for (unsigned i = 0; i < RECLAIM_PLACES && reclaimable(s); i++) {
         VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, sp->taken++);
 
         if (known) {
@@ -1115,7 +1114,7 @@ static bool reclaim_some(BDRVVHDXState *s, bool known)
         g_array_remove_range(sp->committed, 0, sp->taken);
         sp->taken = 0;
     }
-    return vhdx_space_reclaimable(s);
+    return reclaimable(s);
 }
 
 bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
@@ -1128,7 +1127,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        if (!vhdx_space_reclaimable(s)) {
+        if (!reclaimable(s)) {
             return false;
         }
     }

@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/format.h"
+#include "block/vhdx/tables.h"
 #include "vhdx-test-util.h"
 
 /* -- GUIDs -- */

@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/format.h"
+#include "block/vhdx/tables.h"
 #include "vhdx-test-util.h"
 
 #define DISK_ID "01020304-0506-0708-090A-0B0C0D0E0F10"

@@ -7,7 +7,18 @@
 #ifndef BLOCK_VHDX_REPLAY_INDEX_H
 #define BLOCK_VHDX_REPLAY_INDEX_H
 
-#include "block/vhdx/state.h"
+/* A range of the file: one page whose data lies in the log, or zeros. */
+typedef struct VHDXReplayRange {
+    uint64_t start;                 /* bytes, file offset */
+    uint64_t end;
+    bool zero;
+    uint32_t log_offset;            /* of the data sector */
+    uint32_t entry;                 /* it is of: 0 is the sequence's first */
+    uint8_t leading[8];
+    uint8_t trailing[4];
+} VHDXReplayRange;
+
+typedef struct VHDXReplayIndex VHDXReplayIndex;
 
 VHDXReplayIndex *vhdx_replay_index_new(void);
 void vhdx_replay_index_free(VHDXReplayIndex *index);

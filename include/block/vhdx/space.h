@@ -106,10 +106,9 @@ void vhdx_space_commit_end(BDRVVHDXState *s, bool stable);
 bool vhdx_space_pending(BDRVVHDXState *s);
 
 /*
- * Whether vhdx_space_reclaim() would find something; whether there is nothing
- * for it but what waits for requests.  lock is held.
+ * Whether there is nothing for vhdx_space_reclaim() but what waits for
+ * requests.  lock is held.
  */
-bool vhdx_space_reclaimable(BDRVVHDXState *s);
 bool vhdx_space_waits(BDRVVHDXState *s);
 
 /*

@@ -1,15 +1,8 @@
 /*
  * VHDX: the open image
  *
- * Layers, each of which calls only those before it:
- *
- *   format                       bytes and structs
- *   header, metadata, replay     what open reads
- *   cache, bat, space, ring, log state of an image that is being changed
- *   io, resize, check, move,
- *   compact                      requests
- *   create                       new images
- *   vhdx                         the BlockDriver
+ * block/vhdx/layers.txt has the order of the files: each calls only what stands
+ * before it there.
  *
  * Locks.  Requests may come from several threads.
  *
@@ -54,6 +47,9 @@
 #include "qemu/thread.h"
 #include "block/vhdx/compat.h"
 #include "block/vhdx/format.h"
+#include "block/vhdx/geometry.h"
+#include "block/vhdx/replay-index.h"
+#include "block/vhdx/tables.h"
 
 /* Memory that metadata pages may take: the default, and what is allowed */
 #define VHDX_CACHE_SIZE         (32 * MiB)
@@ -113,19 +109,6 @@ typedef struct VHDXCache {
 } VHDXCache;
 
 /* -- Replay: replay.c, replay-index.c -- */
-
-/* A range of the file: one page whose data lies in the log, or zeros. */
-typedef struct VHDXReplayRange {
-    uint64_t start;                 /* bytes, file offset */
-    uint64_t end;
-    bool zero;
-    uint32_t log_offset;            /* of the data sector */
-    uint32_t entry;                 /* it is of: 0 is the sequence's first */
-    uint8_t leading[8];
-    uint8_t trailing[4];
-} VHDXReplayRange;
-
-typedef struct VHDXReplayIndex VHDXReplayIndex;
 
 /*
  * What the active log sequence says that the file should hold.  Fixed once
