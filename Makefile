@@ -16,10 +16,10 @@ demo: all
 # A short fuzz run: what a long one finds is for another day.
 check: export RUNS ?= 500
 check:
-	@scripts/run-checks limits unit iotests interop trace crash fuzz series
+	@scripts/run-checks limits layers unit iotests interop trace crash fuzz series
 
-check-limits check-unit check-iotests check-interop check-trace check-crash \
-check-fuzz check-series check-compat check-mutations:
+check-limits check-layers check-unit check-iotests check-interop check-trace \
+check-crash check-fuzz check-series check-compat check-mutations:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -71,8 +71,8 @@ install: all
 clean:
 	rm -rf "$(BUILD)"
 
-.PHONY: all demo check check-limits check-unit check-iotests check-interop \
-        check-trace check-crash check-fuzz check-series check-compat \
-        check-mutations check-iotests-10.0 check-asan check-threads bench \
-        series check-series-build check-libvirt demo-libvirt \
-        series-libvirt check-series-libvirt-build check-assertions install clean
+.PHONY: all demo check check-limits check-layers check-unit check-iotests \
+        check-interop check-trace check-crash check-fuzz check-series \
+        check-compat check-mutations check-iotests-10.0 check-asan \
+        check-threads bench series check-series-build check-libvirt \
+        demo-libvirt series-libvirt check-series-libvirt-build check-assertions install clean
