@@ -9,7 +9,7 @@
  * whenever they are used, not at open, so that opening takes the same time
  * however large the table is.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

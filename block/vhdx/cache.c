@@ -20,7 +20,7 @@
  * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
  * as much of the C library.  Chunks are kept until the limit gets lower.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

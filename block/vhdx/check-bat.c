@@ -34,13 +34,13 @@
  * offset may be wrong, or the state, which is one bit away from that of a
  * present block: then all there is of the block is this offset.  So it is
  * cleared only if no block can be there, or there are only zeros.  For this the
- * content is read, though nothing of it twice.  A plain check does so, too: what
- * it finds must not hang on whether others use the place at the time.
+ * content is read, though nothing of it twice, and by a plain check, too: its
+ * findings must not hang on whether others use the place at the time.
  *
  * UNDEFINED and UNMAPPED blocks may keep their place, where others would put
  * them again when they are written to.  It must be their own for that.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

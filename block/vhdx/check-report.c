@@ -1,7 +1,7 @@
 /*
  * VHDX: what a check tells, and counts
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -11,7 +11,7 @@
  * a known region that is not marked as required, as QEMU once left it.  Old
  * bytes behind the last entry of a table, which Windows leaves, are not told.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -21,7 +21,7 @@
  * replay, which cuts it otherwise, leaves it to the check.
  * Space between objects is free: new blocks are put there.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -44,7 +44,7 @@
  * (A block status that was told before tells of a place that may be gone.  So
  * this is not for an image that others use.)
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -6,7 +6,7 @@
  * formats leave the sector size to whoever runs the guest; in a VHDX image it
  * is written down, and qemu-img and the jobs that make copies ask here for it.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

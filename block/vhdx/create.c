@@ -17,7 +17,7 @@
  * to change the latter.  So nothing is taken to be zero that has not just been
  * made so, and the file identifier comes last: a half-made image is none.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -7,7 +7,7 @@
  * items, which are tables of their own, are in metadata.c; the BAT is in
  * bat.c.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -4,7 +4,7 @@
  * Pure: arithmetic on what disk size, block size and sector size make of a
  * disk, and on single entries.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -12,7 +12,7 @@
  * have the same image open for writing find out: each looks now and then
  * whether the copy that counts is still the one it knows.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -24,7 +24,7 @@
  * has a ticket, and freed space waits until all older tickets are back; see
  * space.c.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -8,7 +8,7 @@
  * Pure: bytes in, text out.  Nothing in the item is believed before it has been
  * seen to lie inside.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

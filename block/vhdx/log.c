@@ -16,7 +16,7 @@
  * The first modification opens the log; see begin_locked().  Where entries go,
  * and when pages go in place, is told in ring.c.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
@@ -269,7 +269,8 @@ static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
             /* Pages are kept until they are stable in place. */
             ret = vhdx_ring_flush(bs);
         }
-        if (!qatomic_read(&s->broken) && s->cache.logged <= s->cache.limit / 2) {
+        if (!qatomic_read(&s->broken) &&
+            s->cache.logged <= s->cache.limit / 2) {
             ret = 0;
         }
     }

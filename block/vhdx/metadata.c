@@ -5,7 +5,7 @@
  * with a valid copy is wrong with the image: the checksum says that it was
  * written like that.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
@@ -103,7 +103,8 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
 
     assert(vhdx_known_items[i].size <= sizeof(buf));
     if (!item) {
-        error_setg(errp, "Metadata item '%s' is missing", vhdx_known_items[i].name);
+        error_setg(errp, "Metadata item '%s' is missing",
+                   vhdx_known_items[i].name);
         return -EINVAL;
     }
     if (item->length != vhdx_known_items[i].size) {

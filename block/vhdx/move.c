@@ -15,7 +15,7 @@
  *
  * Requests are frozen, so that blocks stay as they have been seen.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

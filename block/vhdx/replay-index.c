@@ -12,7 +12,7 @@
  * leaves; a leaf that is full is cut in two.  The number of leaves is bounded.
  * A million pages fit in with much to spare, in whatever order they come.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

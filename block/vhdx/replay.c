@@ -23,7 +23,7 @@
  * of 4 GiB may have a million of them; when the sequence is known, the index is
  * made by reading its entries once more.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

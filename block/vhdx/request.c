@@ -6,7 +6,7 @@
  * requests have ended.  What changes places of its own, such as a resize, or
  * the state as a whole, such as an activation, has requests frozen.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -31,7 +31,7 @@
  * Requests are frozen throughout, as these things are read without being
  * looked at again.  It is done seldom and does not take long.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -37,7 +37,7 @@
  * is written in their place might end where another of them begins, with the
  * next number.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

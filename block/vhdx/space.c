@@ -55,11 +55,11 @@
  * file keeps its length.
  *
  * The length of blocks may be what is damaged, too.  Where each block has free
- * space behind it, as much as itself, and data there, and all of the BAT is zero
+ * space behind it, as much as itself, and data there, and the BAT is all zero
  * from where it would end with blocks twice as long, they may be longer than
  * BlockSize says.  Then all that was used before is kept as well.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -5,7 +5,7 @@
  * metadata table says where in that region the items are that tell what the
  * disk is.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

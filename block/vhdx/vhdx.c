@@ -7,10 +7,10 @@
  *
  * Opening an image never writes to it.  It reads headers, log, region table
  * and metadata items, in this order, since the log may hold newer versions of
- * what comes after it.  layers.txt has the order of the files, state.h the rules
- * of the locks.
+ * what comes after it.  layers.txt has the order of the files, and state.h the
+ * rules of the locks.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

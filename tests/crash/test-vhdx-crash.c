@@ -5,7 +5,7 @@
  * moments, and checks what is left; see vhdx-crash.h.  The output is that of
  * QEMU's unit tests (TAP), with one test for each workload.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

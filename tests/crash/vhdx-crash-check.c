@@ -19,7 +19,7 @@
  *   - it can be repaired, and then nothing is wrong with it but what was not
  *     to be mended
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

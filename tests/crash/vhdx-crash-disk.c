@@ -8,7 +8,7 @@
  * operations are made slow: they are taken only when there is nothing else,
  * or rarely.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -6,7 +6,7 @@
  * there at once.  A session is the time from opening the image to closing it;
  * a run has one or more of them.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -6,7 +6,7 @@
  * as zeros, or as garbage if the image is of that kind.  There, pages that were
  * zeroed are in the table.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

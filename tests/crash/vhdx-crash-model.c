@@ -10,7 +10,7 @@
  * discard may zero what it covers, and need not.  A request that failed may
  * have taken effect, and need not.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

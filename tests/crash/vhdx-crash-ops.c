@@ -9,7 +9,7 @@
  * ends.  A header, all of whose fields lie in one such sector, may be spoilt
  * instead: that is what the second copy is for.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

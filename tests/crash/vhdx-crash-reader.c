@@ -6,7 +6,7 @@
  * whole BAT is judged.  It is stricter than a reader has to be: what the driver
  * has written must be right in every field, also where others would not mind.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

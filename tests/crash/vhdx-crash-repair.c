@@ -15,7 +15,7 @@
  * block says no longer that it is present, or that it has no place, or not even
  * where it is.  The block must be left where it is for somebody to find.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

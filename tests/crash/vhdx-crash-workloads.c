@@ -4,7 +4,7 @@
  * Each puts another rule of crash safety to the test; what is random in them is
  * chosen anew for each seed.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

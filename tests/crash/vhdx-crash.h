@@ -14,7 +14,7 @@
  * request takes the next number ("stamp").  A power cut happens between two
  * stamps.  Everything follows from a seed.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_CRASH_H

@@ -3,7 +3,7 @@
  *
  * tests/fuzz/README.md of the driver's own repository tells how to run it.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -14,7 +14,7 @@
  *
  * So a file of many TiB, or a BAT of a million entries, is some dozen bytes.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -4,7 +4,7 @@
  * The sanitizer tells of each allocation.  What counts is what is allocated
  * and not freed again, at its peak.  Stacks of coroutines are not among it.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

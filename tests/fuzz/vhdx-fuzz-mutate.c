@@ -8,7 +8,7 @@
  * anew, and then all checksums are set right, mostly.  What is found at a
  * wrong place by a field that was changed before is taken as it is.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

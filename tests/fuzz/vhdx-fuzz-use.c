@@ -19,7 +19,7 @@
  * That nothing else goes wrong is for the sanitizers to see, and for libFuzzer
  * that it ends at all.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -9,7 +9,7 @@
  * The file's content and the protocol node that serves it are those of the
  * crash test, as are its random numbers: see vhdx-crash.h.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_FUZZ_H

@@ -7,7 +7,7 @@
 # Nothing is shared with the driver, so that both may be wrong only
 # independently.
 #
-# SPDX-License-Identifier: LGPL-2.0-or-later
+# SPDX-License-Identifier: LGPL-2.1-or-later
 
 import hashlib
 import re

@@ -11,7 +11,7 @@
  * choose: all checksums made right (in 15 of 16), a read that fails (in 1 of
  * 16).  With VHDX_FUZZ_SEEDS in the environment each input has to be a good image.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include <config.h>

@@ -23,7 +23,7 @@
  * before the stamp is taken: what somebody else saw happen before that time
  * has left a lower stamp.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #define _GNU_SOURCE

@@ -7,7 +7,7 @@
  * got to.  Walks go up to 64 TiB; on long ones only blocks next to the edge of
  * a chunk and a sample of the others are compared.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -4,7 +4,7 @@
  * The image has many more pages of BAT than the smallest cache holds.  All of
  * its blocks are present, in a sparse file.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

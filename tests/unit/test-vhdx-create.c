@@ -6,7 +6,7 @@
  * counted anew.  The freedom that -o has is tested by making images and reading
  * the result by hand.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

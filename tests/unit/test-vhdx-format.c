@@ -5,7 +5,7 @@
  * what the driver's encoders make; the decoders get the same bytes, and bytes
  * with every kind of damage.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -5,7 +5,7 @@
  * writes is compared with vhdx-test-log.h byte for byte; what it reads is made
  * there, and spoiled here.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

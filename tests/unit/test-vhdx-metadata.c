@@ -5,7 +5,7 @@
  * turned into bytes here.  Each reason to refuse a table has a test that takes
  * a good list and spoils one thing in it.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -5,7 +5,7 @@
  * opened.  Where there is a second copy it must serve; elsewhere the image must
  * be refused with a message that says what is wrong.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

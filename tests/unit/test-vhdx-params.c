@@ -4,7 +4,7 @@
  * Items as bytes, with what they say about the disk, and which of the disks
  * that they can describe are refused.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

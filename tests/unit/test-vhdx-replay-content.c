@@ -5,7 +5,7 @@
  * Their entries hold pages and runs of zeros that overlap in all ways, replace
  * the tables that open reads, or say how long the file is to be.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

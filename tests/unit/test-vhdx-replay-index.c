@@ -4,7 +4,7 @@
  * Random ranges go into the index and into a plain array of pages; both must
  * tell the same.  Then it is filled as the worst logs would do.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

@@ -8,7 +8,7 @@
  * These tests are about which entries count; what the entries do is tested in
  * test-vhdx-replay-content.c.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

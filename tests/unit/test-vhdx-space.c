@@ -7,7 +7,7 @@
  *
  * A copy of the file, made while the image is open, is what a kill would leave.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
@@ -37,7 +37,7 @@ static struct {
     bool log_lost;                  /* writes to the log seem to fail */
     bool effect;                    /* these take effect all the same */
     bool grows;                     /* nobody is to make it shorter now */
-    bool cut;                       /* it has got shorter since its last flush */
+    bool cut;                       /* it got shorter since its last flush */
     unsigned punched;               /* number of places given back to it */
     bool hold_punch;                /* these wait ... */
     Coroutine *held_punch;          /* ... and this one does */
@@ -607,7 +607,7 @@ static void test_tail_stays(void)
         result = check_image(blk, BDRV_FIX_LEAKS);
         g_assert_cmpint(result.leaks, >, 0);
         g_assert_cmpint(result.leaks_fixed, ==, 0);
-        /* qemu-img looks once more after a repair, and tells what that finds. */
+        /* qemu-img looks again after a repair, and tells what that finds. */
         g_assert_cmpint(result.corruptions_fixed, >, 0);
         result = check_image(blk, 0);
         g_assert_cmpint(result.leaks, >, 0);

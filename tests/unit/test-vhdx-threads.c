@@ -14,7 +14,7 @@
  *
  * VHDX_TEST_OPS sets the number of requests of each worker in a run.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"

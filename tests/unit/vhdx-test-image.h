@@ -13,7 +13,7 @@
  * 4 MiB    blocks 0 and 1, pages 0 to 511
  * 6 MiB    end of the file
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_IMAGE_H

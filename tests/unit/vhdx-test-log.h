@@ -5,7 +5,7 @@
  * turns them into what stands in the log, in the order of the format's text:
  * header, descriptors, padding, data sectors, and the checksum at last.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_LOG_H

@@ -17,7 +17,7 @@
  * between them as the counting needs: a lock here would hide from
  * ThreadSanitizer that the driver lacks one.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_MODEL_H

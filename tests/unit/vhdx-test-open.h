@@ -4,7 +4,7 @@
  * The image is stored in a file and opened through the block layer.  Opening
  * must never write, so most checks compare the file with what was stored.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_OPEN_H

@@ -1,7 +1,7 @@
 /*
  * VHDX unit tests: requests
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_REQUEST_H

@@ -5,7 +5,7 @@
  * from the text of the format: little-endian integers byte by byte, CRC-32C bit
  * by bit, GUIDs from the way they are printed.  Nothing here calls the driver.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef TESTS_UNIT_VHDX_TEST_UTIL_H

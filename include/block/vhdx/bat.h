@@ -1,7 +1,7 @@
 /*
  * VHDX: the block allocation table, section 2.5
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_BAT_H

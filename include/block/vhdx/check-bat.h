@@ -1,7 +1,7 @@
 /*
  * VHDX: check of the BAT and of what is where in the file
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_CHECK_BAT_H

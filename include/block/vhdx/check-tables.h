@@ -1,7 +1,7 @@
 /*
  * VHDX: check of headers, region tables and metadata
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_CHECK_TABLES_H

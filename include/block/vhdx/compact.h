@@ -1,7 +1,7 @@
 /*
  * VHDX: a shorter file
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_COMPACT_H

@@ -4,7 +4,7 @@
  * The driver is written to the block layer's newest names.  Here, and nowhere
  * else, older versions get them.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_COMPAT_H

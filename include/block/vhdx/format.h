@@ -9,7 +9,7 @@
  * are printed; the encoders and decoders convert.  Section numbers refer to
  * MS-VHDX, revision 8.0.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_FORMAT_H

@@ -1,7 +1,7 @@
 /*
  * VHDX: blocks and BAT entries by number, section 2.5
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_GEOMETRY_H

@@ -1,7 +1,7 @@
 /*
  * VHDX: the headers, section 2.2.2
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_HEADER_H

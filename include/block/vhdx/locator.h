@@ -1,7 +1,7 @@
 /*
  * VHDX: the parent locator, section 2.6.2.6
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_LOCATOR_H

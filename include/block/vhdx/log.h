@@ -1,7 +1,7 @@
 /*
  * VHDX: commits, and opening and closing the log, section 2.3
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_LOG_H

@@ -1,7 +1,7 @@
 /*
  * VHDX: region tables and metadata items, sections 2.2.3 and 2.6
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_METADATA_H

@@ -1,7 +1,7 @@
 /*
  * VHDX: index of what a log holds
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_REPLAY_INDEX_H

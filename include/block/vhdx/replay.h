@@ -1,7 +1,7 @@
 /*
  * VHDX: replay of the log, section 2.3
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_REPLAY_H

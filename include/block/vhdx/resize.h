@@ -1,7 +1,7 @@
 /*
  * VHDX: another size of the disk, or place of a region
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_RESIZE_H

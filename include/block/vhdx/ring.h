@@ -3,7 +3,7 @@
  *
  * commit_lock is held where nothing else is said.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_RING_H

@@ -36,7 +36,7 @@
  * Open, close, reopen, inactivation and check come with no request under way;
  * an activation comes with reads, and freezes them.
  *
- * SPDX-License-Identifier: LGPL-2.0-or-later
+ * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #ifndef BLOCK_VHDX_STATE_H
