@@ -26,7 +26,8 @@
  * length of blocks, which may be what is damaged: only the place counts where
  * the other begins.
  *
- * An entry is mended only where there is no doubt: see vhdx_bat_entry_mend().
+ * An entry is mended only where there is no doubt; see
+ * vhdx_bat_entry_normalize().
  * Reserved bits in the entry of a present block are cleared if nothing else is
  * at its place; otherwise the entry as a whole can't be trusted.
  *
@@ -218,7 +219,7 @@ static bool entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
     e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
     e->behind = e->index >= s->geo.bat_entries;
-    e->value = vhdx_bat_entry_mend(e->raw, e->bitmap || e->behind);
+    e->value = vhdx_bat_entry_normalize(e->raw, e->bitmap || e->behind);
     if (c->whole &&
         vhdx_bat_state(e->value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
         e->value = vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,

@@ -798,7 +798,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
         .errp = errp,
     };
 
-    vhdx_io_freeze(s);
+    vhdx_request_freeze(s);
     if (vhdx_replay_active(s)) {
         ret = vhdx_log_begin(bs, false);
     }
@@ -822,7 +822,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     if (ret == 0) {
         ret = pack(bs, c);
     }
-    vhdx_io_thaw(s);
+    vhdx_request_thaw(s);
 
     if (ret < 0 && *errp) {
         error_prepend(errp, "Could not compact the image: ");

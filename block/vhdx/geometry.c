@@ -66,7 +66,7 @@ void vhdx_bat_fill(const VHDXGeometry *geo, uint64_t index, uint64_t count,
     }
 }
 
-uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap)
+uint64_t vhdx_bat_entry_normalize(uint64_t entry, bool bitmap)
 {
     uint64_t offset = vhdx_bat_offset(entry);
 

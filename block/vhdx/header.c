@@ -38,7 +38,6 @@ int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
             return ret;
         }
         valid[i] = vhdx_header_decode(buf, &headers[i]);
-        s->mend_header[i] = !valid[i];
     }
 
     s->header_copy = vhdx_header_choose(headers, valid, errp);
@@ -79,7 +78,6 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
         s->header.log_version = header->log_version;
     }
     s->header_copy = copy;
-    s->mend_header[copy] = false;
     return 0;
 }
 

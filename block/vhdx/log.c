@@ -55,7 +55,7 @@ typedef struct Batch {
 
 /* Empty the ring, all entries of which are stable.  Returns 0 or -errno. */
 static int coroutine_fn GRAPH_RDLOCK
-vhdx_ring_checkpoint(BlockDriverState *bs)
+checkpoint(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -180,7 +180,7 @@ batch_write(BlockDriverState *bs, Batch *b)
      * all is by now that was ever stable.
      */
     while (ret == 0 && b->pages->len && s->log.sequence < s->log.given_up) {
-        ret = vhdx_ring_checkpoint(bs);
+        ret = checkpoint(bs);
     }
     while (ret == 0 && b->written < b->pages->len) {
         uint32_t count = MIN(most, b->pages->len - b->written);
@@ -188,7 +188,7 @@ batch_write(BlockDriverState *bs, Batch *b)
         if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {
             ret = b->written > b->stable ? batch_flush(bs, b) : 0;
             if (ret == 0) {
-                ret = vhdx_ring_checkpoint(bs);
+                ret = checkpoint(bs);
             }
         }
         if (ret == 0) {
@@ -292,7 +292,7 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->grow_lock);
     if (s->log.open && !qatomic_read(&s->broken) &&
         vhdx_space_cut_begin(s, &size)) {
-        if (vhdx_ring_checkpoint(bs) < 0) {
+        if (checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
         } else {
             vhdx_space_cut(bs, s->space.size, size);
@@ -366,7 +366,7 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
         return 0;
     }
     /* Those under way may have lost what they have prepared. */
-    vhdx_io_freeze(s);
+    vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
     if (qatomic_read(&s->broken)) {
@@ -375,7 +375,7 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     qemu_co_mutex_unlock(&s->commit_lock);
-    vhdx_io_thaw(s);
+    vhdx_request_thaw(s);
     return ret;
 }
 
@@ -597,7 +597,7 @@ int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->commit_lock);
     ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
     if (ret == 0) {
-        ret = vhdx_ring_checkpoint(bs);
+        ret = checkpoint(bs);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;

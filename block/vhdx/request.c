@@ -13,7 +13,7 @@
 #include "qemu/lockable.h"
 #include "block/vhdx/request.h"
 
-void vhdx_io_init(BDRVVHDXState *s)
+void vhdx_request_init(BDRVVHDXState *s)
 {
     s->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
     QTAILQ_INIT(&s->requests);
@@ -21,12 +21,12 @@ void vhdx_io_init(BDRVVHDXState *s)
     qemu_co_queue_init(&s->request_queue);
 }
 
-void vhdx_io_free(BDRVVHDXState *s)
+void vhdx_request_free(BDRVVHDXState *s)
 {
     g_clear_pointer(&s->allocs, g_hash_table_destroy);
 }
 
-void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s)
+void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
     while (s->frozen) {
@@ -38,14 +38,14 @@ void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s)
     }
 }
 
-void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s)
+void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
     s->frozen = false;
     qemu_co_queue_restart_all(&s->request_queue);
 }
 
-uint64_t vhdx_oldest_ticket(BDRVVHDXState *s)
+uint64_t vhdx_request_oldest(BDRVVHDXState *s)
 {
     VHDXRequest *req = QTAILQ_FIRST(&s->requests);
 

@@ -725,7 +725,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         return -ENOTSUP;
     }
     vhdx_geometry_init(&geo, &params);
-    vhdx_io_freeze(s);
+    vhdx_request_freeze(s);
     if (offset == s->params.disk_size) {
         /* It has it already: nothing changes. */
         ret = 0;
@@ -752,6 +752,6 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         (void)vhdx_log_checkpoint(bs);
     }
 out:
-    vhdx_io_thaw(s);
+    vhdx_request_thaw(s);
     return ret;
 }

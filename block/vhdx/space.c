@@ -277,7 +277,8 @@ static void scan_keep(Scan *scan, uint64_t offset, uint64_t bytes, bool own)
 /* Whether an entry of the raw value @entry may keep its place. */
 static bool entry_keeps(uint64_t entry)
 {
-    VHDXBlockState state = vhdx_bat_state(vhdx_bat_entry_mend(entry, false));
+    uint64_t value = vhdx_bat_entry_normalize(entry, false);
+    VHDXBlockState state = vhdx_bat_state(value);
 
     return state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED;
 }
@@ -1044,7 +1045,7 @@ static bool reclaimable(BDRVVHDXState *s)
 
     return sp->committed->len > sp->taken &&
            g_array_index(sp->committed, VHDXFreed, sp->taken).ticket <=
-           vhdx_oldest_ticket(s);
+           vhdx_request_oldest(s);
 }
 
 bool vhdx_space_waits(BDRVVHDXState *s)

@@ -107,7 +107,7 @@ static void vhdx_state_free(BDRVVHDXState *s)
 {
     vhdx_image_reset(s);
     vhdx_space_free(s);
-    vhdx_io_free(s);
+    vhdx_request_free(s);
     vhdx_cache_free(s);
     qemu_mutex_destroy(&s->lock);
 }
@@ -124,7 +124,7 @@ static void vhdx_state_init(BDRVVHDXState *s)
     qemu_co_mutex_init(&s->grow_lock);
     vhdx_space_init(s, 0);
     vhdx_cache_init(s);
-    vhdx_io_init(s);
+    vhdx_request_init(s);
 }
 
 /*
@@ -319,7 +319,7 @@ vhdx_load_anew(BlockDriverState *bs, Error **errp)
     int ret;
 
     vhdx_state_init(old);
-    vhdx_io_freeze(s);
+    vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -341,7 +341,7 @@ vhdx_load_anew(BlockDriverState *bs, Error **errp)
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     qemu_co_mutex_unlock(&s->commit_lock);
-    vhdx_io_thaw(s);
+    vhdx_request_thaw(s);
     vhdx_state_free(old);
     return ret;
 }

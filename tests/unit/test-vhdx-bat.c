@@ -500,11 +500,11 @@ static void test_mend(void)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
-        uint64_t mended = vhdx_bat_entry_mend(known[i].entry, false);
+        uint64_t mended = vhdx_bat_entry_normalize(known[i].entry, false);
 
         g_assert_cmphex(mended, ==, known[i].mended);
-        g_assert_cmphex(vhdx_bat_entry_mend(mended, false), ==, mended);
-        g_assert_cmphex(vhdx_bat_entry_mend(known[i].entry, true), ==, 0);
+        g_assert_cmphex(vhdx_bat_entry_normalize(mended, false), ==, mended);
+        g_assert_cmphex(vhdx_bat_entry_normalize(known[i].entry, true), ==, 0);
     }
 }
 

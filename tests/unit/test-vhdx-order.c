@@ -4,8 +4,8 @@
  * blkdebug under the image holds one write back while others run.  A filter of
  * our own below it can fail a write when it is done already, as an error of a
  * real disk may leave it, and hold back a read or a change of the file's
- * length.  So these cases come out the same each time; test-vhdx-threads.c looks for
- * others by chance.
+ * length.  So these cases come out the same each time; test-vhdx-threads.c
+ * looks for others by chance.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -91,7 +91,7 @@ bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
  * state that has none, not in the draft's state; zero where it is that of a
  * sector bitmap block (@bitmap).
  */
-uint64_t vhdx_bat_entry_mend(uint64_t entry, bool bitmap);
+uint64_t vhdx_bat_entry_normalize(uint64_t entry, bool bitmap);
 
 /*
  * Fill @buf with @count BAT entries from @index on, as they stand in a new

@@ -9,8 +9,8 @@
 
 #include "block/vhdx/state.h"
 
-void vhdx_io_init(BDRVVHDXState *s);
-void vhdx_io_free(BDRVVHDXState *s);
+void vhdx_request_init(BDRVVHDXState *s);
+void vhdx_request_free(BDRVVHDXState *s);
 
 /*
  * Begin @req, for @bytes bytes at @offset.  Returns -EIO if the disk has become
@@ -37,12 +37,12 @@ static inline void coroutine_fn request_end(BDRVVHDXState *s, VHDXRequest *req)
 
 /*
  * Wait until all requests have ended and hold off new ones, which wait, until
- * vhdx_io_thaw().  Flushes go on.  No lock is held.
+ * vhdx_request_thaw().  Flushes go on.  No lock is held.
  */
-void coroutine_fn vhdx_io_freeze(BDRVVHDXState *s);
-void coroutine_fn vhdx_io_thaw(BDRVVHDXState *s);
+void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s);
+void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s);
 
 /* The oldest request's ticket, or the next one's.  lock is held. */
-uint64_t vhdx_oldest_ticket(BDRVVHDXState *s);
+uint64_t vhdx_request_oldest(BDRVVHDXState *s);
 
 #endif

@@ -228,12 +228,11 @@ typedef struct BDRVVHDXState {
     bool file_guid_new;             /* FileWriteGuid is this open's */
     bool data_guid_new;             /* DataWriteGuid is this open's */
     bool replay_done;               /* the log found at open is in place */
-    bool mend_header[2];            /* this copy is damaged */
     bool mend_region_table[2];      /* this copy is damaged */
     VHDXLog log;
 
     /* Changed under lock */
-    bool writable;                  /* begin_write has nothing left to do */
+    bool writable;                  /* vhdx_log_begin() has no more to do */
     bool broken;                    /* metadata can't be written any more */
     bool reported;                  /* a bad BAT entry was reported */
     bool keep_tail;                 /* a check decides what becomes of it */
