@@ -57,7 +57,7 @@
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
-#include "block/vhdx/space.h"
+#include "block/vhdx/space-scan.h"
 
 #define WINDOW_MIBS     (128 * TiB / MiB)
 #define MAX_WINDOWS     16

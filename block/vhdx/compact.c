@@ -58,6 +58,8 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 
 /* Progress is told in such parts of a phase. */

@@ -35,6 +35,7 @@
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space-freed.h"
 #include "block/vhdx/space.h"
 
 /* New blocks that one piece can span */

@@ -30,6 +30,8 @@
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */

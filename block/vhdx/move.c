@@ -26,7 +26,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
-#include "block/vhdx/space.h"
+#include "block/vhdx/space-freed.h"
 
 /* A batch has as many blocks as make up so many bytes, if it has room. */
 #define BATCH_BYTES     (64 * MiB)

@@ -46,6 +46,8 @@
 #include "block/vhdx/log.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 
 #define COPY_BYTES  MiB

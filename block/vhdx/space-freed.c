@@ -1,0 +1,440 @@
+/*
+ * VHDX: freed space, and giving it back to the host
+ *
+ * Space below the end becomes free when a block is discarded.  Until the BAT
+ * change is stable the block must stay as it is, as a power cut would bring it
+ * back, and even then a request that began before may still read or write it.
+ * So space goes from the list of the freed, through the list of the committed,
+ * to the map of used MiBs, from which it is given out again before the file
+ * grows.  What is not known to be free counts as used.  What has come into the
+ * map like this is punched later, if nobody has taken it before: a few places
+ * at a time, which are out of the map meanwhile, so that no request waits for
+ * all of them.
+ *
+ * In a fixed image (LeaveBlockAllocated) nothing is given back unasked: no cut
+ * gets below the length that the file had when it was opened.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "block/vhdx/request.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-map.h"
+#include "block/vhdx/space-scan.h"
+#include "block/vhdx/space.h"
+
+/* Places that go into the map under one lock */
+#define RECLAIM_PLACES  1024
+
+/* The longest place that is punched at once, and such at one hold of a lock */
+#define PUNCH_BYTES     GiB
+#define PUNCH_SLICE     16
+
+/* Add a place to @list, from which all requests of now are still kept away. */
+static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
+                      uint64_t bytes)
+{
+    VHDXFreed freed = {
+        .offset = offset,
+        .length = bytes,
+        .ticket = s->next_ticket,
+    };
+
+    if (list->len) {
+        VHDXFreed *last = &g_array_index(list, VHDXFreed, list->len - 1);
+
+        if (last->offset + last->length == offset) {
+            last->length += bytes;
+            last->ticket = freed.ticket;
+            return;
+        }
+    }
+    g_array_append_val(list, freed);
+}
+
+void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                        bool touched)
+{
+    VHDXSpace *sp = &s->space;
+
+    if (touched) {
+        /* The host may have given space to it, and get that back. */
+        freed_add(s, sp->committed, offset, bytes);
+    } else if (offset + bytes == sp->end && !sp->used) {
+        sp->end = offset;
+    } else {
+        vhdx_map_free(s, offset, bytes);
+    }
+}
+
+void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    freed_add(s, s->space.freed, offset, bytes);
+    /* There is something to commit. */
+    s->write_gen++;
+}
+
+/* Move all of @from to @to. */
+static void freed_move(GArray *from, GArray *to)
+{
+    g_array_append_vals(to, from->data, from->len);
+    g_array_set_size(from, 0);
+}
+
+void vhdx_space_commit_begin(BDRVVHDXState *s)
+{
+    freed_move(s->space.freed, s->space.committing);
+}
+
+void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
+{
+    freed_move(s->space.committing,
+               stable ? s->space.committed : s->space.freed);
+}
+
+bool vhdx_space_pending(BDRVVHDXState *s)
+{
+    return s->space.freed->len || s->space.committing->len ||
+           s->space.committed->len > s->space.taken;
+}
+
+/*
+ * Whether vhdx_space_reclaim() would find something.  Tickets are handed out in
+ * order, so what waits for one that is not back yet has all the younger ones
+ * behind it.  lock is held.
+ */
+static bool reclaimable(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+
+    return sp->committed->len > sp->taken &&
+           g_array_index(sp->committed, VHDXFreed, sp->taken).ticket <=
+           vhdx_request_oldest(s);
+}
+
+bool vhdx_space_waits(BDRVVHDXState *s)
+{
+    return s->space.committed->len > s->space.taken && !reclaimable(s);
+}
+
+/*
+ * To how many bytes the file is cut where the last object ends at @end.  A
+ * fixed image keeps what it had when it was opened.
+ */
+static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
+{
+    return s->params.leave_allocated ? MAX(end, s->space.keep) : end;
+}
+
+/* Whether so much is free at the end of the file that it is cut off now. */
+static bool tail_is_large(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
+
+    if (sp->fixed_size || sp->uncut || !sp->used ||
+        test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+        return false;
+    }
+    end = cut_size(s, vhdx_map_end(sp));
+    return MIN(sp->end, sp->size) >= end + vhdx_space_grow_step(s, end);
+}
+
+/* What is free at the end of the file by now is the host's. */
+static void tail_punch(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
+
+    if (test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
+        return;
+    }
+    end = vhdx_map_end(sp);
+    if (end < sp->tail) {
+        vhdx_punch_add(sp, end, MIN(sp->tail, sp->end) - end);
+        sp->tail = end;
+    }
+}
+
+/*
+ * Put some places that wait for nobody any more into the map, or forget them
+ * if it is not @known what is free.  lock is held.  Returns whether there are
+ * more.
+ */
+static bool reclaim_some(BDRVVHDXState *s, bool known)
+{
+    VHDXSpace *sp = &s->space;
+
+    for (unsigned i = 0; i < RECLAIM_PLACES && reclaimable(s); i++) {
+        VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, sp->taken++);
+
+        if (known) {
+            vhdx_map_free(s, f->offset, f->length);
+            /* It does not read as zeros, though it may lie behind those. */
+            sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
+            vhdx_punch_add(sp, f->offset, f->length);
+        }
+    }
+    if (sp->taken > sp->committed->len / 2) {
+        g_array_remove_range(sp->committed, 0, sp->taken);
+        sp->taken = 0;
+    }
+    return reclaimable(s);
+}
+
+bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool known, more, large = false;
+
+    /* The disk may hold the names of places that were given up. */
+    if (qatomic_read(&s->broken)) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!reclaimable(s)) {
+            return false;
+        }
+    }
+    /* What is on no list must not be found free by a scan. */
+    qemu_co_mutex_lock(&s->grow_lock);
+    known = vhdx_space_know(bs) == 0 && !s->space.overlap;
+    do {
+        QEMU_LOCK_GUARD(&s->lock);
+        more = reclaim_some(s, known);
+        if (!more && known) {
+            tail_punch(s);
+            large = tail_is_large(s);
+        }
+    } while (more);
+    qemu_co_mutex_unlock(&s->grow_lock);
+    return large;
+}
+
+/* -- Giving space back to the host -- */
+
+/*
+ * Take the next place to be punched, @bytes bytes at @offset, out of the map so
+ * that nobody else does.  @zero is set where it lies at the end of the file.
+ * lock is held.  Returns false if there is none.
+ */
+static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
+                       bool *zero)
+{
+    uint64_t first, end;
+
+    if (sp->punch_from >= sp->punch_bits) {
+        return false;
+    }
+    first = find_next_bit(sp->punch, sp->punch_bits, sp->punch_from);
+    if (first >= sp->punch_bits) {
+        sp->punch_from = UINT64_MAX;
+        return false;
+    }
+    end = MIN(sp->punch_bits, first + PUNCH_BYTES / VHDX_MIB);
+    end = find_next_zero_bit(sp->punch, end, first);
+    *offset = first * VHDX_MIB;
+    *bytes = (end - first) * VHDX_MIB;
+    if (*offset < sp->tail && *offset + *bytes > sp->tail) {
+        *bytes = sp->tail - *offset;
+    }
+    *zero = *offset >= sp->tail && !sp->fixed_size;
+    vhdx_punch_forget(sp, *offset, *offset + *bytes);
+    bitmap_set(sp->used, first, *bytes / VHDX_MIB);
+    sp->punch_from = first;
+    return true;
+}
+
+/*
+ * The host may keep the space if it likes, as it is zeroed on reuse.  But in
+ * what lies behind the last object another reader may expect zeros.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+punch(BlockDriverState *bs, uint64_t offset, uint64_t bytes, bool zero)
+{
+    (void)bdrv_co_pdiscard(bs->file, offset, bytes);
+    if (zero) {
+        (void)vhdx_space_zero(bs, offset, bytes, BDRV_REQ_MAY_UNMAP |
+                              BDRV_REQ_NO_FALLBACK);
+    }
+}
+
+/* Punch up to @most places.  grow_lock is held.  Returns how many it were. */
+static unsigned coroutine_fn GRAPH_RDLOCK
+punch_slice(BlockDriverState *bs, unsigned most)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t offset, bytes, size;
+    bool zero;
+    unsigned n;
+
+    for (n = 0; n < most; n++) {
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            if (!punch_take(sp, &offset, &bytes, &zero)) {
+                return n;
+            }
+            size = sp->size;
+        }
+        if (offset < size) {
+            punch(bs, offset, MIN(bytes, size - offset), zero);
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            vhdx_map_free(s, offset, bytes);
+            sp->zero_from = MAX(sp->zero_from, offset + bytes);
+        }
+    }
+    return n;
+}
+
+void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
+{
+    BDRVVHDXState *s = bs->opaque;
+    /*
+     * A fixed image keeps its space; what was free in an inactive one another
+     * process may be using.
+     */
+    bool any = !s->params.leave_allocated &&
+               !(bs->open_flags & BDRV_O_INACTIVE);
+
+    while (most && any) {
+        unsigned slice = MIN(most, PUNCH_SLICE);
+
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            any = s->space.punch_from < s->space.punch_bits;
+        }
+        if (any && !qatomic_read(&s->broken)) {
+            qemu_co_mutex_lock(&s->grow_lock);
+            any = punch_slice(bs, slice) == slice;
+            qemu_co_mutex_unlock(&s->grow_lock);
+        }
+        most -= slice;
+    }
+}
+
+/* -- A shorter file -- */
+
+bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!tail_is_large(s)) {
+        return false;
+    }
+    /* Nothing is taken behind this from now on. */
+    *size = s->space.size;
+    s->space.end = vhdx_map_end(&s->space);
+    s->space.size = cut_size(s, s->space.end);
+    vhdx_punch_forget(&s->space, s->space.end, UINT64_MAX);
+    return true;
+}
+
+void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->space.size = size;
+    /* Blocks that are gone may have been anywhere up to there. */
+    s->space.zero_from = MAX(s->space.zero_from, size);
+}
+
+/*
+ * The file has not been cut: @ret.  A raw node that was given a length keeps
+ * that, and nothing is lost by it.
+ */
+static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool told;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        told = s->space.cut_told;
+        s->space.cut_told = true;
+    }
+    if (!told && !qdict_haskey(bs->file->bs->options, "size")) {
+        warn_report("VHDX image '%s': the unused end of the file could not be "
+                    "cut off: %s", bs->filename, strerror(-ret));
+    }
+}
+
+void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
+                                 uint64_t size)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret = bdrv_co_truncate(bs->file, end, false, PREALLOC_MODE_OFF, 0,
+                               NULL);
+    int known = vhdx_space_measure(bs);
+    bool cut;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        cut = known == 0 && sp->size <= end;
+        sp->uncut = !cut;
+        /* What is left of the tail is not known to be zero. */
+        sp->zero_from = UINT64_MAX;
+        if (known < 0) {
+            sp->size = end;
+            sp->zero_from = size;
+        }
+    }
+    if (ret < 0 && !cut) {
+        cut_failed(bs, ret);
+    }
+}
+
+int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t size = s->space.size;
+    int ret = vhdx_space_measure(bs);
+
+    if (ret < 0 || !s->space.unsure) {
+        return ret;
+    }
+    /* Blocks may lie where the file ends no more. */
+    size = MAX(size, s->space.size);
+    ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0, NULL);
+    if (vhdx_length_refused(ret) && size == s->space.size) {
+        /* What can't be made longer has not got shorter either. */
+        ret = 0;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->space.size = size;
+    }
+    s->space.unsure = ret < 0;
+    return ret;
+}
+
+void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    uint64_t end;
+    int ret;
+
+    if (sp->fixed_size) {
+        return;
+    }
+    if (sp->scanned ? !sp->damaged && !sp->overlap &&
+                      !test_bit(sp->end / VHDX_MIB - 1, sp->used)
+                    : !s->keep_tail && !s->params.leave_allocated) {
+        /*
+         * There may be more below it that was freed in the past, or is a tail
+         * that another writer has left.
+         */
+        ret = vhdx_space_scan(bs);
+        if (ret < 0) {
+            /* No map is kept of a file so long. */
+            if (ret != -EOVERFLOW) {
+                cut_failed(bs, ret);
+            }
+            return;
+        }
+    }
+    end = cut_size(s, sp->end);
+    if (end < sp->size) {
+        vhdx_space_cut(bs, end, sp->size);
+    }
+}

@@ -1,0 +1,470 @@
+/*
+ * VHDX: finding out what is free
+ *
+ * The map is made by going through the BAT ("scan"), which finds what earlier
+ * opens have left free as well.  That is done before the file grows or space
+ * gets free for the first time, after a crash, which may have left space behind
+ * the last block, and on a node that cannot grow.
+ *
+ * Metadata has no checksum, so the disk's size may be wrong, or what a block's
+ * entry is told from a sector bitmap's by.  Therefore all of the BAT's region
+ * counts, and a place that an entry of a present block seems to name, behind
+ * the last one as well, is kept.
+ *
+ * A block in the state UNMAPPED or UNDEFINED may have kept its place.  The scan
+ * finds out which of these places are named by one entry only, and are nothing
+ * else's: there the block goes again when it is written to.  Other places that
+ * an entry names without using them are left alone.
+ *
+ * Where the BAT of a damaged image names a place twice, the block that is
+ * discarded may not be the last one there.  Then nothing is punched or put into
+ * the map as free in this open.  What then looks free may be the other's place,
+ * so all that was used before is kept, and new blocks are appended.  Where an
+ * entry can't be right its block may be anywhere, also in what a cut-off file
+ * had behind its end: then nothing is given out at all.  In either case the
+ * file keeps its length.
+ *
+ * The length of blocks may be what is damaged, too.  Where each block has free
+ * space behind it, as much as itself, and data there, and the BAT is all zero
+ * from where it would end with blocks twice as long, they may be longer than
+ * BlockSize says.  Then all that was used before is kept as well.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/metadata.h"
+#include "block/vhdx/space-map.h"
+#include "block/vhdx/space-scan.h"
+
+typedef struct Scan {
+    uint64_t size;                  /* of the file */
+    unsigned long *used;
+    unsigned long *kept;            /* what entries name that don't use it */
+    unsigned long *shared;          /* ... of these, what is not one's own */
+    uint64_t bits;                  /* in each of these */
+    bool overlap;                   /* something was marked twice in @used */
+    bool damaged;                   /* an entry can't be right */
+    uint64_t lost;                  /* entries behind the last: see VHDXSpace */
+} Scan;
+
+/* An object is at @offset. */
+static void scan_mark(Scan *scan, uint64_t offset, uint64_t bytes)
+{
+    uint64_t from = offset / VHDX_MIB;
+    uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
+
+    if (from < to) {
+        scan->overlap |= find_next_bit(scan->used, to, from) < to;
+        bitmap_set(scan->used, from, to - from);
+    }
+}
+
+/*
+ * An entry names the place at @offset without using it.  It may be its @own,
+ * unless another one does the same.
+ */
+static void scan_keep(Scan *scan, uint64_t offset, uint64_t bytes, bool own)
+{
+    uint64_t from = offset / VHDX_MIB;
+    uint64_t to = MIN(DIV_ROUND_UP(offset + bytes, VHDX_MIB), scan->bits);
+
+    for (uint64_t i = from; i < to; i++) {
+        if (test_and_set_bit(i, scan->kept) || !own) {
+            set_bit(i, scan->shared);
+        }
+    }
+}
+
+/* Whether an entry of the raw value @entry may keep its place. */
+static bool entry_keeps(uint64_t entry)
+{
+    uint64_t value = vhdx_bat_entry_normalize(entry, false);
+    VHDXBlockState state = vhdx_bat_state(value);
+
+    return state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED;
+}
+
+/*
+ * Whatever an entry names may be in use, right or wrong.  Only metadata, which
+ * has no checksum, says that an entry stands where a sector bitmap's does: it
+ * may be a block's all the same.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t phase = index % stride;
+    Scan *scan = opaque;
+
+    for (uint64_t i = 0; i < count; i++, phase++) {
+        uint64_t entry = entries[i], offset = vhdx_bat_offset(entry);
+        uint64_t end = offset + s->geo.block_size, used;
+        bool bitmap = phase == stride - 1;
+        bool present;
+
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT && !bitmap) {
+            entry = vhdx_bat_entry_resolve(bs, index + i, entry);
+        }
+        present = !bitmap && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        if (offset && offset < end && present) {
+            scan_mark(scan, offset, s->geo.block_size);
+        } else if (offset && offset < end) {
+            scan_keep(scan, offset, s->geo.block_size,
+                      !bitmap && entry_keeps(entry));
+        }
+        if (bitmap) {
+            phase = -1;
+            continue;
+        }
+        /* What is present and in the file can at worst be marked twice. */
+        if (entry > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
+            (!present || !offset || end > scan->size || end < offset)) {
+            QEMU_LOCK_GUARD(&s->lock);
+            scan->damaged = vhdx_bat_entry_use(bs, index + i, entry,
+                                               &used) < 0;
+        }
+    }
+    return 0;
+}
+
+/* Those behind the last block, when all others have been seen */
+static int scan_rest(BlockDriverState *bs, uint64_t index,
+                     const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Scan *scan = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t offset = vhdx_bat_offset(entries[i]);
+
+        if (vhdx_bat_may_be_block(s, entries[i]) &&
+            !test_bit(offset / VHDX_MIB, scan->used)) {
+            scan_keep(scan, offset, s->geo.block_size, false);
+            scan->lost++;
+        }
+    }
+    return 0;
+}
+
+/* What no entry names any more, but is not free yet. */
+static void scan_mark_freed(Scan *scan, VHDXSpace *sp)
+{
+    GArray *lists[] = { sp->freed, sp->committing, sp->committed };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
+        for (guint j = i == 2 ? sp->taken : 0; j < lists[i]->len; j++) {
+            VHDXFreed *f = &g_array_index(lists[i], VHDXFreed, j);
+
+            scan_mark(scan, f->offset, f->length);
+        }
+    }
+}
+
+/*
+ * Keep off foreign regions, but not those that blocks have been written over:
+ * they are gone.  lock is held: while requests run nobody else has to do with
+ * what a region holds, and one scan comes after the other.
+ */
+static void scan_mark_foreign(Scan *scan, BDRVVHDXState *s)
+{
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        VHDXRegion *r = &s->regions[i];
+        uint64_t from = r->offset / VHDX_MIB;
+        uint64_t to = MIN(from + r->held / VHDX_MIB, scan->bits);
+
+        if (!vhdx_region_is_foreign(r) || from >= to) {
+            continue;
+        }
+        if (find_next_bit(scan->used, to, from) < to) {
+            r->held = 0;
+        } else {
+            scan_keep(scan, from * VHDX_MIB, (to - from) * VHDX_MIB, false);
+        }
+    }
+}
+
+static bool scan_init(Scan *scan)
+{
+    scan->used = bitmap_try_new(scan->bits);
+    scan->kept = bitmap_try_new(scan->bits);
+    scan->shared = bitmap_try_new(scan->bits);
+    return scan->used && scan->kept && scan->shared;
+}
+
+static void scan_free(Scan *scan)
+{
+    g_free(scan->used);
+    g_free(scan->kept);
+    g_free(scan->shared);
+}
+
+/*
+ * All is marked: what is kept counts as used from now on.  @sp gets to know
+ * which of it is one block's own.
+ */
+static void scan_settle_kept(Scan *scan, VHDXSpace *sp)
+{
+    g_clear_pointer(&sp->kept, g_free);
+    bitmap_or(scan->shared, scan->shared, scan->used, scan->bits);
+    bitmap_or(scan->used, scan->used, scan->kept, scan->bits);
+    if (bitmap_andnot(scan->kept, scan->kept, scan->shared, scan->bits)) {
+        sp->kept = g_steal_pointer(&scan->kept);
+        sp->kept_bits = scan->bits;
+    }
+}
+
+static void scan_mark_objects(Scan *scan, BDRVVHDXState *s)
+{
+    scan_mark(scan, 0, VHDX_HEADER_SECTION_SIZE);
+    scan_mark(scan, s->header.log_offset, s->header.log_length);
+    scan_mark(scan, s->bat.offset, s->bat.length);
+    scan_mark(scan, s->metadata.offset, s->metadata.length);
+}
+
+/* -- Whether blocks are as long as they are said to be -- */
+
+/* So many blocks, and so many with data behind them, are no chance. */
+#define DOUBT_BLOCKS    3
+#define DOUBT_DATA      2
+
+/* What is read of the file for that at the most */
+#define DOUBT_BYTES     (8 * MiB)
+
+typedef struct Doubt {
+    unsigned long *used;            /* bitmap of MiBs */
+    uint64_t bits;
+    uint8_t *buf;                   /* a MiB */
+    uint64_t bytes;                 /* read by now */
+    uint64_t blocks;                /* that are present */
+    unsigned data;                  /* ... and have data behind, if looked at */
+} Doubt;
+
+static int any_entry(BlockDriverState *bs, uint64_t index,
+                     const uint64_t *entries, uint64_t count, void *opaque)
+{
+    return !buffer_is_zero(entries, count * VHDX_BAT_ENTRY_SIZE);
+}
+
+static void doubt_mark(Doubt *d, uint64_t offset, uint64_t bytes)
+{
+    uint64_t from = MIN(offset / VHDX_MIB, d->bits);
+    uint64_t to = MIN((offset + bytes) / VHDX_MIB, d->bits);
+
+    bitmap_set(d->used, from, to - from);
+}
+
+static int doubt_entries(BlockDriverState *bs, uint64_t index,
+                         const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        if (vhdx_bat_may_be_block(s, entries[i])) {
+            doubt_mark(opaque, vhdx_bat_offset(entries[i]), s->geo.block_size);
+        }
+    }
+    return 0;
+}
+
+/* Whether there is data in the file, which is read as far as it has to be. */
+static int coroutine_fn GRAPH_RDLOCK
+doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
+{
+    for (int64_t n = 0; offset < end; offset += n) {
+        int ret = bdrv_co_block_status(bs->file->bs, offset, end - offset, &n,
+                                       NULL, NULL);
+
+        if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
+            continue;
+        }
+        n = MIN(end - offset, VHDX_MIB);
+        d->bytes += n;
+        if (d->bytes > DOUBT_BYTES) {
+            return 0;
+        }
+        ret = bdrv_co_pread(bs->file, offset, n, d->buf, 0);
+        if (ret < 0 || !buffer_is_zero(d->buf, n)) {
+            return ret < 0 ? ret : 1;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Returns 1 at a block that has something else where a longer one would be, be
+ * it the end of the file, as the last one of an image that was closed has it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Doubt *d = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t from = vhdx_bat_offset(entries[i]) + s->geo.block_size;
+        uint64_t end;
+        int ret;
+
+        if (!vhdx_bat_may_be_block(s, entries[i])) {
+            continue;
+        }
+        d->blocks++;
+        if (from + s->geo.block_size > s->space.size) {
+            return 1;
+        }
+        end = find_next_bit(d->used, d->bits, from / VHDX_MIB) * VHDX_MIB;
+        if (end < d->bits * VHDX_MIB && end < from + s->geo.block_size) {
+            return 1;
+        }
+        if (d->data < DOUBT_DATA) {
+            ret = doubt_data(bs, d, from, MIN(end, from + VHDX_MAX_BLOCK_SIZE));
+            if (ret < 0) {
+                return ret;
+            }
+            d->data += ret;
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXParams params = s->params;
+    Doubt d = { .bits = s->space.size / VHDX_MIB };
+    VHDXGeometry geo;
+    int ret;
+
+    params.block_size *= 2;
+    if (params.block_size > VHDX_MAX_BLOCK_SIZE || s->geo.blocks < 2 ||
+        s->space.size > VHDX_MAX_MAP_BYTES) {
+        return 0;
+    }
+    vhdx_geometry_init(&geo, &params);
+    ret = vhdx_bat_walk(bs, geo.bat_entries, s->geo.bat_entries, any_entry,
+                        NULL);
+    if (ret != 0) {
+        return MIN(ret, 0);
+    }
+    d.used = bitmap_try_new(d.bits);
+    d.buf = qemu_try_blockalign(bs->file->bs, VHDX_MIB);
+    ret = d.used && d.buf ? 0 : -ENOMEM;
+    if (ret == 0) {
+        doubt_mark(&d, s->header.log_offset, s->header.log_length);
+        doubt_mark(&d, s->bat.offset, s->bat.length);
+        doubt_mark(&d, s->metadata.offset, s->metadata.length);
+        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_entries, &d);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_places, &d);
+    }
+    g_free(d.used);
+    qemu_vfree(d.buf);
+    if (ret != 0) {
+        return MIN(ret, 0);
+    }
+    return d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
+}
+
+/* The map is complete: @sp has it from now on. */
+static void scan_use(Scan *scan, VHDXSpace *sp)
+{
+    g_free(sp->used);
+    sp->scanned = true;
+    sp->used = g_steal_pointer(&scan->used);
+    sp->used_bits = scan->bits;
+    sp->hint = 0;
+    /* Blocks that are gone may have been anywhere up to the old end. */
+    sp->zero_from = MAX(sp->zero_from, sp->end);
+    sp->end = (find_last_bit(sp->used, sp->used_bits) + 1) * VHDX_MIB;
+}
+
+int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    /* The last block may begin within the file and not end there. */
+    Scan scan = {
+        .size = sp->size,
+        .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
+    };
+    g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
+    GHashTableIter iter;
+    VHDXAlloc *alloc;
+    int ret, doubt;
+
+    if (sp->size > VHDX_MAX_MAP_BYTES) {
+        return -EOVERFLOW;
+    }
+    doubt = vhdx_space_doubt(bs);
+    if (doubt < 0) {
+        return doubt;
+    }
+    if (!scan_init(&scan)) {
+        scan_free(&scan);
+        return -ENOMEM;
+    }
+    scan_mark_objects(&scan, s);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        sp->scanning = true;
+        scan_mark_freed(&scan, sp);
+        g_hash_table_iter_init(&iter, s->allocs);
+        while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
+            g_array_append_val(allocs, alloc->offset);
+        }
+    }
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
+    if (ret == 0) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE, scan_rest,
+                            &scan);
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+    sp->scanning = false;
+    scan_mark_foreign(&scan, s);
+    if (ret < 0) {
+        scan_free(&scan);
+        return ret;
+    }
+    sp->overlap = scan.overlap || doubt;
+    sp->lost = scan.lost;
+    sp->damaged |= scan.damaged;
+    /* Of these the BAT may have told, or not, when it was read. */
+    for (guint i = 0; i < allocs->len; i++) {
+        scan_mark(&scan, g_array_index(allocs, uint64_t, i),
+                  s->geo.block_size);
+    }
+    scan_mark_freed(&scan, sp);
+    scan_settle_kept(&scan, sp);
+    if (sp->damaged || sp->overlap) {
+        /* What no entry names may be a block whose entry is damaged. */
+        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
+    }
+    scan_use(&scan, sp);
+    scan_free(&scan);
+    vhdx_punch_forget(sp, sp->end, UINT64_MAX);
+    return 0;
+}
+
+int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXSpace *sp = &s->space;
+    int ret = 0;
+
+    if (!sp->scanned) {
+        ret = vhdx_space_scan(bs);
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    return sp->damaged ? -EIO : ret;
+}
