@@ -17,14 +17,6 @@
 int64_t coroutine_fn GRAPH_RDLOCK vhdx_file_length(BlockDriverState *bs);
 
 /*
- * Find the active sequence of the log that @s->header names and make
- * @s->replay from it; nothing is written.  Called by open.  Returns 0,
- * -EINVAL where no sequence counts or the file was cut, or -errno of reading.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_replay_load(BlockDriverState *bs, Error **errp);
-
-/*
  * Write what @s->replay holds to the file and make the file as long as the log
  * says; no flush.  commit_lock is held.  Can be cut off and done again.
  * Returns 0 or -errno.
@@ -58,6 +50,14 @@ static inline bool vhdx_replay_active(BDRVVHDXState *s)
  * offset @offset; lock is not needed.
  */
 bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
+/*
+ * Read @bytes bytes of the log at @pos, which may go round its end.  Returns 0
+ * or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_log_read(BlockDriverState *bs, uint64_t pos, uint32_t bytes,
+                     uint8_t *buf);
 
 void vhdx_replay_free(VHDXReplay *replay);
 
