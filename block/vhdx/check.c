@@ -146,12 +146,11 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
 static int coroutine_fn GRAPH_RDLOCK
 check_replay(BlockDriverState *bs, VHDXCheck *check)
 {
-    static const char text[] = "The log holds changes that are not in place "
-                               "yet";
+    static const char text[] = "The log has changes that are not applied yet";
     int ret;
 
     if (!check->fix) {
-        vhdx_check_note(check, "%s; they count as if they were", text);
+        vhdx_check_note(check, "%s; they are taken into account", text);
         return 0;
     }
     ret = vhdx_log_begin(bs, false);

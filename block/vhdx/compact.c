@@ -828,7 +828,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 
     if (ret < 0 && *errp) {
         error_prepend(errp, "Could not compact the image: ");
-        error_append_hint(errp, "'qemu-img check' tells all that is wrong.\n");
+        error_append_hint(errp, "Run 'qemu-img check' for details.\n");
     } else if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not compact the image");
     }

@@ -698,8 +698,8 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
         qemu_co_mutex_unlock(&s->grow_lock);
     }
     if (ret < 0) {
-        warn_report("VHDX image '%s': the disk has become shorter, but not all "
-                    "that it no longer has could be given up: %s",
+        warn_report("VHDX image '%s': the disk was shrunk, but some of the "
+                    "space that it no longer uses could not be freed: %s",
                     bs->filename, strerror(-ret));
     }
     return 0;

@@ -340,8 +340,8 @@ static int item_check(const VHDXItem *items, uint32_t i,
         }
     }
     if (vhdx_guid_equal(&item->guid, &vhdx_item_unfinished)) {
-        error_setg(errp, "The making of this image was not finished (metadata "
-                   "item %s)", guid);
+        error_setg(errp, "Image creation was interrupted before it completed "
+                   "(metadata item %s)", guid);
         return -EINVAL;
     }
     if ((item->flags & VHDX_ITEM_REQUIRED) && !item_is_known(item)) {

@@ -578,7 +578,7 @@ static void test_table_unfinished(void)
 {
     for (uint32_t flags = 0; flags <= 4; flags += 2) {
         refuse_item((Slot) { GUID_UNFINISHED, 0x20000, 8, flags }, -EINVAL,
-                    "not finished", GUID_UNFINISHED);
+                    "interrupted", GUID_UNFINISHED);
     }
 }
 

@@ -330,7 +330,7 @@ static void test_items_unknown(void)
     put_le(item_entry(img, 5) + 24, 4, 4);
     check_refused(img, "required", UNKNOWN);
     put_guid(item_entry(img, 5), GUID_UNFINISHED);
-    check_refused(img, "not finished", "");
+    check_refused(img, "interrupted", "");
     image_free(img);
 }
 
