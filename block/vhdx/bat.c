@@ -77,7 +77,7 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     const char *other;
 
     if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
-        if (offset && offset < s->space.size) {
+        if (vhdx_bat_may_be_block(s, entry)) {
             error_setg(errp, "BAT entry %" PRIu64 " names a sector bitmap "
                        "block in an image without parent: 0x%016" PRIx64,
                        index, entry);

@@ -399,24 +399,24 @@ static bool is_others(BatCheck *c, const Entry *e)
 }
 
 /*
- * The entry of a sector bitmap is not zero; see vhdx_check_mend().  In an image
- * that may have been a child none is touched.
+ * The entry of a sector bitmap is not zero; see vhdx_check_mend().  Nobody reads
+ * it, so it is only odd if it does not look like a block's.  In an image that
+ * may have been a child none is touched.
  */
 static int coroutine_fn GRAPH_RDLOCK
 judge_bitmap(BlockDriverState *bs, BatCheck *c, Entry *e)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool zero = !vhdx_bat_may_be_block(s, e->raw) && !c->child &&
-                !may_be_block(bs, c, e);
 
     if (!e->inside && c->child) {
         c->odd[ODD_BITMAP]++;
         return 0;
     }
-    if (!e->inside) {
+    if (!e->inside || (!vhdx_bat_may_be_block(s, e->raw) && !c->child &&
+                       !may_be_block(bs, c, e))) {
         return judge_odd(bs, c, e, ODD_BITMAP);
     }
-    e->certain = !c->child && (zero || is_others(c, e));
+    e->certain = !c->child && is_others(c, e);
     if (e->certain) {
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
                                "sector bitmap block in an image without "

@@ -177,7 +177,7 @@ static int count_rest(BlockDriverState *bs, uint64_t index,
  * Drop the places that entries name without using them.  Such an offset may be
  * anything, so what is free now is for a scan to find.  A block that is read as
  * present, though its state is another, gets the right one, and entries of
- * sector bitmaps that name nothing in the file are cleared.
+ * sector bitmaps, none of which looks like a block's, are cleared.
  */
 static int coroutine_fn GRAPH_RDLOCK
 drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
