@@ -155,7 +155,7 @@ def backing(tools, session, pool):
     with step('a vhdx volume over a vhdx one: refused, no file left'):
         pool.create('child.vhdx', '1G', '--backing-vol', 'plain.vhdx',
                     '--backing-vol-format', 'vhdx',
-                    fails='acking file not supported')
+                    fails='differencing images cannot be created yet')
         pool.absent('child.vhdx')
 
     with step('a vhdx volume over a qcow2 one: both formats are named'):
