@@ -3,7 +3,7 @@
 # BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
 # many random seeds check-crash takes, RUNS how many inputs check-fuzz. One test
 # alone: TEST=NAME (check-unit, -iotests, -interop, -trace), WORKLOAD=NAME
-# (check-crash), NAME=DEFECT (check-mutations), INPUT=FILE (check-fuzz).
+# (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE (check-fuzz).
 
 BUILD ?= build
 PREFIX ?= /usr/local
