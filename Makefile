@@ -77,4 +77,5 @@ clean:
         check-interop check-trace check-crash check-fuzz check-series \
         check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \
-        demo-libvirt series-libvirt check-series-libvirt-build check-assertions install clean
+        demo-libvirt series-libvirt check-series-libvirt-build \
+        check-assertions install clean

@@ -1,4 +1,5 @@
 """How QEMU's build compiles a file of the driver, for scripts that do so, too"""
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ class CompileError(Exception):
     """With what the compiler said"""
 
 
+@functools.lru_cache(maxsize=None)
 def command_of_qemu():
     """The folder and the words for a file of the block layer, without it"""
     commands = json.loads((BUILD / 'qemu/compile_commands.json').read_text())
