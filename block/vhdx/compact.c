@@ -54,6 +54,7 @@
 #include "block/vhdx/compact.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
+#include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
@@ -500,101 +501,6 @@ static int coroutine_fn GRAPH_RDLOCK slide(BlockDriverState *bs, Compact *c)
     return MIN(ret, 0);
 }
 
-/* -- Regions -- */
-
-/* Move @region to @length bytes at the file offset @to, taken for it. */
-static int coroutine_fn GRAPH_RDLOCK
-move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
-            uint32_t length, bool zero)
-{
-    int ret = vhdx_region_move(bs, region, to, length, zero);
-
-    return ret < 0 ? ret : vhdx_log_commit(bs);
-}
-
-/*
- * Where the disk was larger once, let the BAT have the length that it has in a
- * new image.
- */
-static int coroutine_fn GRAPH_RDLOCK shorten_bat(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint32_t length = vhdx_bat_region_length(&s->geo);
-    VHDXRegion *bat = s->regions;
-
-    while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
-        bat++;
-    }
-    if (bat->length <= length) {
-        return 0;
-    }
-    return move_region(bs, bat, bat->offset, length, false);
-}
-
-/* The first free place before that of @region, taken for it, or 0. */
-static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    return vhdx_space_take_below(s, region->length, region->offset);
-}
-
-/*
- * Move @region down.  Where it would overlap itself it has to go up before;
- * that is done if it ends behind @far.
- */
-static int coroutine_fn GRAPH_RDLOCK
-lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t to = place_before(s, region);
-    int64_t up;
-    bool zero;
-    int ret;
-
-    if (!to) {
-        if (region->offset + region->length <= far) {
-            return 0;
-        }
-        ret = vhdx_log_begin(bs, false);
-        if (ret < 0) {
-            return ret;
-        }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            up = vhdx_space_alloc(bs, region->length, &zero);
-        }
-        ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);
-        if (ret < 0) {
-            return ret;
-        }
-        to = place_before(s, region);
-    }
-    return to ? move_region(bs, region, to, region->length, false) : 0;
-}
-
-static bool region_can_move(const VHDXRegion *region)
-{
-    return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
-           vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
-}
-
-/* The same with those that end behind @limit. */
-static int coroutine_fn GRAPH_RDLOCK
-lower_regions(BlockDriverState *bs, uint64_t limit, uint64_t far)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
-
-    for (uint32_t i = 0; i < s->region_count && ret == 0; i++) {
-        VHDXRegion *region = &s->regions[i];
-
-        if (region_can_move(region) &&
-            region->offset + region->length > limit) {
-            ret = lower_region(bs, region, far);
-        }
-    }
-    return ret;
-}
-
 /* -- All of it -- */
 
 /*
@@ -641,7 +547,7 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
         }
         c->total = c->done + c->present;
         /* No gap gets past a region, but a region gets past a gap. */
-        ret = lower_regions(bs, 0, UINT64_MAX);
+        ret = vhdx_region_lower_all(bs, 0, UINT64_MAX);
         if (ret == 0) {
             ret = slide(bs, c);
         }
@@ -678,7 +584,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
         ret = move_blocks(bs, c, packed);
     }
     if (ret == 0) {
-        ret = lower_regions(bs, limit, packed + s->geo.block_size);
+        ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
     }
     if (ret == 0 && s->space.end < s->space.size) {
         ret = vhdx_log_begin(bs, false);
@@ -819,7 +725,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
         ret = drop_zeroes(bs, c);
     }
     if (ret == 0) {
-        ret = shorten_bat(bs);
+        ret = vhdx_region_shorten_bat(bs);
     }
     if (ret == 0) {
         ret = pack(bs, c);

@@ -10,9 +10,8 @@
  *
  *   1. The last block, if it ends with the disk in its midst, gets its full
  *      length in the file, and what is behind the disk's old end is zeroed.
- *   2. If the new entries do not fit into the BAT region, that moves: a copy is
- *      made in free space and made stable, then one log entry changes both
- *      region tables.
+ *   2. If the new entries do not fit into the BAT region, that moves, as
+ *      region.c has it.
  *   3. BAT entries behind the last block mean nothing, and may hold anything
  *      after a power cut in an earlier resize.  Now they are cleared, or in a
  *      fixed image name the places of the new blocks.
@@ -44,138 +43,15 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 
-#define COPY_BYTES  MiB
-
-/*
- * Put @buf over @bytes bytes of metadata at file offset @offset, which hold
- * @old, and make that stable.  If that fails they are @old again.
- */
-static int coroutine_fn GRAPH_RDLOCK
-metadata_commit(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                const void *buf, const void *old)
-{
-    int ret;
-
-    /* Alone, so that it is one log entry, and after all that it counts on. */
-    ret = vhdx_log_commit(bs);
-    if (ret == 0) {
-        ret = vhdx_cache_update(bs, offset, bytes, buf);
-    }
-    if (ret == 0) {
-        ret = vhdx_log_commit(bs);
-        if (ret < 0) {
-            /* The pages are dirty, thus in memory: nothing is read. */
-            (void)vhdx_cache_update(bs, offset, bytes, old);
-        }
-    }
-    return ret;
-}
-
-/* -- Moving a region -- */
-
-/* Copy @bytes bytes of the file from @from to @to, where there are zeros. */
-static int coroutine_fn GRAPH_RDLOCK
-copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
-{
-    uint8_t *buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES);
-    int ret = buf ? 0 : -ENOMEM;
-
-    for (uint64_t at = 0; at < bytes && ret == 0; at += COPY_BYTES) {
-        uint64_t n = MIN(bytes - at, COPY_BYTES);
-
-        ret = bdrv_co_pread(bs->file, from + at, n, buf, 0);
-        if (ret == 0 && !buffer_is_zero(buf, n)) {
-            ret = bdrv_co_pwrite(bs->file, to + at, n, buf, 0);
-        }
-    }
-    qemu_vfree(buf);
-    return ret;
-}
-
-/* Change both region tables from @old regions to @new ones. */
-static int coroutine_fn GRAPH_RDLOCK
-region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
-                     const VHDXRegion *new)
-{
-    BDRVVHDXState *s = bs->opaque;
-    const size_t bytes = VHDX_REGION_TABLE_SIZE;
-    g_autofree uint8_t *buf = g_malloc(4 * bytes);
-
-    /* The two copies lie next to each other in the file. */
-    QEMU_BUILD_BUG_ON(VHDX_REGION_TABLE_OFFSET(1) !=
-                      VHDX_REGION_TABLE_OFFSET(0) + VHDX_REGION_TABLE_SIZE);
-    for (int i = 0; i < 2; i++) {
-        vhdx_region_table_encode(new, s->region_count, buf + i * bytes);
-        vhdx_region_table_encode(old, s->region_count, buf + (2 + i) * bytes);
-    }
-    return metadata_commit(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes, buf,
-                           buf + 2 * bytes);
-}
-
-int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
-                                  uint64_t offset, uint32_t length, bool zero)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXRegion old = *region;
-    bool stays = offset == old.offset;
-    uint64_t keep = stays ? length : 0;     /* bytes of the old place */
-    size_t index = region - s->regions;
-    g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
-                                               sizeof(*regions));
-    int ret;
-
-    regions[index].offset = offset;
-    regions[index].length = regions[index].held = length;
-
-    ret = vhdx_log_begin(bs, false);
-    if (ret < 0) {
-        if (!stays) {
-            QEMU_LOCK_GUARD(&s->lock);
-            vhdx_space_abandon(s, offset, length, false);
-        }
-        return ret;
-    }
-    /* Then all of the region is in place: no replay writes there again. */
-    ret = vhdx_log_checkpoint(bs);
-    if (ret == 0 && !zero && !stays) {
-        ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
-                                    BDRV_REQ_MAY_UNMAP);
-    }
-    if (ret == 0 && !stays) {
-        ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
-    }
-    if (ret == 0) {
-        ret = vhdx_log_flush(bs);
-    }
-    if (ret == 0) {
-        ret = region_tables_commit(bs, s->regions, regions);
-    }
-
-    QEMU_LOCK_GUARD(&s->lock);
-    if (ret < 0) {
-        if (!stays) {
-            /* It is free when the old tables are there again and stable. */
-            vhdx_space_release(s, offset, length);
-        }
-        return ret;
-    }
-    *region = regions[index];
-    if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
-        s->bat = *region;
-    } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
-        s->metadata = *region;
-    }
-    vhdx_cache_drop(s, old.offset + keep, old.length - keep);
-    vhdx_space_release(s, old.offset + keep, old.length - keep);
-    s->write_gen++;
-    return 0;
-}
+/* So much of a place is read at a time. */
+#define READ_BYTES  MiB
 
 /* -- BAT entries -- */
 
@@ -435,8 +311,8 @@ disk_size_commit(BlockDriverState *bs, uint64_t disk_size)
     uint64_t new = cpu_to_le64(disk_size);
     uint64_t old = cpu_to_le64(s->params.disk_size);
 
-    return metadata_commit(bs, s->metadata.offset + s->disk_size_item,
-                           sizeof(new), &new, &old);
+    return vhdx_region_replace_bytes(bs, s->metadata.offset + s->disk_size_item,
+                                     sizeof(new), &new, &old);
 }
 
 static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
@@ -523,7 +399,7 @@ place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
         if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
             continue;
         }
-        n = MIN(end - offset, COPY_BYTES);
+        n = MIN(end - offset, READ_BYTES);
         st->bytes += n;
         ret = bdrv_co_pread(bs->file, offset, n, st->buf, 0);
         if (ret < 0 || !buffer_is_zero(st->buf, n)) {
@@ -570,7 +446,7 @@ stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
 {
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque;
-    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES) };
+    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, READ_BYTES) };
     int ret = -ENOMEM;
 
     if (st.buf) {

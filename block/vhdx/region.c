@@ -1,0 +1,240 @@
+/*
+ * VHDX: moving regions
+ *
+ * The BAT moves when the disk gets longer than it has entries for.  Compacting
+ * lets regions go down into free space, and the BAT get shorter.
+ *
+ * A copy is made in free space and made stable, then one log entry changes both
+ * region tables, and the old place is released.  So a power cut leaves the
+ * region in one place or the other.  All that the log holds is put in place
+ * before the copy: otherwise a replay could still write to where the region has
+ * been, which may be a block's by then.
+ *
+ * Requests are frozen throughout, as they use the places of regions without
+ * looking at them again.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/log.h"
+#include "block/vhdx/region.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space.h"
+
+#define COPY_BYTES  MiB
+
+int coroutine_fn
+vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                          const void *buf, const void *old)
+{
+    int ret;
+
+    /* Alone, so that it is one log entry, and after all that it counts on. */
+    ret = vhdx_log_commit(bs);
+    if (ret == 0) {
+        ret = vhdx_cache_update(bs, offset, bytes, buf);
+    }
+    if (ret == 0) {
+        ret = vhdx_log_commit(bs);
+        if (ret < 0) {
+            /* The pages are dirty, thus in memory: nothing is read. */
+            (void)vhdx_cache_update(bs, offset, bytes, old);
+        }
+    }
+    return ret;
+}
+
+/* -- One region -- */
+
+/* Copy @bytes bytes of the file from @from to @to, where there are zeros. */
+static int coroutine_fn GRAPH_RDLOCK
+copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    uint8_t *buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES);
+    int ret = buf ? 0 : -ENOMEM;
+
+    for (uint64_t at = 0; at < bytes && ret == 0; at += COPY_BYTES) {
+        uint64_t n = MIN(bytes - at, COPY_BYTES);
+
+        ret = bdrv_co_pread(bs->file, from + at, n, buf, 0);
+        if (ret == 0 && !buffer_is_zero(buf, n)) {
+            ret = bdrv_co_pwrite(bs->file, to + at, n, buf, 0);
+        }
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+/* Change both region tables from @old regions to @new ones. */
+static int coroutine_fn GRAPH_RDLOCK
+region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
+                     const VHDXRegion *new)
+{
+    BDRVVHDXState *s = bs->opaque;
+    const size_t bytes = VHDX_REGION_TABLE_SIZE;
+    g_autofree uint8_t *buf = g_malloc(4 * bytes);
+
+    /* The two copies lie next to each other in the file. */
+    QEMU_BUILD_BUG_ON(VHDX_REGION_TABLE_OFFSET(1) !=
+                      VHDX_REGION_TABLE_OFFSET(0) + VHDX_REGION_TABLE_SIZE);
+    for (int i = 0; i < 2; i++) {
+        vhdx_region_table_encode(new, s->region_count, buf + i * bytes);
+        vhdx_region_table_encode(old, s->region_count, buf + (2 + i) * bytes);
+    }
+    return vhdx_region_replace_bytes(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes,
+                                     buf, buf + 2 * bytes);
+}
+
+int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
+                                  uint64_t offset, uint32_t length, bool zero)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRegion old = *region;
+    bool stays = offset == old.offset;
+    uint64_t keep = stays ? length : 0;     /* bytes of the old place */
+    size_t index = region - s->regions;
+    g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
+                                               sizeof(*regions));
+    int ret;
+
+    regions[index].offset = offset;
+    regions[index].length = regions[index].held = length;
+
+    ret = vhdx_log_begin(bs, false);
+    if (ret < 0) {
+        if (!stays) {
+            QEMU_LOCK_GUARD(&s->lock);
+            vhdx_space_abandon(s, offset, length, false);
+        }
+        return ret;
+    }
+    /* Then all of the region is in place: no replay writes there again. */
+    ret = vhdx_log_checkpoint(bs);
+    if (ret == 0 && !zero && !stays) {
+        ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
+                                    BDRV_REQ_MAY_UNMAP);
+    }
+    if (ret == 0 && !stays) {
+        ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
+    }
+    if (ret == 0) {
+        ret = vhdx_log_flush(bs);
+    }
+    if (ret == 0) {
+        ret = region_tables_commit(bs, s->regions, regions);
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (ret < 0) {
+        if (!stays) {
+            /* It is free when the old tables are there again and stable. */
+            vhdx_space_release(s, offset, length);
+        }
+        return ret;
+    }
+    *region = regions[index];
+    if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
+        s->bat = *region;
+    } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
+        s->metadata = *region;
+    }
+    vhdx_cache_drop(s, old.offset + keep, old.length - keep);
+    vhdx_space_release(s, old.offset + keep, old.length - keep);
+    s->write_gen++;
+    return 0;
+}
+
+/* -- Compacting -- */
+
+/* Move @region to @length bytes at the file offset @to, taken for it. */
+static int coroutine_fn GRAPH_RDLOCK
+move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
+            uint32_t length, bool zero)
+{
+    int ret = vhdx_region_move(bs, region, to, length, zero);
+
+    return ret < 0 ? ret : vhdx_log_commit(bs);
+}
+
+int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t length = vhdx_bat_region_length(&s->geo);
+    VHDXRegion *bat = s->regions;
+
+    while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
+        bat++;
+    }
+    if (bat->length <= length) {
+        return 0;
+    }
+    return move_region(bs, bat, bat->offset, length, false);
+}
+
+/* The first free place before that of @region, taken for it, or 0. */
+static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return vhdx_space_take_below(s, region->length, region->offset);
+}
+
+/*
+ * Move @region down.  Where it would overlap itself it has to go up before;
+ * that is done if it ends behind @far.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t to = place_before(s, region);
+    int64_t up;
+    bool zero;
+    int ret;
+
+    if (!to) {
+        if (region->offset + region->length <= far) {
+            return 0;
+        }
+        ret = vhdx_log_begin(bs, false);
+        if (ret < 0) {
+            return ret;
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            up = vhdx_space_alloc(bs, region->length, &zero);
+        }
+        ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);
+        if (ret < 0) {
+            return ret;
+        }
+        to = place_before(s, region);
+    }
+    return to ? move_region(bs, region, to, region->length, false) : 0;
+}
+
+static bool region_can_move(const VHDXRegion *region)
+{
+    return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
+           vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
+}
+
+int coroutine_fn
+vhdx_region_lower_all(BlockDriverState *bs, uint64_t limit, uint64_t far)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < s->region_count && ret == 0; i++) {
+        VHDXRegion *region = &s->regions[i];
+
+        if (region_can_move(region) &&
+            region->offset + region->length > limit) {
+            ret = lower_region(bs, region, far);
+        }
+    }
+    return ret;
+}

@@ -1,0 +1,51 @@
+/*
+ * VHDX: moving regions
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#ifndef BLOCK_VHDX_REGION_H
+#define BLOCK_VHDX_REGION_H
+
+#include "block/vhdx/state.h"
+
+/*
+ * Put @buf over @bytes bytes of metadata at file offset @offset, which hold
+ * @old, and make that stable: in a log entry that has nothing else, after all
+ * that was changed before.  The log is open, no lock is held.  Returns 0 or
+ * -errno; then they are @old again.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                          const void *buf, const void *old);
+
+/*
+ * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
+ * place that is taken for it, and which reads as zeros if @zero; the old place
+ * is released.  What the new length adds reads as zeros.  Where @offset is the
+ * old one @region stays there and gets shorter: what it loses is released.
+ * Requests are frozen, no lock is held.  Returns 0 or -errno; then nothing has
+ * changed, and the new place has been given back.  Sections 2.2.3 and 2.4.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
+                 uint32_t length, bool zero);
+
+/*
+ * Where the disk was larger once, let the BAT have the length that it has in a
+ * new image, and commit that.  Requests are frozen, no lock is held.  Returns 0
+ * or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_region_shorten_bat(BlockDriverState *bs);
+
+/*
+ * Move regions that end behind file offset @limit, of those that the driver
+ * knows, to the first free place before each, and commit that.  One that would
+ * overlap itself there goes up before, to the end of what is in use, if it ends
+ * behind @far.  What is free is known, requests are frozen, no lock is held.
+ * Returns 0 or -errno; each region is where it was or where it goes.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_lower_all(BlockDriverState *bs, uint64_t limit, uint64_t far);
+
+#endif
