@@ -40,8 +40,8 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/cache.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
@@ -52,125 +52,6 @@
 
 /* So much of a place is read at a time. */
 #define READ_BYTES  MiB
-
-/* -- BAT entries -- */
-
-typedef struct Clearing {
-    bool release;                   /* blocks get free */
-    uint64_t given_up;              /* others that seemed to be blocks' */
-    uint64_t entries[VHDX_BAT_PAGE_ENTRIES];    /* on a page, as they read */
-} Clearing;
-
-/* Whether @entry, with index @index, names the place of a present block. */
-static bool entry_is_block(BDRVVHDXState *s, uint64_t index, uint64_t entry)
-{
-    uint64_t block;
-
-    return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
-           !vhdx_bat_index_is_bitmap(&s->geo, index, &block) &&
-           vhdx_bat_entry_check(s, index, entry, NULL) == 0;
-}
-
-/* Clear @count entries on one page, @entries, as nobody else changes them. */
-static int coroutine_fn GRAPH_RDLOCK
-entries_clear_page(BlockDriverState *bs, uint64_t index,
-                   const uint64_t *entries, uint64_t count, Clearing *c)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
-    uint64_t in_page = offset % VHDX_PAGE_SIZE;
-    VHDXPage *page;
-    uint8_t *raw;
-    bool due;
-    int ret;
-
-    for (uint64_t i = 0; i < count; i++) {
-        c->entries[i] = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        ret = vhdx_cache_get(bs, offset - in_page, &page);
-        if (ret < 0) {
-            return ret;
-        }
-        raw = vhdx_cache_change(s, page) + in_page;
-        for (uint64_t i = 0; i < count; i++) {
-            if (c->release && entry_is_block(s, index + i, c->entries[i])) {
-                vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),
-                                   s->geo.block_size);
-            } else {
-                c->given_up += vhdx_bat_may_be_block(s, entries[i]);
-            }
-        }
-        memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
-        s->write_gen++;
-        due = vhdx_log_relief_due(s);
-    }
-    return due ? vhdx_log_relieve(bs) : 0;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-entries_clear_run(BlockDriverState *bs, uint64_t index,
-                  const uint64_t *entries, uint64_t count, void *opaque)
-{
-    int ret = 0;
-
-    while (count && ret == 0) {
-        uint64_t n = MIN(count, VHDX_BAT_PAGE_ENTRIES -
-                                index % VHDX_BAT_PAGE_ENTRIES);
-
-        if (!buffer_is_zero(entries, n * VHDX_BAT_ENTRY_SIZE)) {
-            ret = entries_clear_page(bs, index, entries, n, opaque);
-        }
-        index += n;
-        entries += n;
-        count -= n;
-    }
-    return ret;
-}
-
-/*
- * Clear BAT entries from @first to @end - 1.  With @release the blocks that
- * they name get free.  Returns -errno, or how many entries named something that
- * may have been a block, but has not been released.
- */
-static int64_t coroutine_fn GRAPH_RDLOCK
-entries_clear(BlockDriverState *bs, uint64_t first, uint64_t end, bool release)
-{
-    Clearing c = { .release = release };
-    int ret = vhdx_bat_walk(bs, first, end, entries_clear_run, &c);
-
-    return ret < 0 ? ret : c.given_up;
-}
-
-int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
-{
-    BDRVVHDXState *s = bs->opaque;
-    Clearing c = { .release = false };
-    int ret = vhdx_bat_walk(bs, first, s->bat.length / VHDX_BAT_ENTRY_SIZE,
-                            entries_clear_run, &c);
-
-    if (c.given_up) {
-        warn_report("VHDX image '%s': %" PRIu64 " blocks that the BAT named "
-                    "behind the end of the disk have been given up",
-                    bs->filename, c.given_up);
-    }
-    return ret < 0 ? ret : c.given_up;
-}
-
-/*
- * Set the entry of a block behind the last one: @block is present at @offset.
- */
-static int coroutine_fn GRAPH_RDLOCK
-entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t at = s->bat.offset +
-                  vhdx_bat_index(&s->geo, block) * VHDX_BAT_ENTRY_SIZE;
-    uint64_t entry = cpu_to_le64(vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
-                                                offset));
-
-    return vhdx_log_put(bs, at, sizeof(entry), &entry);
-}
 
 /* -- Longer -- */
 
@@ -259,6 +140,21 @@ blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
         return -ENOTSUP;
     }
     return ret;
+}
+
+/*
+ * Set the entry of a block behind the last one: @block is present at @offset.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t at = s->bat.offset +
+                  vhdx_bat_index(&s->geo, block) * VHDX_BAT_ENTRY_SIZE;
+    uint64_t entry = cpu_to_le64(vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                offset));
+
+    return vhdx_log_put(bs, at, sizeof(entry), &entry);
 }
 
 /*
@@ -498,8 +394,8 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     }
     if (ret == 0) {
         what = "clear the BAT behind its last entry";
-        ret = MIN(entries_clear(bs, s->geo.bat_entries, geo.bat_entries, false),
-                  0);
+        ret = MIN(vhdx_bat_clear(bs, s->geo.bat_entries, geo.bat_entries,
+                                 false), 0);
     }
     if (ret == 0 && s->params.leave_allocated) {
         what = "allocate the new blocks";
@@ -518,7 +414,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
          * The new blocks get free by a commit, as any others.  If this fails as
          * well, the entries mean nothing.
          */
-        (void)entries_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
+        (void)vhdx_bat_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not %s", what);
@@ -547,7 +443,8 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     }
     ret = last_block_zero(bs, params->disk_size);
     if (ret == 0) {
-        given_up = entries_clear(bs, geo.bat_entries, s->geo.bat_entries, true);
+        given_up = vhdx_bat_clear(bs, geo.bat_entries, s->geo.bat_entries,
+                                  true);
         ret = MIN(given_up, 0);
     }
     if (given_up > 0) {
