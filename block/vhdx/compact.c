@@ -16,18 +16,8 @@
  * Where free places are shorter than a block, a block may find none.  The limit
  * is then raised by what can't be used.  As blocks are of one length this is
  * seldom so, and little is lost, unless an image was put together in an odd
- * way.  If it is more than a block, some blocks with such a gap before them are
- * moved out of the way, to the end, and then, as they lie in the file, those
- * behind them slide into the gap, which grows by each one they leave:
- *
- *   before   head BAT [1] [2] [3] [4]
- *                     head BAT     [2] [3] [4] [1]
- *                     head BAT [2][3]      [4] [1]
- *   after    head BAT [2][3][4][1]
- *
- * That ends where it is no use: with less than a block in the gaps behind.  So
- * a block moves once, or twice if it was in the way.  The order is found by
- * stretches of the file, with a pass through the BAT for each.
+ * way.  If it is more than a block, blocks slide together, which is in
+ * compact-slide.c.
  *
  * A region behind the limit, as a resize leaves it, comes after the blocks,
  * which keep room for it.  A BAT that has more room than the disk now needs is
@@ -54,7 +44,6 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/log.h"
-#include "block/vhdx/move.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -62,46 +51,13 @@
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
-
-/* Progress is told in such parts of a phase. */
-#define PROGRESS_PARTS  10000
+#include "compact-int.h"
 
 /*
  * How often blocks slide at most.  Once is enough, but for odd layouts in which
  * those that fill the gap leave a second one at the end.
  */
 #define SLIDES          2
-
-/* The longest stretch of the file in which blocks are put in order at once */
-#define STRETCH_BLOCKS  16384
-
-typedef struct Compact {
-    BlockDriverAmendStatusCB *status_cb;
-    void *cb_opaque;
-    unsigned phase, phases;
-    uint64_t done, total;           /* blocks, in this phase */
-    uint64_t told;                  /* progress, which does not go back */
-
-    uint64_t present;               /* blocks */
-    uint64_t unused;                /* entries with a place they do not use */
-    uint64_t behind;                /* entries behind the last that are not 0 */
-    uint64_t limit;                 /* blocks shall end here, bytes */
-    uint64_t next;                  /* the BAT entry to go on with */
-    bool stuck;                     /* there is no place for its block */
-    VHDXBatch batch;
-    Error **errp;
-} Compact;
-
-static void progress(BlockDriverState *bs, Compact *c)
-{
-    uint64_t parts = c->phase * PROGRESS_PARTS;
-
-    if (c->total) {
-        parts += PROGRESS_PARTS * MIN(c->done, c->total) / c->total;
-    }
-    c->told = MAX(c->told, parts);
-    c->status_cb(bs, c->told, c->phases * PROGRESS_PARTS, c->cb_opaque);
-}
 
 /*
  * Fill the batch from entry @c->next on by @func, which returns 1 when there is
@@ -248,7 +204,7 @@ drop_zeroes(BlockDriverState *bs, Compact *c)
             ret = vhdx_batch_drop_zeroes(bs, &c->batch, &dropped);
         }
         c->done += c->batch.count;
-        progress(bs, c);
+        vhdx_compact_progress(bs, c);
     }
     c->present -= dropped;
     return ret < 0 ? ret : vhdx_log_commit(bs);
@@ -314,7 +270,7 @@ move_down(BlockDriverState *bs, Compact *c)
             ret = vhdx_batch_move(bs, &c->batch);
         }
         c->done += c->batch.count;
-        progress(bs, c);
+        vhdx_compact_progress(bs, c);
         if (c->stuck) {
             QEMU_LOCK_GUARD(&s->lock);
             c->limit += MAX(c->limit - vhdx_space_used(s, 0, c->limit),
@@ -322,183 +278,6 @@ move_down(BlockDriverState *bs, Compact *c)
         }
     }
     return ret;
-}
-
-/* -- Sliding -- */
-
-typedef struct Place {
-    uint64_t offset;                /* in the file, bytes */
-    uint64_t index;                 /* of the BAT entry that names it */
-} Place;
-
-/* The blocks in a stretch of the file */
-typedef struct Stretch {
-    uint64_t from, to;              /* those that begin here, bytes */
-    GArray *places;                 /* Place, as they lie in the file */
-    uint64_t end;                   /* of the last block in the file, bytes */
-} Stretch;
-
-static int add_to_stretch(BlockDriverState *bs, uint64_t index,
-                          const uint64_t *entries, uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    Stretch *st = opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        Place p = { vhdx_bat_offset(entries[i]), index + i };
-
-        if (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
-            continue;
-        }
-        if (p.offset >= st->from && p.offset < st->to) {
-            g_array_append_val(st->places, p);
-        }
-        st->end = MAX(st->end, p.offset + s->geo.block_size);
-    }
-    return 0;
-}
-
-static int place_compare(const void *a, const void *b)
-{
-    const Place *x = a, *y = b;
-
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-/*
- * Whether more than a block is lost in gaps if the blocks from @offset on stay.
- * What is free before them is one piece, as blocks have slid there: it gets
- * filled with others, from the end of the file.
- */
-static bool slide_is_worth_it(BDRVVHDXState *s, uint64_t offset, uint64_t end)
-{
-    uint64_t before, behind;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    before = offset - vhdx_space_used(s, 0, offset);
-    behind = end - offset - vhdx_space_used(s, offset, end);
-    return before % s->geo.block_size + behind > s->geo.block_size;
-}
-
-/* Move blocks from number @*next of @st on down, as far as there are places. */
-static int coroutine_fn GRAPH_RDLOCK
-slide_down(BlockDriverState *bs, Compact *c, Stretch *st, guint *next)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool full = false;
-    int ret;
-
-    c->batch.count = 0;
-    while (*next < st->places->len && !full) {
-        Place *p = &g_array_index(st->places, Place, *next);
-        uint64_t to;
-
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            to = vhdx_space_take_below(s, s->geo.block_size, p->offset);
-        }
-        if (!to) {
-            break;
-        }
-        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
-        ++*next;
-    }
-    ret = vhdx_batch_move(bs, &c->batch);
-    c->done += c->batch.count;
-    progress(bs, c);
-    return ret;
-}
-
-/* Move some blocks from number @next of @st on out of the way, to the end. */
-static int coroutine_fn GRAPH_RDLOCK
-move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool full = false;
-    int ret = vhdx_log_begin(bs, false);
-
-    if (ret < 0) {
-        return ret;
-    }
-    c->batch.count = 0;
-    while (next < st->places->len && !full) {
-        Place *p = &g_array_index(st->places, Place, next++);
-        int64_t to;
-        bool zero;
-
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            to = vhdx_space_alloc(bs, s->geo.block_size, &zero);
-        }
-        if (to < 0 && !c->batch.count) {
-            return to;
-        }
-        if (to < 0) {
-            /* With those that there is space for */
-            break;
-        }
-        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
-    }
-    return vhdx_batch_move(bs, &c->batch);
-}
-
-/*
- * Slide the blocks of @st down.  Returns 0 with @st->from where to go on, 1 if
- * the rest may stay, or -errno.
- */
-static int coroutine_fn GRAPH_RDLOCK
-slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool room = true;               /* there may be a place further down */
-    int ret = 0;
-
-    for (guint i = 0; i < st->places->len && ret == 0;) {
-        bool gap;
-
-        st->from = g_array_index(st->places, Place, i).offset;
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            gap = !vhdx_space_used(s, st->from - VHDX_MIB, st->from);
-        }
-        if (!gap && !room) {
-            c->done++;
-            i++;
-            continue;
-        }
-        if (!slide_is_worth_it(s, st->from, st->end)) {
-            return 1;
-        }
-        ret = slide_down(bs, c, st, &i);
-        if (ret == 0 && !c->batch.count) {
-            room = false;
-            if (gap) {
-                /* They may get into the midst of the others. */
-                return move_up(bs, c, st, i);
-            }
-        }
-    }
-    st->from = st->to;
-    return ret;
-}
-
-/* Move blocks down one after the other, as they lie in the file. */
-static int coroutine_fn GRAPH_RDLOCK slide(BlockDriverState *bs, Compact *c)
-{
-    BDRVVHDXState *s = bs->opaque;
-    Stretch st = {
-        .places = g_array_new(false, false, sizeof(Place)),
-    };
-    int ret;
-
-    do {
-        g_array_set_size(st.places, 0);
-        st.to = st.from + ((uint64_t)STRETCH_BLOCKS << s->geo.block_bits);
-        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, add_to_stretch, &st);
-        if (ret == 0) {
-            g_array_sort(st.places, place_compare);
-            ret = slide_stretch(bs, c, &st);
-        }
-    } while (ret == 0 && st.from < st.end);
-    g_array_unref(st.places);
-    return MIN(ret, 0);
 }
 
 /* -- All of it -- */
@@ -549,7 +328,7 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
         /* No gap gets past a region, but a region gets past a gap. */
         ret = vhdx_region_lower_all(bs, 0, UINT64_MAX);
         if (ret == 0) {
-            ret = slide(bs, c);
+            ret = vhdx_compact_slide(bs, c);
         }
     } while (ret == 0);
     /* Without space to move blocks up to the file is no longer than it was. */

@@ -1,0 +1,41 @@
+/*
+ * VHDX: a compaction under way, private to compact*.c
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#ifndef BLOCK_VHDX_COMPACT_INT_H
+#define BLOCK_VHDX_COMPACT_INT_H
+
+#include "block/vhdx/move.h"
+
+typedef struct Compact {
+    BlockDriverAmendStatusCB *status_cb;
+    void *cb_opaque;
+    unsigned phase, phases;
+    uint64_t done, total;           /* blocks, in this phase */
+    uint64_t told;                  /* progress, which does not go back */
+
+    uint64_t present;               /* blocks */
+    uint64_t unused;                /* entries with a place they do not use */
+    uint64_t behind;                /* entries behind the last that are not 0 */
+    uint64_t limit;                 /* blocks shall end here, bytes */
+    uint64_t next;                  /* the BAT entry to go on with */
+    bool stuck;                     /* there is no place for its block */
+    VHDXBatch batch;
+    Error **errp;
+} Compact;
+
+/* Tell how far it has got, by @c->done and @c->total of this phase. */
+void vhdx_compact_progress(BlockDriverState *bs, Compact *c);
+
+/*
+ * Move blocks down one after the other, as they lie in the file, until no more
+ * than a block is lost in the gaps behind.  What is free is known, requests are
+ * frozen, no lock is held.  Returns 0 or -errno, which may be that there is no
+ * space to move blocks out of the way; each block is in one place then, too.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_compact_slide(BlockDriverState *bs, Compact *c);
+
+#endif
