@@ -1,0 +1,72 @@
+/*
+ * VHDX: a check of the BAT under way, private to check*.c
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#ifndef BLOCK_VHDX_CHECK_INT_H
+#define BLOCK_VHDX_CHECK_INT_H
+
+#include "block/vhdx/check-report.h"
+
+/* Entries that are odd, but no error */
+typedef enum Odd {
+    ODD_DRAFT,                      /* in the state of the 0.95 draft */
+    ODD_OFFSET,                     /* NOT_PRESENT with an offset, no block */
+    ODD_PARTIAL,                    /* PARTIALLY_PRESENT, but it is whole */
+    ODD_BITMAP,                     /* a sector bitmap's, not zero */
+    ODD_BEHIND,                     /* behind the last one */
+    ODD_MAX,
+} Odd;
+
+typedef struct BatCheck {
+    VHDXCheck *check;
+    bool first;                     /* this is the first window */
+    uint64_t from;                  /* MiB where the window begins */
+    uint64_t mibs;                  /* that are in the window */
+    uint64_t bits;                  /* ... and in its bitmaps */
+    unsigned long *used;
+    unsigned long *twice;           /* if not used: seen to be zeros */
+    unsigned long *named;           /* not used: by entries; used: its start */
+    unsigned long *windows;         /* those in which there is something */
+    uint64_t next;                  /* offset behind the last block seen */
+    uint64_t partial;               /* blocks that are PARTIALLY_PRESENT */
+    bool bitmaps;                   /* a sector bitmap's entry names a place */
+    bool whole;                     /* they are present as a whole */
+    bool child;                     /* there are traces of a parent */
+    uint8_t *buf;                   /* a MiB, when there is need */
+    uint64_t odd[ODD_MAX];
+} BatCheck;
+
+/* An entry with what is needed to judge it */
+typedef struct Entry {
+    uint64_t index;
+    uint64_t block;                 /* unless @bitmap */
+    uint64_t raw;
+    uint64_t value;                 /* with what is certain put right */
+    uint64_t offset;                /* named by @raw */
+    bool bitmap;                    /* a sector bitmap's, by its index */
+    bool behind;                    /* ... or behind the last one */
+    bool present;                   /* names a block within the file */
+    bool inside;                    /* names a place that begins in the file */
+    bool certain;                   /* judged: without doubt it means @value */
+} Entry;
+
+/*
+ * Get the next entry from @entries[@i] on that is not zero, of those that the
+ * walk has read, the first of which has index @index, and move @i behind it;
+ * false if there is none.
+ */
+bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
+                           const uint64_t *entries, uint64_t count,
+                           uint64_t *i, Entry *e);
+
+/*
+ * Judge an entry in the window of @c, whose maps tell what all others use: what
+ * is wrong is told and, where it may be, mended.  No lock is held.  Returns 1
+ * if the entry has been put right, 0 if not, or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_check_entry_judge(BlockDriverState *bs, BatCheck *c, Entry *e);
+
+#endif
