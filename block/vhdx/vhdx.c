@@ -29,6 +29,7 @@
 #include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
+#include "block/vhdx/options.h"
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"

@@ -10,7 +10,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/create.h"
+#include "block/vhdx/options.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
 #include "vhdx-test-util.h"
