@@ -3,12 +3,8 @@
  *
  * The disk image format of Hyper-V, as MS-VHDX revision 8.0 has it.  This file
  * ties the others together: probing, open and close, changes of an open image
- * from outside, and what is told about it.
- *
- * Opening an image never writes to it.  It reads headers, log, region table
- * and metadata items, in this order, since the log may hold newer versions of
- * what comes after it.  layers.txt has the order of the files, and state.h the
- * rules of the locks.
+ * from outside, and what is told about it.  layers.txt has the order of the
+ * files, and state.h the rules of the locks.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -25,27 +21,12 @@
 #include "block/vhdx/check.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
-#include "block/vhdx/header.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
-#include "block/vhdx/metadata.h"
+#include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
-#include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
-#include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
-#include "block/vhdx/space.h"
-
-/*
- * An image that another process writes to may change while it is being read:
- * so often is it tried, with so much time between.
- */
-#define SHARED_TRIES        5
-#define SHARED_WAIT_US      20000
-
-#define NO_LOG \
-    "The image has no log (LogLength 0), which every change goes through: it " \
-    "can only be opened read-only"
 
 /* Disks up to this size may be in a floppy drive. */
 #define FLOPPY_SIZE         (2880 * KiB)
@@ -90,174 +71,6 @@ static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
 
 /* -- Open and close -- */
 
-/* Forget what is known of the image.  Pages stay. */
-static void vhdx_image_reset(BDRVVHDXState *s)
-{
-    vhdx_log_free(s);
-    vhdx_replay_free(s->replay);
-    g_free(s->regions);
-    g_free(s->creator);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_free(s);
-        memset(s, 0, offsetof(BDRVVHDXState, end_image));
-        vhdx_space_init(s, 0);
-    }
-}
-
-/* Forget everything that was read from the image or is to be written to it. */
-static void vhdx_state_free(BDRVVHDXState *s)
-{
-    vhdx_image_reset(s);
-    vhdx_space_free(s);
-    vhdx_request_free(s);
-    vhdx_cache_free(s);
-    qemu_mutex_destroy(&s->lock);
-}
-
-/* Start with an image of which nothing is known. */
-static void vhdx_state_init(BDRVVHDXState *s)
-{
-    *s = (BDRVVHDXState) {
-        .cache_size = s->cache_size,
-        .safe_discard = s->safe_discard,
-    };
-    qemu_mutex_init(&s->lock);
-    qemu_co_mutex_init(&s->commit_lock);
-    qemu_co_mutex_init(&s->grow_lock);
-    vhdx_space_init(s, 0);
-    vhdx_cache_init(s);
-    vhdx_request_init(s);
-}
-
-/*
- * Refuse a file of @length bytes that begins with the @bytes bytes at @buf, and
- * say what it is.
- */
-static int coroutine_fn GRAPH_RDLOCK
-file_refuse(BlockDriverState *bs, const uint8_t *buf, size_t bytes,
-            int64_t length, Error **errp)
-{
-    const char *what = vhdx_other_format(buf, bytes);
-    uint8_t footer[BDRV_SECTOR_SIZE];
-
-    /* A VHD of fixed size is a raw disk with what tells so at its end. */
-    if (!what && length >= sizeof(footer) &&
-        bdrv_co_pread(bs->file, length - sizeof(footer), sizeof(footer),
-                      footer, 0) >= 0 && !memcmp(footer, "conectix", 8)) {
-        what = vhdx_other_format(footer, sizeof(footer));
-    }
-    if (!length) {
-        error_setg(errp, "Image is not in VHDX format: the file is empty");
-    } else if (what) {
-        error_setg(errp, "Image is not in VHDX format: it is %s", what);
-    } else if (length < VHDX_HEADER_SECTION_SIZE) {
-        error_setg(errp, "Image is not in VHDX format: the file of %" PRId64
-                   " bytes is too short, and the signature is 0x%016" PRIx64,
-                   length, ldq_be_p(buf));
-    } else {
-        error_setg(errp, "Image is not in VHDX format: the signature is "
-                   "0x%016" PRIx64, ldq_be_p(buf));
-    }
-    return -EINVAL;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-file_id_load(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint8_t buf[8 + VHDX_CREATOR_CHARS * 2];
-    int64_t length;
-    int ret;
-
-    ret = bdrv_co_pread(bs->file, 0, sizeof(buf), buf, 0);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read the file identifier");
-        return ret;
-    }
-    length = vhdx_file_length(bs);
-    if (length < 0) {
-        error_setg_errno(errp, -length, "Could not get the file's length");
-        return length;
-    }
-    if (!vhdx_file_id_valid(buf, sizeof(buf))) {
-        return file_refuse(bs, buf, sizeof(buf), length, errp);
-    }
-    if (length < VHDX_HEADER_SECTION_SIZE) {
-        error_setg(errp, "The file of %" PRId64 " bytes is shorter than the "
-                   "header section of a VHDX image, which takes 1 MiB",
-                   length);
-        return -EINVAL;
-    }
-    s->creator = vhdx_creator_decode(buf);
-    return 0;
-}
-
-/*
- * Read the image, of which nothing is known yet; nor is after an error.  The
- * log of one that is inactive belongs to the process that is still writing to
- * it.
- */
-static int coroutine_fn GRAPH_RDLOCK
-vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int64_t size;
-    int ret;
-
-    ret = file_id_load(bs, errp);
-    if (ret == 0) {
-        ret = vhdx_header_load(bs, errp);
-    }
-    if (ret == 0 && !inactive && !vhdx_guid_is_nil(&s->header.log_guid)) {
-        ret = vhdx_replay_load(bs, errp);
-    }
-    if (ret < 0) {
-        goto fail;
-    }
-    size = vhdx_file_length(bs);
-    if (size < 0) {
-        error_setg_errno(errp, -size, "Could not get the file's length");
-        ret = size;
-        goto fail;
-    }
-    if (s->replay) {
-        size = MAX(size, s->replay->last_file_offset);
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_free(s);
-        vhdx_space_init(s, size);
-    }
-    ret = vhdx_metadata_load(bs, errp);
-    if (ret < 0) {
-        goto fail;
-    }
-    if (!s->header.log_length) {
-        ret = bdrv_apply_auto_read_only(bs, NO_LOG, errp);
-        if (ret < 0) {
-            goto fail;
-        }
-    }
-    bs->total_sectors = s->params.disk_size / BDRV_SECTOR_SIZE;
-    return 0;
-
-fail:
-    vhdx_image_reset(s);
-    return ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
-{
-    int tries = bs->force_share ? SHARED_TRIES : 1;
-    int ret;
-
-    while ((ret = vhdx_load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
-           --tries) {
-        g_usleep(SHARED_WAIT_US);
-    }
-    return ret;
-}
-
 /* A function that must run in a coroutine, and what it is called with. */
 typedef struct VHDXCall {
     int coroutine_fn (*func)(const struct VHDXCall *call);
@@ -298,54 +111,6 @@ static int coroutine_mixed_fn vhdx_call(VHDXCall call)
 static int coroutine_fn GRAPH_RDLOCK vhdx_load_entry(const VHDXCall *call)
 {
     return vhdx_load(call->bs, call->flag, call->errp);
-}
-
-/* Let @to have what @from knows of the image, and @from nothing. */
-static void vhdx_image_move(BDRVVHDXState *to, BDRVVHDXState *from)
-{
-    memcpy(to, from, offsetof(BDRVVHDXState, end_image));
-    memset(from, 0, offsetof(BDRVVHDXState, end_image));
-    vhdx_space_init(from, 0);
-}
-
-/*
- * Read the image again: what is known of it may be out of date, and changes
- * that are only in memory are given up.  Requests wait meanwhile, and look at
- * everything afresh then.  Returns 0, or -errno with all as it was.
- */
-static int coroutine_fn GRAPH_RDLOCK
-vhdx_load_anew(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    g_autofree BDRVVHDXState *old = g_new0(BDRVVHDXState, 1);
-    int ret;
-
-    vhdx_state_init(old);
-    vhdx_request_freeze(s);
-    qemu_co_mutex_lock(&s->commit_lock);
-    qemu_co_mutex_lock(&s->grow_lock);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_free(old);
-        vhdx_image_move(old, s);
-    }
-    ret = vhdx_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        if (ret < 0) {
-            vhdx_space_free(s);
-            vhdx_image_move(s, old);
-        } else {
-            vhdx_cache_free(s);
-            vhdx_cache_init(s);
-            s->flushed_gen = s->write_gen;
-            /* It is the same file, and what it has lost is not back. */
-            s->space.unsure = old->space.unsure;
-        }
-    }
-    qemu_co_mutex_unlock(&s->grow_lock);
-    qemu_co_mutex_unlock(&s->commit_lock);
-    vhdx_request_thaw(s);
-    vhdx_state_free(old);
-    return ret;
 }
 
 /* Take the cache's size in bytes out of @options. */
@@ -458,7 +223,7 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
     int ret = cache_size_get(state->options, cache_size, errp);
 
     if (ret == 0 && (state->flags & BDRV_O_RDWR) && !s->header.log_length) {
-        error_setg(errp, "%s", NO_LOG);
+        error_setg(errp, "%s", VHDX_NO_LOG);
         ret = -EACCES;
     }
     if (ret == 0 && qatomic_read(&s->broken)) {
