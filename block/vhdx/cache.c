@@ -14,8 +14,7 @@
  * in place.  So it has up to three versions: @data, which requests see,
  * @committing and @logged, which is kept until a flush has made it stable in
  * place.  Those that are alike share a buffer; a change gives @data one of its
- * own if another version has the same.  log.c does commit and ring.c
- * apply.
+ * own if another version has the same.  commit.c does commit and ring.c apply.
  *
  * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
  * as much of the C library.  Chunks are kept until the limit gets lower.

@@ -1,20 +1,9 @@
 /*
- * VHDX: the log
+ * VHDX: opening and closing the log
  *
- * All metadata but the headers is changed through the log: first an entry with
- * the new content of the pages is written there and made stable, then, at
- * leisure, the pages are written in place.  A power cut at any instant leaves
- * either the entry, which the next open replays, or the state before it.
- *
- * A commit takes the pages that are dirty when it begins, and makes them and
- * all data written until then stable with one flush.  So a guest flush costs
- * one write and one flush of the file, and one flush only when no metadata has
- * changed.  The exception are new blocks in space that is not known to read as
- * zeros: their data must be stable before the entry that names them can be, so
- * then there is a flush before the entry as well ("barrier").
- *
- * The first modification opens the log; see begin_locked().  Where entries go,
- * and when pages go in place, is told in ring.c.
+ * The first modification opens the log; see begin_locked().  The last commit,
+ * with everything put in place, closes it.  Where entries go, and when pages go
+ * in place, is told in ring.c, what a commit does in commit.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,7 +12,7 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/cache.h"
+#include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
@@ -34,304 +23,8 @@
 #include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 
-/* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
-#define FREED_MAX   65536
-
-/*
- * How many places a flush punches, new ones or what others have left, and how
- * many the closing of the log does.
- */
-#define PUNCH_FLUSH 64
+/* How many places the closing of the log punches at the most */
 #define PUNCH_CLOSE 4096
-
-/* What a commit has taken from the cache, in order of the pages' offsets. */
-typedef struct Batch {
-    GPtrArray *pages;               /* VHDXPage */
-    uint8_t **data;                 /* what they held when taken */
-    uint64_t *offsets;
-    uint32_t written;               /* pages [0, written) are in the log */
-    uint32_t stable;                /* pages [0, stable) are stable there */
-} Batch;
-
-/* -- Checkpoint -- */
-
-/* Empty the ring, all entries of which are stable.  Returns 0 or -errno. */
-static int coroutine_fn GRAPH_RDLOCK
-checkpoint(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    ret = vhdx_header_verify(bs);
-    if (ret == 0) {
-        ret = vhdx_ring_apply(bs);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_write(bs, 0, NULL, NULL);
-    }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
-    if (ret == 0) {
-        vhdx_ring_release(s);
-    }
-    return ret;
-}
-
-/* -- Commit -- */
-
-/* Take all dirty pages.  lock is held. */
-static void batch_take(BDRVVHDXState *s, Batch *b)
-{
-    VHDXPage *page;
-
-    *b = (Batch) { .pages = g_ptr_array_new() };
-    while ((page = vhdx_cache_commit(s))) {
-        g_ptr_array_add(b->pages, page);
-    }
-    g_ptr_array_sort(b->pages, vhdx_page_compare);
-    b->data = g_new(uint8_t *, b->pages->len);
-    b->offsets = g_new(uint64_t, b->pages->len);
-    for (guint i = 0; i < b->pages->len; i++) {
-        page = g_ptr_array_index(b->pages, i);
-        b->offsets[i] = page->offset;
-        b->data[i] = page->committing;
-    }
-}
-
-/* What is written of the batch is stable: apply may have it. */
-static void batch_stable(BDRVVHDXState *s, Batch *b)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    for (; b->stable < b->written; b->stable++) {
-        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, b->stable), true);
-    }
-}
-
-/* Give back what has not become stable, and free the batch. */
-static void batch_end(BDRVVHDXState *s, Batch *b)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    for (guint i = b->stable; i < b->pages->len; i++) {
-        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, i), false);
-    }
-    g_ptr_array_unref(b->pages);
-    g_free(b->data);
-    g_free(b->offsets);
-}
-
-/*
- * Whether something that is not in the log yet, or is going to be, relies on
- * data that was written before: new blocks in space that is not known to read
- * as zeros, and what is done with requests frozen.
- */
-static bool data_is_named(BDRVVHDXState *s)
-{
-    GHashTableIter iter;
-    VHDXAlloc *alloc;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    g_hash_table_iter_init(&iter, s->allocs);
-    while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
-        if (alloc->barrier) {
-            return true;
-        }
-    }
-    return s->barrier || s->frozen;
-}
-
-/*
- * Flush what was written to the log, and with it all data.  If there is only
- * data, an error is the guest's to deal with, as it is with a raw file.
- */
-static int coroutine_fn GRAPH_RDLOCK
-batch_flush(BlockDriverState *bs, Batch *b)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool entries = b->written > b->stable;
-    bool data_only = !entries && s->log.safe == s->log.applied;
-    int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
-
-    if (ret < 0 && data_only && data_is_named(s)) {
-        vhdx_ring_latch(bs, "failed to flush the data of new blocks");
-    }
-    if (ret == 0 && entries) {
-        batch_stable(s, b);
-        vhdx_ring_release(s);
-    }
-    return ret;
-}
-
-/* Write the batch to the log, in as many entries as it takes, and flush. */
-static int coroutine_fn GRAPH_RDLOCK
-batch_write(BlockDriverState *bs, Batch *b)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint32_t quarter = s->header.log_length / VHDX_LOG_SECTOR / 4;
-    uint32_t most = quarter - vhdx_log_desc_sectors(quarter);
-    int ret = 0, flushed;
-
-    /*
-     * An entry that was given up may be in the file all the same, and a reader
-     * may have found pages there.  It knows their sectors by the entry's number
-     * alone.  So an entry without pages gets that number: what is written to
-     * these sectors has a higher one, and then the reader looks in place, where
-     * all is by now that was ever stable.
-     */
-    while (ret == 0 && b->pages->len && s->log.sequence < s->log.given_up) {
-        ret = checkpoint(bs);
-    }
-    while (ret == 0 && b->written < b->pages->len) {
-        uint32_t count = MIN(most, b->pages->len - b->written);
-
-        if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {
-            ret = b->written > b->stable ? batch_flush(bs, b) : 0;
-            if (ret == 0) {
-                ret = checkpoint(bs);
-            }
-        }
-        if (ret == 0) {
-            ret = vhdx_ring_write(bs, count, b->offsets + b->written,
-                                  b->data + b->written);
-        }
-        if (ret < 0) {
-            break;
-        }
-        b->written += count;
-    }
-    if (qatomic_read(&s->broken) || (ret < 0 && b->written == b->stable)) {
-        return ret;
-    }
-    /* Even if no more fits, what has been written is part of the log now. */
-    flushed = batch_flush(bs, b);
-    return ret < 0 ? ret : flushed;
-}
-
-/* If a flush has failed, see to the file's length.  commit_lock is held. */
-static int coroutine_fn GRAPH_RDLOCK length_assure(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
-
-    if (s->space.unsure) {
-        qemu_co_mutex_lock(&s->grow_lock);
-        ret = vhdx_space_assure(bs);
-        qemu_co_mutex_unlock(&s->grow_lock);
-    }
-    return ret;
-}
-
-/* Make all complete changes stable.  commit_lock is held. */
-static int coroutine_fn GRAPH_RDLOCK commit_locked(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint32_t log_sectors = s->header.log_length / VHDX_LOG_SECTOR;
-    uint64_t gen;
-    bool barrier, full;
-    Batch batch;
-    int ret = 0;
-
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        gen = s->write_gen;
-        barrier = s->barrier;
-        s->barrier = false;
-        vhdx_space_commit_begin(s);
-        batch_take(s, &batch);
-    }
-    /* If it fails, FlushedFileOffset stays what it was, which is as good. */
-    (void)length_assure(bs);
-    if (barrier) {
-        /* Once and for all: what fails later leaves the data stable. */
-        ret = vhdx_ring_flush(bs);
-        barrier = ret < 0;
-    }
-    if (ret == 0) {
-        ret = batch_write(bs, &batch);
-    }
-    batch_end(s, &batch);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_commit_end(s, ret == 0);
-        s->barrier |= barrier;
-        if (ret == 0) {
-            s->flushed_gen = gen;
-        }
-    }
-    full = s->cache.logged > s->cache.limit / 4;
-    if (ret == 0 &&
-        (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 || full)) {
-        /*
-         * In good time: two of the largest entries fit in yet.  If it fails
-         * now it may work later, and all is in the log as long as it has room.
-         */
-        ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
-        if (ret == 0 && full) {
-            /* Pages are kept until they are stable in place. */
-            ret = vhdx_ring_flush(bs);
-        }
-        if (!qatomic_read(&s->broken) &&
-            s->cache.logged <= s->cache.limit / 2) {
-            ret = 0;
-        }
-    }
-    return ret;
-}
-
-/*
- * Cut a large free tail off the file.  Nothing may say any more that the file
- * is longer before it gets shorter: the checkpoint's entry tells the new end
- * twice, as what it has for certain and as what it needs.  If that can't be
- * had now, the image's closing will do it.
- */
-static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t size;
-
-    qemu_co_mutex_lock(&s->commit_lock);
-    qemu_co_mutex_lock(&s->grow_lock);
-    if (s->log.open && !qatomic_read(&s->broken) &&
-        vhdx_space_cut_begin(s, &size)) {
-        if (checkpoint(bs) < 0) {
-            vhdx_space_cut_undo(s, size);
-        } else {
-            vhdx_space_cut(bs, s->space.size, size);
-            (void)vhdx_ring_flush(bs);
-        }
-    }
-    qemu_co_mutex_unlock(&s->grow_lock);
-    qemu_co_mutex_unlock(&s->commit_lock);
-}
-
-int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t gen;
-    bool done;
-    int ret = 0;
-
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        gen = s->write_gen;
-        done = s->flushed_gen >= gen;
-    }
-    if (!done) {
-        qemu_co_mutex_lock(&s->commit_lock);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            done = s->flushed_gen >= gen;
-        }
-        if (!done) {
-            ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
-        }
-        qemu_co_mutex_unlock(&s->commit_lock);
-        if (vhdx_space_reclaim(bs)) {
-            log_cut_tail(bs);
-        }
-    }
-    vhdx_space_punch(bs, PUNCH_FLUSH);
-    return ret;
-}
 
 /* Make good what a failed flush may have lost. */
 static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
@@ -391,44 +84,6 @@ int coroutine_fn vhdx_log_flush(BlockDriverState *bs)
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }
-
-bool vhdx_log_relief_due(BDRVVHDXState *s)
-{
-    unsigned changed = s->cache.dirty + s->cache.logged;
-
-    if ((changed < s->cache.limit / 2 && s->space.freed->len < FREED_MAX) ||
-        (s->relieving && changed < s->cache.limit)) {
-        return false;
-    }
-    s->relieving = true;
-    return true;
-}
-
-int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = vhdx_log_commit(bs);
-
-    QEMU_LOCK_GUARD(&s->lock);
-    s->relieving = false;
-    return ret;
-}
-
-int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
-                              uint64_t bytes, const void *buf)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool due;
-    int ret;
-
-    ret = vhdx_cache_update(bs, offset, bytes, buf);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        due = ret == 0 && vhdx_log_relief_due(s);
-    }
-    return due ? vhdx_log_relieve(bs) : ret;
-}
-
-/* -- Opening and closing the log -- */
 
 /* Put the replay in place, so that neither header names the old log. */
 static int coroutine_fn GRAPH_RDLOCK
@@ -525,7 +180,7 @@ begin_locked(BlockDriverState *bs, bool data)
     int ret;
 
     /* An open log counts with what the first flush of a header makes stable. */
-    ret = vhdx_header_verify(bs) ?: length_assure(bs);
+    ret = vhdx_header_verify(bs) ?: vhdx_commit_assure_length(bs);
     if (ret < 0) {
         return ret;
     }
@@ -591,20 +246,6 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
     return ret;
 }
 
-int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    qemu_co_mutex_lock(&s->commit_lock);
-    ret = qatomic_read(&s->broken) ? -EIO : commit_locked(bs);
-    if (ret == 0) {
-        ret = checkpoint(bs);
-    }
-    qemu_co_mutex_unlock(&s->commit_lock);
-    return ret;
-}
-
 /* The next change is a first one again, and opens a new log. */
 static void log_forget(BDRVVHDXState *s)
 {
@@ -622,7 +263,7 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
 
     ret = vhdx_header_verify(bs);
     if (ret == 0) {
-        ret = commit_locked(bs);
+        ret = vhdx_commit_locked(bs);
     }
     if (ret == 0) {
         ret = vhdx_ring_apply(bs);

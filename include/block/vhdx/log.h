@@ -1,5 +1,5 @@
 /*
- * VHDX: commits, and opening and closing the log, section 2.3
+ * VHDX: opening and closing the log, section 2.3
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -7,7 +7,7 @@
 #ifndef BLOCK_VHDX_LOG_H
 #define BLOCK_VHDX_LOG_H
 
-#include "block/vhdx/state.h"
+#include "block/vhdx/commit.h"
 
 /*
  * Make stable what the caller has written to the file itself.  No lock is held.
@@ -24,12 +24,6 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_log_begin(BlockDriverState *bs, bool data);
 
 /*
- * Make stable all changes that were complete when the call began.  No lock is
- * held.  Returns 0 or -errno; -ENOSPC may be tried again.
- */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
-
-/*
  * Where a failed flush has stopped all writing, go on, if that is possible now.
  * That a flush works again does not tell that what was written before is on the
  * disk: the storage may have dropped it.  So nothing is believed that was
@@ -42,41 +36,11 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK vhdx_log_resume(BlockDriverState *bs);
 
 /*
- * Whether changed pages take half of the cache, or the list of what was freed
- * is long, so that the caller has to call vhdx_log_relieve().  While one
- * request does so this is false for others, unless changed pages fill all of
- * the cache.  lock is held.
- */
-bool vhdx_log_relief_due(BDRVVHDXState *s);
-
-/*
- * Commit because that is due.  No lock is held.  Returns 0 or -errno, as
- * vhdx_log_commit().
- */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
-
-/*
- * Replace @bytes bytes of metadata at file offset @offset by @buf, as
- * vhdx_cache_update() does, and commit if that is due.  The log is open, no
- * lock is held.  Returns 0 or -errno.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_log_put(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-             const void *buf);
-
-/*
  * Put everything in place and close the log: LogGuid zero in both headers, the
  * file cut to its last object.  Requests have ended.  No lock is held.
  * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_close(BlockDriverState *bs);
-
-/*
- * Commit, and put everything in place so that no replay writes there again:
- * the log's tail is past all of it, and stable.  No lock is held.  Returns 0
- * or -errno.
- */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_checkpoint(BlockDriverState *bs);
 
 /* Forget the log without touching the file. */
 void vhdx_log_free(BDRVVHDXState *s);
