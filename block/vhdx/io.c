@@ -4,20 +4,7 @@
  * A request is cut into pieces, each of which lies in one run of the file, and
  * each piece goes straight to its place there with no lock held.
  *
- * Writing to a block that has no place yet:
- *
- *   1. A place is found and a VHDXAlloc entered for the block.  Whoever else
- *      writes to the block meanwhile finds it and uses the same place.
- *      A block that has kept its place gets that one, if nothing else is there.
- *   2. If the place is not known to read as zeros, one of them zeroes what of
- *      it is not a hole in the file, and the others wait for that.
- *   3. The data is written.
- *   4. The first whose write completes publishes the block: sets its BAT
- *      entry, in memory.  Others may fail without undoing that.  If all fail,
- *      the last gives the place back.
- *
- * So the BAT never names a block before there is something in it, and a reader
- * sees zeros until a write has completed.
+ * Writing to a block that has no place yet is told in alloc.c.
  *
  * Freeing a block takes its BAT entry away, in memory, at once.  Requests that
  * looked it up before may still be using the place.  Each request therefore
@@ -29,6 +16,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
+#include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
@@ -36,7 +24,6 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space-freed.h"
-#include "block/vhdx/space.h"
 
 /* New blocks that one piece can span */
 #define MAX_ALLOCS      16
@@ -169,152 +156,6 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
-/* -- Allocation; lock is held throughout -- */
-
-/* Let go of a place that no entry uses; see vhdx_space_abandon(). */
-static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
-                            bool touched)
-{
-    if (kept) {
-        vhdx_space_keep(s, offset);
-    } else {
-        vhdx_space_abandon(s, offset, s->geo.block_size, touched);
-    }
-}
-
-static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
-{
-    if (--alloc->refs) {
-        return;
-    }
-    if (!alloc->detached) {
-        g_hash_table_remove(s->allocs, &alloc->block);
-    }
-    if (!alloc->published) {
-        place_give_back(s, alloc->offset, alloc->kept, alloc->touched);
-    }
-    g_free(alloc);
-}
-
-/*
- * Find a place for @block, whose BAT entry is @entry, and enter it, with a
- * reference for the caller in @alloc, unless another request has done so
- * meanwhile.
- */
-static int coroutine_fn GRAPH_RDLOCK
-alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
-          VHDXAlloc **alloc)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int64_t offset = vhdx_bat_offset(entry);
-    int kept = vhdx_space_take_kept(bs, block, offset);
-    bool zero = false;
-
-    if (kept == 0) {
-        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
-    }
-    if (kept < 0 || offset < 0) {
-        return kept < 0 ? kept : offset;
-    }
-    if (g_hash_table_contains(s->allocs, &block)) {
-        place_give_back(s, offset, kept, false);
-        return 0;
-    }
-    *alloc = g_new(VHDXAlloc, 1);
-    **alloc = (VHDXAlloc) {
-        .block = block,
-        .offset = offset,
-        .refs = 1,
-        .ready = zero,
-        .kept = kept,
-        .barrier = !zero,
-    };
-    g_hash_table_insert(s->allocs, &(*alloc)->block, *alloc);
-    return 0;
-}
-
-/* Make the place of @alloc read as zeros, or wait until someone has. */
-static int coroutine_fn GRAPH_RDLOCK
-alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
-
-    while (!alloc->ready && ret == 0) {
-        /* The file may have no more of the last block than the disk needs. */
-        uint64_t bytes = MIN(s->geo.block_size,
-                             s->space.size - alloc->offset);
-
-        if (alloc->preparing) {
-            qemu_co_queue_wait(&s->alloc_queue, &s->lock);
-            continue;
-        }
-        alloc->preparing = true;
-        qemu_mutex_unlock(&s->lock);
-        ret = vhdx_space_zero(bs, alloc->offset, bytes,
-                              s->params.leave_allocated ? 0 :
-                              BDRV_REQ_MAY_UNMAP);
-        qemu_mutex_lock(&s->lock);
-        alloc->preparing = false;
-        alloc->ready = ret == 0;
-        qemu_co_queue_restart_all(&s->alloc_queue);
-    }
-    return ret;
-}
-
-/*
- * Get the place of @block: that of its BAT entry, with @alloc NULL, or a new
- * one with a reference to its @alloc.
- */
-static int coroutine_fn GRAPH_RDLOCK
-block_place(BlockDriverState *bs, uint64_t block, uint64_t *place,
-            VHDXAlloc **alloc)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXAlloc *own = NULL, *a;
-    uint64_t entry = 0;
-    int ret, failed = 0;
-
-    /*
-     * Lock is dropped to allocate, so then look again: there may be no space
-     * just because another request has got it for this block.
-     */
-    for (;;) {
-        ret = vhdx_bat_get(bs, block, &entry);
-        a = g_hash_table_lookup(s->allocs, &block);
-        if (ret < 0 || a ||
-            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-            break;
-        }
-        if (failed < 0) {
-            return failed;
-        }
-        if (own) {
-            /* Others have used it already, and it has been freed again. */
-            alloc_unref(s, own);
-            own = NULL;
-        }
-        failed = alloc_new(bs, block, entry, &own);
-    }
-    if (ret == 0 && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-        *place = vhdx_bat_offset(entry);
-        *alloc = NULL;
-    } else if (ret == 0) {
-        a->refs++;
-        ret = alloc_prepare(bs, a);
-        if (ret < 0) {
-            alloc_unref(s, a);
-        } else {
-            *place = a->offset;
-            *alloc = a;
-        }
-    }
-    if (own) {
-        alloc_unref(s, own);
-    }
-    return ret;
-}
-
 /* Find, or make, the places for the beginning of a write. */
 static int coroutine_fn GRAPH_RDLOCK
 piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
@@ -328,7 +169,7 @@ piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
         VHDXAlloc *alloc = NULL;
         int ret;
 
-        ret = block_place(bs, at >> s->geo.block_bits, &place, &alloc);
+        ret = vhdx_alloc_get(bs, at >> s->geo.block_bits, &place, &alloc);
         if (ret < 0) {
             return p->bytes ? 0 : ret;
         }
@@ -337,7 +178,7 @@ piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
             p->file_offset = place;
         } else if (place != p->file_offset + p->bytes) {
             if (alloc) {
-                alloc_unref(s, alloc);
+                vhdx_alloc_unref(s, alloc);
             }
             break;
         }
@@ -349,27 +190,6 @@ piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
     return 0;
 }
 
-/* Set the BAT entry of a block that now holds data, if nobody has yet. */
-static int coroutine_fn GRAPH_RDLOCK
-alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t entry;
-    int ret;
-
-    if (alloc->published) {
-        return 0;
-    }
-    ret = vhdx_bat_get(bs, alloc->block, &entry);
-    if (ret == 0 && !alloc->published) {
-        vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
-                                                     alloc->offset));
-        alloc->published = true;
-        s->barrier |= alloc->barrier;
-    }
-    return ret;
-}
-
 /* The data of @p has been written, or not: @ret. */
 static int coroutine_fn GRAPH_RDLOCK
 piece_complete(BlockDriverState *bs, Piece *p, int ret)
@@ -378,9 +198,9 @@ piece_complete(BlockDriverState *bs, Piece *p, int ret)
 
     for (unsigned i = 0; i < p->allocs; i++) {
         if (ret == 0) {
-            ret = alloc_publish(bs, p->alloc[i]);
+            ret = vhdx_alloc_publish(bs, p->alloc[i]);
         }
-        alloc_unref(s, p->alloc[i]);
+        vhdx_alloc_unref(s, p->alloc[i]);
     }
     s->write_gen++;
     return ret;
@@ -481,47 +301,6 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
 
 /* -- Zeroes and discard -- */
 
-/* Take the place of a present block away, which then reads as zeros. */
-static void block_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
-{
-    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
-
-    if (alloc && alloc->published) {
-        /* It is still being written to: later writes go elsewhere. */
-        g_hash_table_remove(s->allocs, &block);
-        alloc->detached = true;
-    }
-    vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
-    vhdx_space_release(s, place, s->geo.block_size);
-    s->write_gen++;
-}
-
-/*
- * A block that is not present reads as zeros.  But one that others are writing
- * to may get its place when they succeed, and a write that has failed may have
- * left something there: zero @bytes bytes at @offset of the block in it.
- */
-static int coroutine_fn GRAPH_RDLOCK
-alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
-           uint64_t bytes, BdrvRequestFlags flags)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
-    int ret;
-
-    if (!alloc || !alloc->touched) {
-        return 0;
-    }
-    alloc->refs++;
-    qemu_mutex_unlock(&s->lock);
-    ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset + offset, bytes,
-                                flags);
-    qemu_mutex_lock(&s->lock);
-    alloc_unref(s, alloc);
-    s->write_gen++;
-    return ret;
-}
-
 /* Discard a part of a block, @bytes bytes at file offset @offset. */
 static int coroutine_fn GRAPH_RDLOCK
 place_discard(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
@@ -564,7 +343,7 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
     int ret;
 
     if (!z->discard && g_hash_table_size(s->allocs)) {
-        ret = alloc_zero(bs, block, in_block(s, z->offset), n, z->flags);
+        ret = vhdx_alloc_zero(bs, block, in_block(s, z->offset), n, z->flags);
         return ret < 0 ? ret : n;
     }
     ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
@@ -612,7 +391,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         return n;
     }
     if (free) {
-        block_free(s, block, vhdx_bat_offset(entry));
+        vhdx_alloc_free(s, block, vhdx_bat_offset(entry));
         return n;
     }
     place = vhdx_bat_offset(entry) + in_block(s, z->offset);

@@ -1,0 +1,223 @@
+/*
+ * VHDX: places for payload blocks
+ *
+ * Writing to a block that has no place yet:
+ *
+ *   1. A place is found and a VHDXAlloc entered for the block.  Whoever else
+ *      writes to the block meanwhile finds it and uses the same place.
+ *      A block that has kept its place gets that one, if nothing else is there.
+ *   2. If the place is not known to read as zeros, one of them zeroes what of
+ *      it is not a hole in the file, and the others wait for that.
+ *   3. The data is written.
+ *   4. The first whose write completes publishes the block: sets its BAT
+ *      entry, in memory.  Others may fail without undoing that.  If all fail,
+ *      the last gives the place back.
+ *
+ * So the BAT never names a block before there is something in it, and a reader
+ * sees zeros until a write has completed.
+ *
+ * lock is held by all of this, and dropped for I/O.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/vhdx/alloc.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/space-freed.h"
+#include "block/vhdx/space.h"
+
+/* Let go of a place that no entry uses; see vhdx_space_abandon(). */
+static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
+                            bool touched)
+{
+    if (kept) {
+        vhdx_space_keep(s, offset);
+    } else {
+        vhdx_space_abandon(s, offset, s->geo.block_size, touched);
+    }
+}
+
+void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
+{
+    if (--alloc->refs) {
+        return;
+    }
+    if (!alloc->detached) {
+        g_hash_table_remove(s->allocs, &alloc->block);
+    }
+    if (!alloc->published) {
+        place_give_back(s, alloc->offset, alloc->kept, alloc->touched);
+    }
+    g_free(alloc);
+}
+
+/*
+ * Find a place for @block, whose BAT entry is @entry, and enter it, with a
+ * reference for the caller in @alloc, unless another request has done so
+ * meanwhile.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
+          VHDXAlloc **alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t offset = vhdx_bat_offset(entry);
+    int kept = vhdx_space_take_kept(bs, block, offset);
+    bool zero = false;
+
+    if (kept == 0) {
+        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+    }
+    if (kept < 0 || offset < 0) {
+        return kept < 0 ? kept : offset;
+    }
+    if (g_hash_table_contains(s->allocs, &block)) {
+        place_give_back(s, offset, kept, false);
+        return 0;
+    }
+    *alloc = g_new(VHDXAlloc, 1);
+    **alloc = (VHDXAlloc) {
+        .block = block,
+        .offset = offset,
+        .refs = 1,
+        .ready = zero,
+        .kept = kept,
+        .barrier = !zero,
+    };
+    g_hash_table_insert(s->allocs, &(*alloc)->block, *alloc);
+    return 0;
+}
+
+/* Make the place of @alloc read as zeros, or wait until someone has. */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    while (!alloc->ready && ret == 0) {
+        /* The file may have no more of the last block than the disk needs. */
+        uint64_t bytes = MIN(s->geo.block_size,
+                             s->space.size - alloc->offset);
+
+        if (alloc->preparing) {
+            qemu_co_queue_wait(&s->alloc_queue, &s->lock);
+            continue;
+        }
+        alloc->preparing = true;
+        qemu_mutex_unlock(&s->lock);
+        ret = vhdx_space_zero(bs, alloc->offset, bytes,
+                              s->params.leave_allocated ? 0 :
+                              BDRV_REQ_MAY_UNMAP);
+        qemu_mutex_lock(&s->lock);
+        alloc->preparing = false;
+        alloc->ready = ret == 0;
+        qemu_co_queue_restart_all(&s->alloc_queue);
+    }
+    return ret;
+}
+
+int coroutine_fn
+vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
+            VHDXAlloc **alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXAlloc *own = NULL, *a;
+    uint64_t entry = 0;
+    int ret, failed = 0;
+
+    /*
+     * Lock is dropped to allocate, so then look again: there may be no space
+     * just because another request has got it for this block.
+     */
+    for (;;) {
+        ret = vhdx_bat_get(bs, block, &entry);
+        a = g_hash_table_lookup(s->allocs, &block);
+        if (ret < 0 || a ||
+            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+            break;
+        }
+        if (failed < 0) {
+            return failed;
+        }
+        if (own) {
+            /* Others have used it already, and it has been freed again. */
+            vhdx_alloc_unref(s, own);
+            own = NULL;
+        }
+        failed = alloc_new(bs, block, entry, &own);
+    }
+    if (ret == 0 && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        *place = vhdx_bat_offset(entry);
+        *alloc = NULL;
+    } else if (ret == 0) {
+        a->refs++;
+        ret = alloc_prepare(bs, a);
+        if (ret < 0) {
+            vhdx_alloc_unref(s, a);
+        } else {
+            *place = a->offset;
+            *alloc = a;
+        }
+    }
+    if (own) {
+        vhdx_alloc_unref(s, own);
+    }
+    return ret;
+}
+
+int coroutine_fn
+vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    int ret;
+
+    if (alloc->published) {
+        return 0;
+    }
+    ret = vhdx_bat_get(bs, alloc->block, &entry);
+    if (ret == 0 && !alloc->published) {
+        vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                     alloc->offset));
+        alloc->published = true;
+        s->barrier |= alloc->barrier;
+    }
+    return ret;
+}
+
+void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
+{
+    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+
+    if (alloc && alloc->published) {
+        /* It is still being written to: later writes go elsewhere. */
+        g_hash_table_remove(s->allocs, &block);
+        alloc->detached = true;
+    }
+    vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+    vhdx_space_release(s, place, s->geo.block_size);
+    s->write_gen++;
+}
+
+int coroutine_fn
+vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
+           uint64_t bytes, BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+    int ret;
+
+    if (!alloc || !alloc->touched) {
+        return 0;
+    }
+    alloc->refs++;
+    qemu_mutex_unlock(&s->lock);
+    ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset + offset, bytes,
+                                flags);
+    qemu_mutex_lock(&s->lock);
+    vhdx_alloc_unref(s, alloc);
+    s->write_gen++;
+    return ret;
+}
