@@ -40,13 +40,14 @@ static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
 
 void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
+    assert(alloc->refs);
     if (--alloc->refs) {
         return;
     }
     if (!alloc->detached) {
-        g_hash_table_remove(s->allocs, &alloc->block);
+        vhdx_request_alloc_detach(s, alloc);
     }
-    if (!alloc->published) {
+    if (alloc->phase != VHDX_ALLOC_PUBLISHED) {
         place_give_back(s, alloc->offset, alloc->kept, alloc->touched);
     }
     g_free(alloc);
@@ -72,7 +73,7 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
     if (kept < 0 || offset < 0) {
         return kept < 0 ? kept : offset;
     }
-    if (g_hash_table_contains(s->allocs, &block)) {
+    if (vhdx_request_alloc(s, block)) {
         place_give_back(s, offset, kept, false);
         return 0;
     }
@@ -81,11 +82,11 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
         .block = block,
         .offset = offset,
         .refs = 1,
-        .ready = zero,
+        .phase = zero ? VHDX_ALLOC_READY : VHDX_ALLOC_NEW,
         .kept = kept,
         .barrier = !zero,
     };
-    g_hash_table_insert(s->allocs, &(*alloc)->block, *alloc);
+    vhdx_request_alloc_add(s, *alloc);
     return 0;
 }
 
@@ -96,31 +97,31 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
-    while (!alloc->ready && ret == 0) {
+    while (alloc->phase < VHDX_ALLOC_READY && ret == 0) {
         /* The file may have no more of the last block than the disk needs. */
         uint64_t bytes = MIN(s->geo.block_size,
                              s->space.size - alloc->offset);
 
-        if (alloc->preparing) {
-            qemu_co_queue_wait(&s->alloc_queue, &s->lock);
+        if (alloc->phase == VHDX_ALLOC_PREPARING) {
+            vhdx_request_alloc_wait(s);
             continue;
         }
-        alloc->preparing = true;
+        alloc->phase = VHDX_ALLOC_PREPARING;
         qemu_mutex_unlock(&s->lock);
         ret = vhdx_space_zero(bs, alloc->offset, bytes,
                               s->params.leave_allocated ? 0 :
                               BDRV_REQ_MAY_UNMAP);
         qemu_mutex_lock(&s->lock);
-        alloc->preparing = false;
-        alloc->ready = ret == 0;
-        qemu_co_queue_restart_all(&s->alloc_queue);
+        assert(alloc->phase == VHDX_ALLOC_PREPARING);
+        alloc->phase = ret == 0 ? VHDX_ALLOC_READY : VHDX_ALLOC_NEW;
+        vhdx_request_alloc_wake(s);
     }
     return ret;
 }
 
 int coroutine_fn
 vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
-            VHDXAlloc **alloc)
+               VHDXAlloc **alloc)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXAlloc *own = NULL, *a;
@@ -133,7 +134,7 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
      */
     for (;;) {
         ret = vhdx_bat_get(bs, block, &entry);
-        a = g_hash_table_lookup(s->allocs, &block);
+        a = vhdx_request_alloc(s, block);
         if (ret < 0 || a ||
             vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
             break;
@@ -174,14 +175,15 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
     uint64_t entry;
     int ret;
 
-    if (alloc->published) {
+    assert(alloc->phase >= VHDX_ALLOC_READY);
+    if (alloc->phase == VHDX_ALLOC_PUBLISHED) {
         return 0;
     }
     ret = vhdx_bat_get(bs, alloc->block, &entry);
-    if (ret == 0 && !alloc->published) {
+    if (ret == 0 && alloc->phase == VHDX_ALLOC_READY) {
         vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                      alloc->offset));
-        alloc->published = true;
+        alloc->phase = VHDX_ALLOC_PUBLISHED;
         s->barrier |= alloc->barrier;
     }
     return ret;
@@ -189,12 +191,11 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
 
 void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 {
-    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+    VHDXAlloc *alloc = vhdx_request_alloc(s, block);
 
-    if (alloc && alloc->published) {
+    if (alloc && alloc->phase == VHDX_ALLOC_PUBLISHED) {
         /* It is still being written to: later writes go elsewhere. */
-        g_hash_table_remove(s->allocs, &block);
-        alloc->detached = true;
+        vhdx_request_alloc_detach(s, alloc);
     }
     vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
     vhdx_space_release(s, place, s->geo.block_size);
@@ -203,10 +204,10 @@ void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 
 int coroutine_fn
 vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
-           uint64_t bytes, BdrvRequestFlags flags)
+                uint64_t bytes, BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXAlloc *alloc = g_hash_table_lookup(s->allocs, &block);
+    VHDXAlloc *alloc = vhdx_request_alloc(s, block);
     int ret;
 
     if (!alloc || !alloc->touched) {

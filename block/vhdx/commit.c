@@ -24,6 +24,7 @@
 #include "block/vhdx/cache.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space-freed.h"
 
@@ -115,17 +116,9 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
  */
 static bool data_is_named(BDRVVHDXState *s)
 {
-    GHashTableIter iter;
-    VHDXAlloc *alloc;
-
     QEMU_LOCK_GUARD(&s->lock);
-    g_hash_table_iter_init(&iter, s->allocs);
-    while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
-        if (alloc->barrier) {
-            return true;
-        }
-    }
-    return s->barrier || s->frozen;
+    return s->barrier || vhdx_request_alloc_barrier(s) ||
+           vhdx_request_frozen(s);
 }
 
 /*

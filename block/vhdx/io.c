@@ -128,7 +128,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
     int ret;
 
     qemu_mutex_lock(&s->lock);
-    ret = request_begin(s, &req, offset, bytes);
+    ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
@@ -151,7 +151,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
         qiov_offset += p.bytes;
         bytes -= p.bytes;
     }
-    request_end(s, &req);
+    vhdx_request_end(s, &req);
     qemu_mutex_unlock(&s->lock);
     return ret;
 }
@@ -222,17 +222,17 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     if (!vhdx_space_pending(s) || qatomic_read(&s->broken)) {
         return -ENOSPC;
     }
-    request_end(s, req);
+    vhdx_request_end(s, req);
     qemu_mutex_unlock(&s->lock);
     ret = vhdx_log_commit(bs);
     qemu_mutex_lock(&s->lock);
     while (ret == 0 && vhdx_space_waits(s)) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
+        vhdx_request_wait(s);
     }
     qemu_mutex_unlock(&s->lock);
     vhdx_space_reclaim(bs);
     qemu_mutex_lock(&s->lock);
-    begun = request_begin(s, req, offset, bytes);
+    begun = vhdx_request_begin(s, req, offset, bytes);
     return ret < 0 ? ret : begun;
 }
 
@@ -246,7 +246,7 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
     BDRVVHDXState *s = bs->opaque;
     bool due;
 
-    request_end(s, req);
+    vhdx_request_end(s, req);
     due = ret == 0 && vhdx_log_relief_due(s);
     qemu_mutex_unlock(&s->lock);
     return due ? vhdx_log_relieve(bs) : ret;
@@ -265,7 +265,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         return -EIO;
     }
     qemu_mutex_lock(&s->lock);
-    ret = request_begin(s, &req, offset, bytes);
+    ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
@@ -342,7 +342,7 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
     uint64_t entry, count;
     int ret;
 
-    if (!z->discard && g_hash_table_size(s->allocs)) {
+    if (!z->discard && vhdx_request_allocates(s)) {
         ret = vhdx_alloc_zero(bs, block, in_block(s, z->offset), n, z->flags);
         return ret < 0 ? ret : n;
     }
@@ -415,7 +415,7 @@ request_pause(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     BDRVVHDXState *s = bs->opaque;
     int ret = 0, begun;
 
-    request_end(s, req);
+    vhdx_request_end(s, req);
     qemu_mutex_unlock(&s->lock);
     if (due) {
         ret = vhdx_log_relieve(bs);
@@ -424,7 +424,7 @@ request_pause(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
         qemu_coroutine_yield();
     }
     qemu_mutex_lock(&s->lock);
-    begun = request_begin(s, req, offset, bytes);
+    begun = vhdx_request_begin(s, req, offset, bytes);
     return ret < 0 ? ret : begun;
 }
 
@@ -443,7 +443,7 @@ zero_range(BlockDriverState *bs, ZeroRange z)
     int ret;
 
     qemu_mutex_lock(&s->lock);
-    ret = request_begin(s, &req, z.offset, z.bytes);
+    ret = vhdx_request_begin(s, &req, z.offset, z.bytes);
     while (z.bytes && ret == 0) {
         int64_t n = zero_piece(bs, &z);
         bool due;
@@ -516,12 +516,12 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     int ret;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        ret = request_begin(s, &req, offset, bytes);
+        ret = vhdx_request_begin(s, &req, offset, bytes);
         if (ret == 0) {
             bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
             ret = piece_lookup(bs, offset, bytes, &p);
         }
-        request_end(s, &req);
+        vhdx_request_end(s, &req);
     }
     if (ret < 0 && !p.bytes) {
         return ret;

@@ -1,10 +1,14 @@
 /*
- * VHDX: requests under way
+ * VHDX: requests under way, and the places they allocate
  *
  * A request has a ticket as long as it uses places that it has got from the
  * BAT: a place that is freed meanwhile is used again only when all older
  * requests have ended.  What changes places of its own, such as a resize, or
  * the state as a whole, such as an activation, has requests frozen.
+ *
+ * The blocks that requests are giving a place are in a table, by number; what
+ * is done with them is in alloc.c.  A place stands there before the BAT names
+ * it, so a scan of the BAT for what is free needs the table as well.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -13,41 +17,160 @@
 #include "qemu/lockable.h"
 #include "block/vhdx/request.h"
 
+struct VHDXRequests {
+    GHashTable *allocs;             /* VHDXAlloc by block */
+    CoQueue alloc_queue;            /* waits for PREPARING to end */
+    CoQueue queue;                  /* waits for requests to end */
+    bool frozen;                    /* requests wait */
+    uint64_t next_ticket;
+    QTAILQ_HEAD(, VHDXRequest) list;        /* oldest first */
+};
+
 void vhdx_request_init(BDRVVHDXState *s)
 {
-    s->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
-    QTAILQ_INIT(&s->requests);
-    qemu_co_queue_init(&s->alloc_queue);
-    qemu_co_queue_init(&s->request_queue);
+    VHDXRequests *r = g_new0(VHDXRequests, 1);
+
+    r->allocs = g_hash_table_new(g_int64_hash, g_int64_equal);
+    QTAILQ_INIT(&r->list);
+    qemu_co_queue_init(&r->alloc_queue);
+    qemu_co_queue_init(&r->queue);
+    s->requests = r;
 }
 
 void vhdx_request_free(BDRVVHDXState *s)
 {
-    g_clear_pointer(&s->allocs, g_hash_table_destroy);
+    VHDXRequests *r = g_steal_pointer(&s->requests);
+
+    assert(QTAILQ_EMPTY(&r->list) && !g_hash_table_size(r->allocs));
+    g_hash_table_destroy(r->allocs);
+    g_free(r);
+}
+
+int coroutine_fn vhdx_request_begin(BDRVVHDXState *s, VHDXRequest *req,
+                                    uint64_t offset, uint64_t bytes)
+{
+    VHDXRequests *r = s->requests;
+
+    while (r->frozen) {
+        qemu_co_queue_wait(&r->queue, &s->lock);
+    }
+    req->ticket = r->next_ticket++;
+    QTAILQ_INSERT_TAIL(&r->list, req, next);
+    return offset + bytes > s->geo.disk_size ? -EIO : 0;
+}
+
+void coroutine_fn vhdx_request_end(BDRVVHDXState *s, VHDXRequest *req)
+{
+    VHDXRequests *r = s->requests;
+
+    assert(req->ticket < r->next_ticket);
+    QTAILQ_REMOVE(&r->list, req, next);
+    qemu_co_queue_restart_all(&r->queue);
+}
+
+void coroutine_fn vhdx_request_wait(BDRVVHDXState *s)
+{
+    qemu_co_queue_wait(&s->requests->queue, &s->lock);
 }
 
 void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
 {
+    VHDXRequests *r = s->requests;
+
     QEMU_LOCK_GUARD(&s->lock);
-    while (s->frozen) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    while (r->frozen) {
+        qemu_co_queue_wait(&r->queue, &s->lock);
     }
-    s->frozen = true;
-    while (!QTAILQ_EMPTY(&s->requests)) {
-        qemu_co_queue_wait(&s->request_queue, &s->lock);
+    r->frozen = true;
+    while (!QTAILQ_EMPTY(&r->list)) {
+        qemu_co_queue_wait(&r->queue, &s->lock);
     }
+    assert(!g_hash_table_size(r->allocs));
 }
 
 void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    s->frozen = false;
-    qemu_co_queue_restart_all(&s->request_queue);
+    assert(s->requests->frozen);
+    s->requests->frozen = false;
+    qemu_co_queue_restart_all(&s->requests->queue);
+}
+
+bool vhdx_request_frozen(BDRVVHDXState *s)
+{
+    return s->requests->frozen;
 }
 
 uint64_t vhdx_request_oldest(BDRVVHDXState *s)
 {
-    VHDXRequest *req = QTAILQ_FIRST(&s->requests);
+    VHDXRequest *req = QTAILQ_FIRST(&s->requests->list);
 
-    return req ? req->ticket : s->next_ticket;
+    return req ? req->ticket : s->requests->next_ticket;
+}
+
+uint64_t vhdx_request_next(BDRVVHDXState *s)
+{
+    return s->requests->next_ticket;
+}
+
+VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t block)
+{
+    return g_hash_table_lookup(s->requests->allocs, &block);
+}
+
+bool vhdx_request_allocates(BDRVVHDXState *s)
+{
+    return g_hash_table_size(s->requests->allocs) > 0;
+}
+
+void vhdx_request_alloc_add(BDRVVHDXState *s, VHDXAlloc *alloc)
+{
+    assert(alloc->refs && !alloc->detached);
+    if (!g_hash_table_insert(s->requests->allocs, &alloc->block, alloc)) {
+        g_assert_not_reached();
+    }
+}
+
+void vhdx_request_alloc_detach(BDRVVHDXState *s, VHDXAlloc *alloc)
+{
+    assert(!alloc->detached);
+    alloc->detached = true;
+    if (!g_hash_table_remove(s->requests->allocs, &alloc->block)) {
+        g_assert_not_reached();
+    }
+}
+
+void coroutine_fn vhdx_request_alloc_wait(BDRVVHDXState *s)
+{
+    qemu_co_queue_wait(&s->requests->alloc_queue, &s->lock);
+}
+
+void coroutine_fn vhdx_request_alloc_wake(BDRVVHDXState *s)
+{
+    qemu_co_queue_restart_all(&s->requests->alloc_queue);
+}
+
+void vhdx_request_alloc_offsets(BDRVVHDXState *s, GArray *offsets)
+{
+    GHashTableIter iter;
+    VHDXAlloc *alloc;
+
+    g_hash_table_iter_init(&iter, s->requests->allocs);
+    while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
+        g_array_append_val(offsets, alloc->offset);
+    }
+}
+
+bool vhdx_request_alloc_barrier(BDRVVHDXState *s)
+{
+    GHashTableIter iter;
+    VHDXAlloc *alloc;
+
+    g_hash_table_iter_init(&iter, s->requests->allocs);
+    while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
+        if (alloc->barrier) {
+            return true;
+        }
+    }
+    return false;
 }

@@ -41,7 +41,7 @@ static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
     VHDXFreed freed = {
         .offset = offset,
         .length = bytes,
-        .ticket = s->next_ticket,
+        .ticket = vhdx_request_next(s),
     };
 
     if (list->len) {

@@ -39,6 +39,7 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/metadata.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
 
@@ -398,8 +399,6 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
     };
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
-    GHashTableIter iter;
-    VHDXAlloc *alloc;
     int ret, doubt;
 
     if (sp->size > VHDX_MAX_MAP_BYTES) {
@@ -417,10 +416,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         sp->scanning = true;
         scan_mark_freed(&scan, sp);
-        g_hash_table_iter_init(&iter, s->allocs);
-        while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
-            g_array_append_val(allocs, alloc->offset);
-        }
+        vhdx_request_alloc_offsets(s, allocs);
     }
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
     if (ret == 0) {

@@ -298,7 +298,7 @@ static int vhdx_inactivate(BlockDriverState *bs)
     int ret;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        assert(QTAILQ_EMPTY(&s->requests));
+        assert(vhdx_request_oldest(s) == vhdx_request_next(s));
     }
     ret = vhdx_call((VHDXCall) {
         .func = vhdx_inactivate_entry,

@@ -9,7 +9,7 @@
 #ifndef BLOCK_VHDX_ALLOC_H
 #define BLOCK_VHDX_ALLOC_H
 
-#include "block/vhdx/state.h"
+#include "block/vhdx/request.h"
 
 /*
  * Get the place of payload block @block, in bytes from the start of the file:

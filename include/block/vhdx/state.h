@@ -181,31 +181,8 @@ typedef struct VHDXLog {
     uint64_t stable_size;           /* length of the file known stable, bytes */
 } VHDXLog;
 
-/* -- Requests: io.c -- */
-
-/*
- * A payload block that is being given its place.  Whoever writes to the block
- * while this lasts shares it.  The first write that completes publishes it,
- * that is, sets the BAT entry.
- */
-typedef struct VHDXAlloc {
-    uint64_t block;
-    uint64_t offset;                /* bytes from the start of the file */
-    unsigned refs;
-    bool ready;                     /* what is not written reads as zeros */
-    bool preparing;                 /* someone is making it so */
-    bool kept;                      /* the place is the one it had before */
-    bool barrier;                   /* data must be stable before the entry */
-    bool touched;                   /* a write to it has been tried */
-    bool published;
-    bool detached;                  /* freed again: no longer in the table */
-} VHDXAlloc;
-
-/* A request that uses file offsets it has got from the BAT. */
-typedef struct VHDXRequest {
-    uint64_t ticket;
-    QTAILQ_ENTRY(VHDXRequest) next;
-} VHDXRequest;
+/* The state of files that nobody else looks into */
+typedef struct VHDXRequests VHDXRequests;       /* request.c */
 
 typedef struct BDRVVHDXState {
     /* What is known of the image: vhdx_load_anew() replaces all of it. */
@@ -243,12 +220,7 @@ typedef struct BDRVVHDXState {
 
     /* What requests use meanwhile; changed under lock */
     VHDXCache cache;
-    GHashTable *allocs;             /* VHDXAlloc by block */
-    CoQueue alloc_queue;            /* waits for VHDXAlloc.preparing to end */
-    CoQueue request_queue;          /* waits for requests to end */
-    bool frozen;                    /* requests wait */
-    uint64_t next_ticket;
-    QTAILQ_HEAD(, VHDXRequest) requests;    /* oldest first */
+    VHDXRequests *requests;
     uint64_t write_gen;             /* counts completed changes */
     uint64_t flushed_gen;           /* those before it are stable */
     bool no_zeroes;                 /* a flush has failed: trust no zeros */
