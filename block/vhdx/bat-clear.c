@@ -61,7 +61,7 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
         if (ret < 0) {
             return ret;
         }
-        raw = vhdx_cache_change(s, page) + in_page;
+        raw = vhdx_cache_modify(s, page) + in_page;
         for (uint64_t i = 0; i < count; i++) {
             if (c->release && entry_is_block(s, index + i, c->entries[i])) {
                 vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),

@@ -335,11 +335,17 @@ int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
     return vhdx_bat_get_run(bs, block, 1, entry, &count);
 }
 
-VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block)
+/* The page of @block's BAT entry, or NULL if it is not in memory. */
+static VHDXPage *entry_page(BDRVVHDXState *s, uint64_t block)
 {
     uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
 
     return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE));
+}
+
+bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block)
+{
+    return entry_page(s, block);
 }
 
 uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
@@ -354,7 +360,7 @@ void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
 
-    stq_le_p(vhdx_cache_change(s, vhdx_bat_peek(s, block)) +
+    stq_le_p(vhdx_cache_modify(s, entry_page(s, block)) +
              offset % VHDX_PAGE_SIZE, entry);
 }
 
@@ -391,18 +397,18 @@ static int coroutine_fn GRAPH_RDLOCK
 walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t placed;
+    uint64_t applied;
     int ret;
 
     qemu_mutex_lock(&s->lock);
     do {
         /* A page may go into place and from memory while this reads: again. */
-        placed = s->cache.placed;
+        applied = vhdx_cache_count_applied(s);
         qemu_mutex_unlock(&s->lock);
         ret = walk_is_hole(bs, offset, bytes) ? 1 :
               vhdx_replay_read(bs, offset, bytes, buf);
         qemu_mutex_lock(&s->lock);
-    } while (ret >= 0 && placed != s->cache.placed);
+    } while (ret >= 0 && applied != vhdx_cache_count_applied(s));
 
     for (uint64_t at = 0; at < bytes && ret == 0; at += VHDX_PAGE_SIZE) {
         VHDXPage *page = vhdx_cache_peek(s, offset + at);

@@ -7,7 +7,7 @@
  * reached the limit.  A page with changes stays until they are in place in the
  * file:
  *
- *            vhdx_cache_change()     commit           apply
+ *            vhdx_cache_modify()     commit           apply
  *     clean ------------------> dirty -----> logged --------> clean
  *
  * A page may change again while a commit writes it to the log, and before it is
@@ -38,6 +38,23 @@
 typedef struct FreeBuffer {
     struct FreeBuffer *next;
 } FreeBuffer;
+
+struct VHDXCache {
+    GHashTable *pages;              /* by offset */
+    QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
+    QTAILQ_HEAD(, VHDXPage) dirty_list;
+    QTAILQ_HEAD(, VHDXPage) logged_list;    /* @logged, and not @placed */
+    QTAILQ_HEAD(, VHDXPage) placed_list;
+    CoQueue loaded;                 /* waits for loading to end */
+    unsigned dirty;                 /* number of dirty pages */
+    unsigned logged;                /* ... and of those in logged_list */
+    unsigned limit;                 /* number of buffers to use at the most */
+    unsigned buffers;               /* ... and in use */
+    GPtrArray *chunks;              /* memory that buffers are cut from */
+    void *free_buffers;
+    uint64_t next_miss;             /* offset behind what was read last */
+    uint64_t applied;               /* counts pages written in place */
+};
 
 static uint8_t *buffer_get(VHDXCache *c)
 {
@@ -111,9 +128,9 @@ static void chunks_free(VHDXCache *c)
 
 void vhdx_cache_init(BDRVVHDXState *s)
 {
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = g_new0(VHDXCache, 1);
 
-    *c = (VHDXCache) { 0 };
+    s->cache = c;
     c->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
                                      g_free);
     c->chunks = g_ptr_array_new_with_free_func(qemu_vfree);
@@ -122,13 +139,16 @@ void vhdx_cache_init(BDRVVHDXState *s)
     QTAILQ_INIT(&c->logged_list);
     QTAILQ_INIT(&c->placed_list);
     qemu_co_queue_init(&c->loaded);
-    vhdx_cache_limit(s);
+    vhdx_cache_set_limit(s, s->cache_size);
 }
 
 void vhdx_cache_free(BDRVVHDXState *s)
 {
-    g_clear_pointer(&s->cache.pages, g_hash_table_destroy);
-    g_clear_pointer(&s->cache.chunks, g_ptr_array_unref);
+    VHDXCache *c = g_steal_pointer(&s->cache);
+
+    g_hash_table_destroy(c->pages);
+    g_ptr_array_unref(c->chunks);
+    g_free(c);
 }
 
 static VHDXPage *page_add(VHDXCache *c, uint64_t offset)
@@ -147,6 +167,7 @@ static void page_remove(VHDXCache *c, VHDXPage *page)
 {
     uint8_t *data = page->data;
 
+    assert(!page->dirty && !page->committing && !page->logged);
     page->data = NULL;
     buffer_put(c, page, data);
     QTAILQ_REMOVE(&c->lru, page, next);
@@ -174,11 +195,11 @@ static void cache_evict(VHDXCache *c, unsigned count)
     }
 }
 
-void vhdx_cache_limit(BDRVVHDXState *s)
+void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes)
 {
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
 
-    c->limit = s->cache_size / VHDX_PAGE_SIZE;
+    c->limit = bytes / VHDX_PAGE_SIZE;
     if (c->chunks->len > DIV_ROUND_UP(c->limit, CHUNK_BUFFERS)) {
         /* What is in use is scattered over all chunks, so drop all there is. */
         cache_evict(c, c->limit);
@@ -186,9 +207,39 @@ void vhdx_cache_limit(BDRVVHDXState *s)
     }
 }
 
+unsigned vhdx_cache_limit(BDRVVHDXState *s)
+{
+    return s->cache->limit;
+}
+
+unsigned vhdx_cache_count_changed(BDRVVHDXState *s)
+{
+    return s->cache->dirty + s->cache->logged;
+}
+
+unsigned vhdx_cache_count_logged(BDRVVHDXState *s)
+{
+    return s->cache->logged;
+}
+
+uint64_t vhdx_cache_count_applied(BDRVVHDXState *s)
+{
+    return s->cache->applied;
+}
+
+unsigned vhdx_cache_count_buffers(BDRVVHDXState *s)
+{
+    return s->cache->buffers;
+}
+
+unsigned vhdx_cache_count_chunks(BDRVVHDXState *s)
+{
+    return s->cache->chunks->len;
+}
+
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
 {
-    VHDXPage *page = g_hash_table_lookup(s->cache.pages, &offset);
+    VHDXPage *page = g_hash_table_lookup(s->cache->pages, &offset);
 
     return page && !page->loading ? page : NULL;
 }
@@ -199,7 +250,7 @@ VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
  */
 static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset)
 {
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
     uint64_t end = s->bat.offset + s->geo.bat_entries * VHDX_BAT_ENTRY_SIZE;
     unsigned most = MIN(READ_AHEAD, c->limit / 4);
     unsigned count = 1;
@@ -219,7 +270,7 @@ static int coroutine_fn GRAPH_RDLOCK
 pages_load(BlockDriverState *bs, uint64_t offset)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
     unsigned count = pages_to_read(s, offset);
     VHDXPage *pages[READ_AHEAD];
     QEMUIOVector qiov;
@@ -252,7 +303,7 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
                                 VHDXPage **page)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
     VHDXPage *p;
     int ret;
 
@@ -287,16 +338,16 @@ static void page_dirty(VHDXCache *c, VHDXPage *page)
     }
 }
 
-uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page)
+uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
 {
     /* Or nothing would ever write it. */
     assert(s->log.open);
     if (page->data == page->committing || page->data == page->logged) {
-        uint8_t *data = buffer_get(&s->cache);
+        uint8_t *data = buffer_get(s->cache);
 
         page->data = memcpy(data, page->data, VHDX_PAGE_SIZE);
     }
-    page_dirty(&s->cache, page);
+    page_dirty(s->cache, page);
     return page->data;
 }
 
@@ -307,14 +358,16 @@ int vhdx_page_compare(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-VHDXPage *vhdx_cache_commit(BDRVVHDXState *s)
+VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s)
 {
-    VHDXPage *page = QTAILQ_FIRST(&s->cache.dirty_list);
+    VHDXCache *c = s->cache;
+    VHDXPage *page = QTAILQ_FIRST(&c->dirty_list);
 
     if (page) {
+        assert(page->dirty && !page->committing);
         page->dirty = false;
-        s->cache.dirty--;
-        QTAILQ_REMOVE(&s->cache.dirty_list, page, dirty_next);
+        c->dirty--;
+        QTAILQ_REMOVE(&c->dirty_list, page, dirty_next);
         page->committing = page->data;
     }
     return page;
@@ -328,11 +381,12 @@ static void page_logged(VHDXCache *c, VHDXPage *page)
     QTAILQ_INSERT_TAIL(&c->logged_list, page, logged_next);
 }
 
-void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable)
+void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable)
 {
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
     uint8_t *data = page->committing, *old = page->logged;
 
+    assert(data);
     page->committing = NULL;
     if (stable) {
         if (page->placed) {
@@ -358,11 +412,11 @@ static void page_update(BDRVVHDXState *s, uint64_t at, uint64_t offset,
     uint64_t n = MIN(at + VHDX_PAGE_SIZE, offset + bytes) - from;
 
     if (memcmp(page->data + from - at, buf + from - offset, n)) {
-        memcpy(vhdx_cache_change(s, page) + from - at, buf + from - offset, n);
+        memcpy(vhdx_cache_modify(s, page) + from - at, buf + from - offset, n);
     }
 }
 
-int coroutine_fn vhdx_cache_update(BlockDriverState *bs, uint64_t offset,
+int coroutine_fn vhdx_cache_write(BlockDriverState *bs, uint64_t offset,
                                    uint64_t bytes, const void *buf)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -396,35 +450,51 @@ int coroutine_fn vhdx_cache_update(BlockDriverState *bs, uint64_t offset,
 
 void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
+    VHDXCache *c = s->cache;
     VHDXPage *page, *next;
 
-    QTAILQ_FOREACH_SAFE(page, &s->cache.lru, next, next) {
+    QTAILQ_FOREACH_SAFE(page, &c->lru, next, next) {
         if (page->offset >= offset && page->offset - offset < bytes) {
-            assert(!page->loading && !page->dirty && !page->logged);
-            page_remove(&s->cache, page);
+            assert(!page->loading);
+            page_remove(c, page);
         }
     }
 }
 
-void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page)
+GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s)
 {
-    VHDXCache *c = &s->cache;
+    GPtrArray *pages = g_ptr_array_new();
+    VHDXPage *page;
 
+    QTAILQ_FOREACH(page, &s->cache->logged_list, logged_next) {
+        g_ptr_array_add(pages, page);
+    }
+    assert(pages->len == s->cache->logged);
+    g_ptr_array_sort(pages, vhdx_page_compare);
+    return pages;
+}
+
+void vhdx_cache_applied(BDRVVHDXState *s, VHDXPage *page)
+{
+    VHDXCache *c = s->cache;
+
+    assert(page->logged && !page->placed && c->logged);
     c->logged--;
-    c->placed++;
+    c->applied++;
     page->placed = true;
     QTAILQ_REMOVE(&c->logged_list, page, logged_next);
     QTAILQ_INSERT_TAIL(&c->placed_list, page, logged_next);
 }
 
-void vhdx_cache_placed_end(BDRVVHDXState *s, bool stable)
+void vhdx_cache_applied_settle(BDRVVHDXState *s, bool stable)
 {
-    VHDXCache *c = &s->cache;
+    VHDXCache *c = s->cache;
     VHDXPage *page;
 
     while ((page = QTAILQ_FIRST(&c->placed_list))) {
         uint8_t *data = page->logged;
 
+        assert(page->placed);
         QTAILQ_REMOVE(&c->placed_list, page, logged_next);
         if (stable) {
             page->placed = false;

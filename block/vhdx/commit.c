@@ -75,7 +75,7 @@ static void batch_take(BDRVVHDXState *s, Batch *b)
     VHDXPage *page;
 
     *b = (Batch) { .pages = g_ptr_array_new() };
-    while ((page = vhdx_cache_commit(s))) {
+    while ((page = vhdx_cache_take_dirty(s))) {
         g_ptr_array_add(b->pages, page);
     }
     g_ptr_array_sort(b->pages, vhdx_page_compare);
@@ -93,7 +93,7 @@ static void batch_stable(BDRVVHDXState *s, Batch *b)
 {
     QEMU_LOCK_GUARD(&s->lock);
     for (; b->stable < b->written; b->stable++) {
-        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, b->stable), true);
+        vhdx_cache_settle(s, g_ptr_array_index(b->pages, b->stable), true);
     }
 }
 
@@ -102,7 +102,7 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
 {
     QEMU_LOCK_GUARD(&s->lock);
     for (guint i = b->stable; i < b->pages->len; i++) {
-        vhdx_cache_commit_end(s, g_ptr_array_index(b->pages, i), false);
+        vhdx_cache_settle(s, g_ptr_array_index(b->pages, i), false);
     }
     g_ptr_array_unref(b->pages);
     g_free(b->data);
@@ -235,7 +235,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
             s->flushed_gen = gen;
         }
     }
-    full = s->cache.logged > s->cache.limit / 4;
+    full = vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 4;
     if (ret == 0 &&
         (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 || full)) {
         /*
@@ -248,7 +248,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
             ret = vhdx_ring_flush(bs);
         }
         if (!qatomic_read(&s->broken) &&
-            s->cache.logged <= s->cache.limit / 2) {
+            vhdx_cache_count_logged(s) <= vhdx_cache_limit(s) / 2) {
             ret = 0;
         }
     }
@@ -311,10 +311,11 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
 
 bool vhdx_log_relief_due(BDRVVHDXState *s)
 {
-    unsigned changed = s->cache.dirty + s->cache.logged;
+    unsigned changed = vhdx_cache_count_changed(s);
+    unsigned limit = vhdx_cache_limit(s);
 
-    if ((changed < s->cache.limit / 2 && s->space.freed->len < FREED_MAX) ||
-        (s->relieving && changed < s->cache.limit)) {
+    if ((changed < limit / 2 && s->space.freed->len < FREED_MAX) ||
+        (s->relieving && changed < limit)) {
         return false;
     }
     s->relieving = true;
@@ -338,7 +339,7 @@ int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
     bool due;
     int ret;
 
-    ret = vhdx_cache_update(bs, offset, bytes, buf);
+    ret = vhdx_cache_write(bs, offset, bytes, buf);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         due = ret == 0 && vhdx_log_relief_due(s);
     }

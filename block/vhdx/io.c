@@ -371,7 +371,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
 
     ret = vhdx_bat_get(bs, block, &entry);
     /* With its content goes what an entry has that can't be right. */
-    damaged = free && ret == -EIO && vhdx_bat_peek(s, block);
+    damaged = free && ret == -EIO && vhdx_bat_is_loaded(s, block);
     if (ret < 0 && !damaged) {
         return ret;
     }

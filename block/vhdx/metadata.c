@@ -235,11 +235,11 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
     if (ret == 0 && vhdx_region_table_require(buf)) {
         /* Both, as the copies are to agree */
         vhdx_region_table_seal(buf);
-        ret = vhdx_cache_update(bs, VHDX_REGION_TABLE_OFFSET(!bad),
+        ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(!bad),
                                 VHDX_REGION_TABLE_SIZE, buf);
     }
     if (ret == 0) {
-        ret = vhdx_cache_update(bs, VHDX_REGION_TABLE_OFFSET(bad),
+        ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(bad),
                                 VHDX_REGION_TABLE_SIZE, buf);
     }
     if (ret == 0) {

@@ -37,13 +37,13 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     /* Alone, so that it is one log entry, and after all that it counts on. */
     ret = vhdx_log_commit(bs);
     if (ret == 0) {
-        ret = vhdx_cache_update(bs, offset, bytes, buf);
+        ret = vhdx_cache_write(bs, offset, bytes, buf);
     }
     if (ret == 0) {
         ret = vhdx_log_commit(bs);
         if (ret < 0) {
             /* The pages are dirty, thus in memory: nothing is read. */
-            (void)vhdx_cache_update(bs, offset, bytes, old);
+            (void)vhdx_cache_write(bs, offset, bytes, old);
         }
     }
     return ret;

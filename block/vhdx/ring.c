@@ -82,7 +82,7 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     ret = bdrv_co_flush(bs->file->bs);
 
     QEMU_LOCK_GUARD(&s->lock);
-    vhdx_cache_placed_end(s, ret == 0);
+    vhdx_cache_applied_settle(s, ret == 0);
     if (ret < 0) {
         /* What reads as zeros may be old data again after a power cut. */
         qatomic_set(&s->no_zeroes, true);
@@ -297,7 +297,7 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
     if (ret == 0) {
         QEMU_LOCK_GUARD(&s->lock);
         for (unsigned i = 0; i < t->count; i++) {
-            vhdx_cache_placed(s, t->pages[i]);
+            vhdx_cache_applied(s, t->pages[i]);
         }
     }
     return ret;
@@ -318,18 +318,14 @@ static unsigned pages_in_row(VHDXPage **pages, unsigned count)
 int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autoptr(GPtrArray) pages = g_ptr_array_new();
+    g_autoptr(GPtrArray) pages = NULL;
     AioTaskPool *pool;
-    VHDXPage *page;
     unsigned n;
     int ret;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        QTAILQ_FOREACH(page, &s->cache.logged_list, logged_next) {
-            g_ptr_array_add(pages, page);
-        }
+        pages = vhdx_cache_logged_pages(s);
     }
-    g_ptr_array_sort(pages, vhdx_page_compare);
 
     pool = aio_task_pool_new(APPLY_WRITES);
     for (unsigned i = 0; i < pages->len && aio_task_pool_status(pool) == 0;

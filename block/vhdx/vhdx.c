@@ -256,7 +256,7 @@ static void vhdx_reopen_commit(BDRVReopenState *state)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->cache_size = *(uint64_t *)state->opaque;
-        vhdx_cache_limit(s);
+        vhdx_cache_set_limit(s, s->cache_size);
     }
     g_free(state->opaque);
 }

@@ -10,7 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
-#include "block/vhdx/state.h"
+#include "block/vhdx/cache.h"
 #include "vhdx-test-util.h"
 
 #define BLOCK       MiB
@@ -83,8 +83,9 @@ static void check_memory(BlockBackend *blk, uint64_t cache_size)
     BDRVVHDXState *s = blk_bs(blk)->opaque;
     unsigned limit = cache_size / 4096;
 
-    g_assert_cmpint(s->cache.buffers, <=, limit);
-    g_assert_cmpint(s->cache.chunks->len, <=, DIV_ROUND_UP(limit, BUFFERS));
+    g_assert_cmpint(vhdx_cache_count_buffers(s), <=, limit);
+    g_assert_cmpint(vhdx_cache_count_chunks(s), <=,
+                    DIV_ROUND_UP(limit, BUFFERS));
 }
 
 static void request_ended(void *opaque, int ret)
@@ -216,7 +217,7 @@ static void test_reopen(void)
                 g_assert_cmpint(discard(blk, block * BLOCK, BLOCK), >=, 0);
             }
         }
-        g_assert_cmpint(s->cache.chunks->len, >=, PAGES / BUFFERS);
+        g_assert_cmpint(vhdx_cache_count_chunks(s), >=, PAGES / BUFFERS);
         reopen(blk, SMALLEST);
         for (unsigned i = 0; i < PAGES; i++) {
             uint64_t block = i * (uint64_t)PAGE_BLOCKS + round;

@@ -49,8 +49,8 @@ uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry);
  */
 int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
 
-/* The page of @block's BAT entry, or NULL if not in memory.  lock is held. */
-VHDXPage *vhdx_bat_peek(BDRVVHDXState *s, uint64_t block);
+/* Whether the BAT entry of @block is in memory.  lock is held. */
+bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block);
 
 /*
  * PARTIALLY_PRESENT is for images with a parent.  In one without any trace of

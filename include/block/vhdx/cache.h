@@ -9,15 +9,57 @@
 
 #include "block/vhdx/state.h"
 
+/*
+ * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
+ * what a request sees.  A change makes the page dirty; a commit takes that
+ * version as @committing, and once it is stable in the log it is @logged, until
+ * it is stable in place too.  Versions that are alike are one buffer.
+ * Only pages without any change under way may be dropped.
+ */
+typedef struct VHDXPage {
+    uint64_t offset;                /* bytes from the start of the file */
+    uint8_t *data;
+    uint8_t *committing;            /* a commit writes this now, or NULL */
+    uint8_t *logged;                /* not yet stable in place, or NULL */
+    bool placed;                    /* @logged has been written there */
+    bool loading;                   /* @data is not there yet */
+    bool dirty;                     /* @data has changes not yet logged */
+    QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
+    QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
+    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, in one of two */
+} VHDXPage;
+
+/* Begin with a cache of @s->cache_size bytes.  No lock is held. */
 void vhdx_cache_init(BDRVVHDXState *s);
 void vhdx_cache_free(BDRVVHDXState *s);
 
 /*
- * Let the cache take no more than @s->cache_size from now on.  If its memory is
+ * Let the cache take no more than @bytes bytes from now on.  If its memory is
  * more than that, drop clean pages and give it back, as far as pages with
  * changes let it.  lock is held.
  */
-void vhdx_cache_limit(BDRVVHDXState *s);
+void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes);
+
+/* How many pages that allows.  lock or commit_lock is held. */
+unsigned vhdx_cache_limit(BDRVVHDXState *s);
+
+/*
+ * How many pages are dirty or logged, and how many are logged and have to be
+ * put in place.  lock is held; for the latter commit_lock will do.
+ */
+unsigned vhdx_cache_count_changed(BDRVVHDXState *s);
+unsigned vhdx_cache_count_logged(BDRVVHDXState *s);
+
+/*
+ * How many pages have been put in place since the image was opened: as long as
+ * that stays the same, no change of a page is in the file and not in memory
+ * that was not before.  lock is held.
+ */
+uint64_t vhdx_cache_count_applied(BDRVVHDXState *s);
+
+/* Memory in use, in pages, and taken in chunks of 64 pages.  lock is held. */
+unsigned vhdx_cache_count_buffers(BDRVVHDXState *s);
+unsigned vhdx_cache_count_chunks(BDRVVHDXState *s);
 
 /*
  * Get the page at file offset @offset.  lock is held; it is dropped while the
@@ -34,16 +76,16 @@ VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
  * The content of @page for the caller to change: it counts as dirty now.  The
  * log is open.  lock is held, until the change is complete.
  */
-uint8_t *vhdx_cache_change(BDRVVHDXState *s, VHDXPage *page);
+uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page);
 
 /*
  * Take a dirty page into the commit under way, or NULL if there is none: what
- * it holds now stays as @committing until vhdx_cache_commit_end(), which makes
+ * it holds now stays as @committing until vhdx_cache_settle(), which makes
  * it @logged if it is @stable, and the page dirty again if not.  commit_lock
  * and lock are held by both.
  */
-VHDXPage *vhdx_cache_commit(BDRVVHDXState *s);
-void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable);
+VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s);
+void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable);
 
 /*
  * Replace @bytes bytes of metadata at file offset @offset by @buf, in pages
@@ -51,7 +93,7 @@ void vhdx_cache_commit_end(BDRVVHDXState *s, VHDXPage *page, bool stable);
  * changes these pages.  Returns 0 or -errno of reading what surrounds it.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_cache_update(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+vhdx_cache_write(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   const void *buf);
 
 /*
@@ -59,6 +101,12 @@ vhdx_cache_update(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
  * change under way.  lock is held.
  */
 void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
+/*
+ * The pages that are logged and have to be put in place, VHDXPage *, in order
+ * of their offsets.  commit_lock and lock are held.
+ */
+GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s);
 
 /* Compare two VHDXPage * by offset, as g_ptr_array_sort() wants it. */
 int vhdx_page_compare(const void *a, const void *b);
@@ -68,7 +116,7 @@ int vhdx_page_compare(const void *a, const void *b);
  * is stable there, or that it may not be: then it is to be put in place again.
  * commit_lock and lock are held.
  */
-void vhdx_cache_placed(BDRVVHDXState *s, VHDXPage *page);
-void vhdx_cache_placed_end(BDRVVHDXState *s, bool stable);
+void vhdx_cache_applied(BDRVVHDXState *s, VHDXPage *page);
+void vhdx_cache_applied_settle(BDRVVHDXState *s, bool stable);
 
 #endif

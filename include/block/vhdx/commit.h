@@ -40,7 +40,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
 
 /*
  * Replace @bytes bytes of metadata at file offset @offset by @buf, as
- * vhdx_cache_update() does, and commit if that is due.  The log is open, no
+ * vhdx_cache_write() does, and commit if that is due.  The log is open, no
  * lock is held.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK

@@ -69,45 +69,6 @@ static inline bool vhdx_length_refused(int ret)
 #define VHDX_NO_FALLOC \
     "has no preallocation mode 'falloc' ('full' writes zeros instead)"
 
-/* -- Metadata pages: cache.c -- */
-
-/*
- * 4 KiB of BAT (or another table) and where its changes have got to.  @data is
- * what a request sees.  A change makes the page dirty; a commit takes that
- * version as @committing, and once it is stable in the log it is @logged, until
- * it is stable in place too.  Versions that are alike are one buffer.
- * Only pages without any change under way may be dropped.
- */
-typedef struct VHDXPage {
-    uint64_t offset;                /* bytes from the start of the file */
-    uint8_t *data;
-    uint8_t *committing;            /* a commit writes this now, or NULL */
-    uint8_t *logged;                /* not yet stable in place, or NULL */
-    bool placed;                    /* @logged has been written there */
-    bool loading;                   /* @data is not there yet */
-    bool dirty;                     /* @data has changes not yet logged */
-    QTAILQ_ENTRY(VHDXPage) next;            /* in the cache's lru list */
-    QTAILQ_ENTRY(VHDXPage) dirty_next;      /* ... and, if dirty, dirty_list */
-    QTAILQ_ENTRY(VHDXPage) logged_next;     /* ... if @logged, in one of two */
-} VHDXPage;
-
-typedef struct VHDXCache {
-    GHashTable *pages;              /* by offset */
-    QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
-    QTAILQ_HEAD(, VHDXPage) dirty_list;
-    QTAILQ_HEAD(, VHDXPage) logged_list;    /* @logged, and not @placed */
-    QTAILQ_HEAD(, VHDXPage) placed_list;
-    CoQueue loaded;                 /* waits for loading to end */
-    unsigned dirty;                 /* number of dirty pages */
-    unsigned logged;                /* ... and of those in logged_list */
-    unsigned limit;                 /* number of buffers to use at the most */
-    unsigned buffers;               /* ... and in use */
-    GPtrArray *chunks;              /* memory that buffers are cut from */
-    void *free_buffers;
-    uint64_t next_miss;             /* offset behind what was read last */
-    uint64_t placed;                /* counts pages written in place */
-} VHDXCache;
-
 /* -- Replay: replay.c, replay-index.c -- */
 
 /*
@@ -182,6 +143,7 @@ typedef struct VHDXLog {
 } VHDXLog;
 
 /* The state of files that nobody else looks into */
+typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 
 typedef struct BDRVVHDXState {
@@ -219,7 +181,7 @@ typedef struct BDRVVHDXState {
     struct {} end_image;
 
     /* What requests use meanwhile; changed under lock */
-    VHDXCache cache;
+    VHDXCache *cache;
     VHDXRequests *requests;
     uint64_t write_gen;             /* counts completed changes */
     uint64_t flushed_gen;           /* those before it are stable */
