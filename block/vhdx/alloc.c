@@ -24,6 +24,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space.h"
 
@@ -184,7 +185,9 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
         vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                      alloc->offset));
         alloc->phase = VHDX_ALLOC_PUBLISHED;
-        s->barrier |= alloc->barrier;
+        if (alloc->barrier) {
+            vhdx_change_order(s);
+        }
     }
     return ret;
 }
@@ -199,7 +202,7 @@ void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
     }
     vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
     vhdx_space_release(s, place, s->geo.block_size);
-    s->write_gen++;
+    vhdx_change_note(s);
 }
 
 int coroutine_fn
@@ -219,6 +222,6 @@ vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
                                 flags);
     qemu_mutex_lock(&s->lock);
     vhdx_alloc_unref(s, alloc);
-    s->write_gen++;
+    vhdx_change_note(s);
     return ret;
 }

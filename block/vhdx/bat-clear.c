@@ -21,6 +21,7 @@
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/space-freed.h"
 
@@ -71,7 +72,7 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
             }
         }
         memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
-        s->write_gen++;
+        vhdx_change_note(s);
         due = vhdx_log_relief_due(s);
     }
     return due ? vhdx_log_relieve(bs) : 0;

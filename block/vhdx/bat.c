@@ -14,7 +14,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qapi/qapi-events-block-core.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
@@ -23,6 +22,7 @@
 #include "qemu/range.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/replay.h"
 
 /* What vhdx_bat_walk() reads at a time */
@@ -118,14 +118,6 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
         return -EINVAL;
     }
     return 0;
-}
-
-void vhdx_corrupted_event(BlockDriverState *bs, const char *message)
-{
-    const char *node = bdrv_get_node_name(bs);
-
-    node = *node ? node : NULL;
-    vhdx_send_corrupted(bdrv_get_device_name(bs), node, message);
 }
 
 int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,

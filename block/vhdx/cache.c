@@ -25,6 +25,7 @@
 #include "qemu/osdep.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/replay.h"
 
 /* Buffers in a chunk, which is aligned to its size */
@@ -341,7 +342,7 @@ static void page_dirty(VHDXCache *c, VHDXPage *page)
 uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
 {
     /* Or nothing would ever write it. */
-    assert(s->log.open);
+    assert(vhdx_change_log_is_open(s));
     if (page->data == page->committing || page->data == page->logged) {
         uint8_t *data = buffer_get(s->cache);
 
@@ -444,7 +445,7 @@ int coroutine_fn vhdx_cache_write(BlockDriverState *bs, uint64_t offset,
     for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
         page_update(s, at, offset, bytes, buf);
     }
-    s->write_gen++;
+    vhdx_change_note(s);
     return 0;
 }
 

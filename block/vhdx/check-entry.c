@@ -40,6 +40,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "check-int.h"
 
@@ -242,7 +243,7 @@ judge_behind(BlockDriverState *bs, BatCheck *c, Entry *e)
         c->check->lost++;
         return 0;
     }
-    ret = vhdx_log_begin(bs, false);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/log.h"
 
@@ -50,7 +51,7 @@ int coroutine_fn vhdx_check_begin_mend(BlockDriverState *bs, VHDXCheck *check)
     if (!(check->fix & BDRV_FIX_ERRORS)) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, false);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }

@@ -26,10 +26,11 @@
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
-#include "block/vhdx/check.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
+#include "block/vhdx/check.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 
@@ -153,7 +154,7 @@ check_replay(BlockDriverState *bs, VHDXCheck *check)
         vhdx_check_note(check, "%s; they are taken into account", text);
         return 0;
     }
-    ret = vhdx_log_begin(bs, false);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret == 0) {
         vhdx_check_note(check, "Repairing: %s", text);
         check->result->corruptions_fixed++;
@@ -183,7 +184,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         .notes = bs->open_flags & BDRV_O_CHECK,
         .replay = vhdx_replay_active(s),
     };
-    bool live = s->log.open;
+    bool live = vhdx_change_log_is_open(s);
     bool cut = false;
     uint64_t tail = 0;
     int ret, closed;
@@ -216,14 +217,14 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         cut &= !check.doubt;
     }
     if (cut) {
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             s->space.end = check.end;
             /* Also where it is a fixed image's: that is what was asked for. */
             s->space.keep = 0;
         }
     }
-    if (s->log.open && !live) {
+    if (vhdx_change_log_is_open(s) && !live) {
         closed = vhdx_log_close(bs);
         ret = ret < 0 ? ret : closed;
     }

@@ -22,6 +22,7 @@
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/request.h"
@@ -117,7 +118,7 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
 static bool data_is_named(BDRVVHDXState *s)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    return s->barrier || vhdx_request_alloc_barrier(s) ||
+    return vhdx_change_is_ordered(s) || vhdx_request_alloc_barrier(s) ||
            vhdx_request_frozen(s);
 }
 
@@ -130,11 +131,11 @@ batch_flush(BlockDriverState *bs, Batch *b)
 {
     BDRVVHDXState *s = bs->opaque;
     bool entries = b->written > b->stable;
-    bool data_only = !entries && s->log.safe == s->log.applied;
+    bool data_only = !entries && vhdx_ring_applied_is_stable(s);
     int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
 
     if (ret < 0 && data_only && data_is_named(s)) {
-        vhdx_ring_latch(bs, "failed to flush the data of new blocks");
+        vhdx_change_latch(bs, "failed to flush the data of new blocks");
     }
     if (ret == 0 && entries) {
         batch_stable(s, b);
@@ -159,7 +160,7 @@ batch_write(BlockDriverState *bs, Batch *b)
      * these sectors has a higher one, and then the reader looks in place, where
      * all is by now that was ever stable.
      */
-    while (ret == 0 && b->pages->len && s->log.sequence < s->log.given_up) {
+    while (ret == 0 && b->pages->len && vhdx_ring_has_given_up(s)) {
         ret = checkpoint(bs);
     }
     while (ret == 0 && b->written < b->pages->len) {
@@ -180,7 +181,7 @@ batch_write(BlockDriverState *bs, Batch *b)
         }
         b->written += count;
     }
-    if (qatomic_read(&s->broken) || (ret < 0 && b->written == b->stable)) {
+    if (vhdx_change_is_broken(s) || (ret < 0 && b->written == b->stable)) {
         return ret;
     }
     /* Even if no more fits, what has been written is part of the log now. */
@@ -204,16 +205,13 @@ int coroutine_fn vhdx_commit_assure_length(BlockDriverState *bs)
 int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint32_t log_sectors = s->header.log_length / VHDX_LOG_SECTOR;
-    uint64_t gen;
+    uint64_t last;
     bool barrier, full;
     Batch batch;
     int ret = 0;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        gen = s->write_gen;
-        barrier = s->barrier;
-        s->barrier = false;
+        barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
         batch_take(s, &batch);
     }
@@ -230,24 +228,25 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     batch_end(s, &batch);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         vhdx_space_commit_end(s, ret == 0);
-        s->barrier |= barrier;
+        if (barrier) {
+            vhdx_change_order(s);
+        }
         if (ret == 0) {
-            s->flushed_gen = gen;
+            vhdx_change_stable(s, last);
         }
     }
     full = vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 4;
-    if (ret == 0 &&
-        (s->log.used / VHDX_LOG_SECTOR > log_sectors / 2 || full)) {
+    if (ret == 0 && (vhdx_ring_is_half_full(s) || full)) {
         /*
-         * In good time: two of the largest entries fit in yet.  If it fails
-         * now it may work later, and all is in the log as long as it has room.
+         * Apply while two of the largest entries still fit.  Lack of space is
+         * no error here: the next commit tries again.
          */
         ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
         if (ret == 0 && full) {
             /* Pages are kept until they are stable in place. */
             ret = vhdx_ring_flush(bs);
         }
-        if (!qatomic_read(&s->broken) &&
+        if (!vhdx_change_is_broken(s) &&
             vhdx_cache_count_logged(s) <= vhdx_cache_limit(s) / 2) {
             ret = 0;
         }
@@ -268,7 +267,7 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
 
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
-    if (s->log.open && !qatomic_read(&s->broken) &&
+    if (vhdx_change_log_is_open(s) && !vhdx_change_is_broken(s) &&
         vhdx_space_cut_begin(s, &size)) {
         if (checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
@@ -284,21 +283,21 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
 int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t gen;
+    uint64_t last;
     bool done;
     int ret = 0;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        gen = s->write_gen;
-        done = s->flushed_gen >= gen;
+        last = vhdx_change_last(s);
+        done = vhdx_change_is_stable(s, last);
     }
     if (!done) {
         qemu_co_mutex_lock(&s->commit_lock);
         WITH_QEMU_LOCK_GUARD(&s->lock) {
-            done = s->flushed_gen >= gen;
+            done = vhdx_change_is_stable(s, last);
         }
         if (!done) {
-            ret = qatomic_read(&s->broken) ? -EIO : vhdx_commit_locked(bs);
+            ret = vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
         }
         qemu_co_mutex_unlock(&s->commit_lock);
         if (vhdx_space_reclaim(bs)) {
@@ -352,7 +351,7 @@ int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
     int ret;
 
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = qatomic_read(&s->broken) ? -EIO : vhdx_commit_locked(bs);
+    ret = vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
     if (ret == 0) {
         ret = checkpoint(bs);
     }

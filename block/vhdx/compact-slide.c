@@ -21,6 +21,7 @@
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/space.h"
 #include "compact-int.h"
@@ -130,7 +131,7 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
 {
     BDRVVHDXState *s = bs->opaque;
     bool full = false;
-    int ret = vhdx_log_begin(bs, false);
+    int ret = vhdx_log_begin(bs, VHDX_METADATA);
 
     if (ret < 0) {
         return ret;

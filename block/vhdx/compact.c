@@ -42,6 +42,7 @@
 #include "qemu/lockable.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
@@ -166,7 +167,7 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
                     entry = vhdx_bat_state(entry);
                 }
                 vhdx_bat_set(s, block, entry);
-                s->write_gen++;
+                vhdx_change_note(s);
                 due = vhdx_log_relief_due(s);
             }
         }
@@ -366,7 +367,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
         ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
     }
     if (ret == 0 && s->space.end < s->space.size) {
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
     }
     /* Where nothing was to be done no log has been opened. */
     return ret < 0 ? ret : vhdx_log_close(bs);
@@ -392,7 +393,7 @@ drop_rest(BlockDriverState *bs, Compact *c)
         ret = -EINVAL;
     }
     if (ret == 0) {
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
     }
     if (ret == 0) {
         ret = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
@@ -425,7 +426,7 @@ drop_places(BlockDriverState *bs, Compact *c)
         ret = drop_rest(bs, c);
     }
     if (ret == 0 && c->unused) {
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
         if (ret == 0) {
             ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
         }
@@ -487,7 +488,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 
     vhdx_request_freeze(s);
     if (vhdx_replay_active(s)) {
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
     }
     if (ret == 0) {
         /* What has been freed until now gets free. */

@@ -19,6 +19,7 @@
 #include "qapi/error.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/ring.h"
 
@@ -118,7 +119,7 @@ int coroutine_fn vhdx_header_verify(BlockDriverState *bs)
                      found.sequence != s->header.sequence ||
                      !vhdx_guid_equal(&found.file_write_guid,
                                       &s->header.file_write_guid))) {
-        vhdx_ring_latch(bs, "another program has written to it");
+        vhdx_change_latch(bs, "another program has written to it");
         ret = -EIO;
     }
     qemu_vfree(buf);

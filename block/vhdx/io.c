@@ -18,6 +18,7 @@
 #include "qemu/lockable.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
@@ -202,7 +203,7 @@ piece_complete(BlockDriverState *bs, Piece *p, int ret)
         }
         vhdx_alloc_unref(s, p->alloc[i]);
     }
-    s->write_gen++;
+    vhdx_change_note(s);
     return ret;
 }
 
@@ -219,7 +220,7 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     BDRVVHDXState *s = bs->opaque;
     int ret, begun;
 
-    if (!vhdx_space_pending(s) || qatomic_read(&s->broken)) {
+    if (!vhdx_space_pending(s) || vhdx_change_is_broken(s)) {
         return -ENOSPC;
     }
     vhdx_request_end(s, req);
@@ -261,7 +262,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     VHDXRequest req;
     int ret;
 
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
     qemu_mutex_lock(&s->lock);
@@ -270,9 +271,9 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         Piece p;
 
         /* Whoever held requests off may have closed the log. */
-        if (!qatomic_read(&s->writable)) {
+        if (vhdx_change_state(s) != VHDX_DATA) {
             qemu_mutex_unlock(&s->lock);
-            ret = vhdx_log_begin(bs, true);
+            ret = vhdx_log_begin(bs, VHDX_DATA);
             qemu_mutex_lock(&s->lock);
             continue;
         }
@@ -378,16 +379,16 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     if (!damaged && vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
         return zero_absent(bs, z);
     }
-    if (!qatomic_read(&s->writable)) {
+    if (vhdx_change_state(s) != VHDX_DATA) {
         qemu_mutex_unlock(&s->lock);
-        ret = vhdx_log_begin(bs, true);
+        ret = vhdx_log_begin(bs, VHDX_DATA);
         qemu_mutex_lock(&s->lock);
         return ret;
     }
     if (damaged) {
         vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
         s->space.damaged = true;
-        s->write_gen++;
+        vhdx_change_note(s);
         return n;
     }
     if (free) {
@@ -399,7 +400,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     ret = z->discard ? place_discard(bs, place, n) :
                        bdrv_co_pwrite_zeroes(bs->file, place, n, z->flags);
     qemu_mutex_lock(&s->lock);
-    s->write_gen++;
+    vhdx_change_note(s);
     return ret < 0 ? ret : n;
 }
 
@@ -469,7 +470,7 @@ int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
 {
     BDRVVHDXState *s = bs->opaque;
 
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
     flags &= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
@@ -488,7 +489,7 @@ int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
 {
     BDRVVHDXState *s = bs->opaque;
 
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
     /* A fixed image keeps its space. */
@@ -559,7 +560,7 @@ int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
 
     BLKDBG_CO_EVENT(bs->file, BLKDBG_FLUSH_TO_DISK);
-    if (qatomic_read(&s->broken) && flush_is_internal(bs)) {
+    if (vhdx_change_is_broken(s) && flush_is_internal(bs)) {
         /* Where that fails and nothing is uncommitted, all is in the file. */
         (void)vhdx_log_resume(bs);
     }

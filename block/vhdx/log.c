@@ -12,6 +12,7 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/log.h"
@@ -32,7 +33,7 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    if (s->barrier) {
+    if (vhdx_change_is_ordered(s)) {
         /*
          * Blocks that are not in the log yet have their place where old data
          * may show, as theirs, or the zeros around it, may be gone.
@@ -46,7 +47,7 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
     if (ret == 0) {
         ret = vhdx_space_assure(bs);
     }
-    if (ret == 0 && s->log.open) {
+    if (ret == 0 && vhdx_change_log_is_open(s)) {
         ret = vhdx_ring_rewind(bs);
     }
     return ret < 0 ? ret : vhdx_ring_flush_data(bs);
@@ -57,16 +58,18 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
-    if (!qatomic_read(&s->broken)) {
+    if (!vhdx_change_is_broken(s)) {
         return 0;
     }
     /* Those under way may have lost what they have prepared. */
     vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         ret = resume_locked(bs);
-        qatomic_set(&s->broken, ret < 0);
+        if (ret == 0) {
+            vhdx_change_unlatch(s);
+        }
     }
     qemu_co_mutex_unlock(&s->grow_lock);
     qemu_co_mutex_unlock(&s->commit_lock);
@@ -80,7 +83,7 @@ int coroutine_fn vhdx_log_flush(BlockDriverState *bs)
     int ret;
 
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = qatomic_read(&s->broken) ? -EIO : vhdx_ring_flush(bs);
+    ret = vhdx_change_is_broken(s) ? -EIO : vhdx_ring_flush(bs);
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }
@@ -135,34 +138,24 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
                                               VHDXHeader *header)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXGuid guid = vhdx_guid_new();
     int ret;
 
-    s->log = (VHDXLog) {
-        .guid = guid,
-        /*
-         * Below 2^62, and random: readers that opened the image under another
-         * log tell by their numbers that its sectors are gone.
-         */
-        .sequence = ldq_be_p(guid.id) >> 2,
-        .spans = g_queue_new(),
-        .stable_size = s->space.size,
-    };
+    vhdx_ring_begin(s);
     ret = vhdx_ring_write(bs, 0, NULL, NULL);
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
-    if (ret == 0) {
-        header->log_guid = s->log.guid;
-        ret = vhdx_header_update(bs, header, 2);
-    }
     if (ret < 0) {
-        vhdx_log_free(s);
         return ret;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->log.open = true;
+    ret = vhdx_ring_flush(bs);
+    if (ret < 0) {
+        return ret;
     }
+    header->log_guid = vhdx_ring_guid(s);
+    ret = vhdx_header_update(bs, header, 2);
+    if (ret < 0) {
+        return ret;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    vhdx_change_opened(s);
     return 0;
 }
 
@@ -173,9 +166,10 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
  * by a header only when it has a valid entry, and used only when both name it.
  */
 static int coroutine_fn GRAPH_RDLOCK
-begin_locked(BlockDriverState *bs, bool data)
+begin_locked(BlockDriverState *bs, VHDXWriteState to)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXWriteState from = vhdx_change_state(s);
     VHDXHeader header = s->header;
     int ret;
 
@@ -184,17 +178,13 @@ begin_locked(BlockDriverState *bs, bool data)
     if (ret < 0) {
         return ret;
     }
-    if (!s->file_guid_new) {
-        header.file_write_guid = vhdx_guid_new();
-    }
-    if (data && !s->data_guid_new) {
+    if (from < to && to == VHDX_DATA) {
         header.data_write_guid = vhdx_guid_new();
     }
     /* Without a log it may have been anything. */
     header.log_version = 0;
-    if (s->log.open) {
-        ret = vhdx_header_update(bs, &header, 2);
-    } else {
+    if (from == VHDX_READING) {
+        header.file_write_guid = vhdx_guid_new();
         if (vhdx_replay_active(s)) {
             ret = replay_finish(bs, &header);
         } else {
@@ -203,33 +193,35 @@ begin_locked(BlockDriverState *bs, bool data)
             header.log_guid = vhdx_guid_nil;
             ret = vhdx_header_update(bs, &header, clean ? 1 : 2);
         }
-        if (ret == 0) {
-            vhdx_space_begin(bs);
-            ret = log_open(bs, &header);
+        if (ret < 0) {
+            return ret;
         }
-    }
-    if (ret == 0) {
-        /* Through the log, as all tables are changed. */
-        ret = vhdx_region_table_mend(bs);
+        vhdx_space_begin(bs);
+        ret = log_open(bs, &header);
+    } else if (from < to) {
+        ret = vhdx_header_update(bs, &header, 2);
     }
     if (ret < 0) {
         return ret;
     }
-    s->file_guid_new = true;
-    s->data_guid_new |= data;
-    qatomic_set(&s->writable, s->data_guid_new);
-    return 0;
+    /* Through the log, as all tables are changed. */
+    ret = vhdx_region_table_mend(bs);
+    if (ret == 0 && from < to && to == VHDX_DATA) {
+        vhdx_change_data(s);
+    }
+    return ret;
 }
 
-int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
+int coroutine_fn vhdx_log_begin(BlockDriverState *bs, VHDXWriteState to)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
-    if (qatomic_read(&s->broken)) {
+    assert(to == VHDX_METADATA || to == VHDX_DATA);
+    if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
-    if (qatomic_read(&s->writable)) {
+    if (vhdx_change_state(s) == VHDX_DATA) {
         return 0;
     }
     if (bs->open_flags & BDRV_O_INACTIVE) {
@@ -237,21 +229,13 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, bool data)
         return -EPERM;
     }
     qemu_co_mutex_lock(&s->commit_lock);
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         ret = -EIO;
-    } else if (!s->file_guid_new || (data && !s->data_guid_new)) {
-        ret = begin_locked(bs, data);
+    } else if (vhdx_change_state(s) < to || vhdx_region_table_is_damaged(s)) {
+        ret = begin_locked(bs, to);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
-}
-
-/* The next change is a first one again, and opens a new log. */
-static void log_forget(BDRVVHDXState *s)
-{
-    vhdx_log_free(s);
-    s->file_guid_new = s->data_guid_new = false;
-    qatomic_set(&s->writable, false);
 }
 
 /* Put everything in place, and take the log's name out of the headers. */
@@ -262,22 +246,31 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
     int ret;
 
     ret = vhdx_header_verify(bs);
-    if (ret == 0) {
-        ret = vhdx_commit_locked(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_apply(bs);
+    ret = vhdx_commit_locked(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
+    ret = vhdx_ring_apply(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        header = s->header;
-        header.log_guid = vhdx_guid_nil;
-        ret = vhdx_header_update(bs, &header, 2);
-        /* Now the current header may not name the log: use it no more. */
-        log_forget(s);
+    ret = vhdx_ring_flush(bs);
+    if (ret < 0) {
+        return ret;
     }
+    header = s->header;
+    header.log_guid = vhdx_guid_nil;
+    ret = vhdx_header_update(bs, &header, 2);
+
+    /*
+     * Now the current header may not name the log: use it no more.  The next
+     * change is a first one again.
+     */
+    QEMU_LOCK_GUARD(&s->lock);
+    vhdx_change_closed(s);
     return ret;
 }
 
@@ -287,8 +280,8 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     int ret = 0;
 
     qemu_co_mutex_lock(&s->commit_lock);
-    if (s->log.open) {
-        ret = qatomic_read(&s->broken) ? -EIO : close_locked(bs);
+    if (vhdx_change_log_is_open(s)) {
+        ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs);
         if (ret == 0) {
             vhdx_space_reclaim(bs);
             vhdx_space_trim(bs);
@@ -297,14 +290,4 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
     return ret;
-}
-
-void vhdx_log_free(BDRVVHDXState *s)
-{
-    if (s->log.spans) {
-        g_queue_free_full(s->log.spans, g_free);
-        s->log.spans = NULL;
-    }
-    QEMU_LOCK_GUARD(&s->lock);
-    s->log.open = false;
 }

@@ -226,7 +226,7 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
     g_autofree uint8_t *buf = g_malloc(VHDX_REGION_TABLE_SIZE);
     int bad, ret;
 
-    if (s->mend_region_table[0] == s->mend_region_table[1]) {
+    if (!vhdx_region_table_is_damaged(s)) {
         return 0;
     }
     bad = s->mend_region_table[0] ? 0 : 1;
@@ -236,11 +236,11 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
         /* Both, as the copies are to agree */
         vhdx_region_table_seal(buf);
         ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(!bad),
-                                VHDX_REGION_TABLE_SIZE, buf);
+                               VHDX_REGION_TABLE_SIZE, buf);
     }
     if (ret == 0) {
         ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(bad),
-                                VHDX_REGION_TABLE_SIZE, buf);
+                               VHDX_REGION_TABLE_SIZE, buf);
     }
     if (ret == 0) {
         s->mend_region_table[bad] = false;

@@ -24,6 +24,7 @@
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space-freed.h"
@@ -181,8 +182,10 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
     if (ret == 0) {
         vhdx_bat_set(s, m->block, entry);
         vhdx_space_release(s, m->from, s->geo.block_size);
-        s->barrier |= barrier;
-        s->write_gen++;
+        if (barrier) {
+            vhdx_change_order(s);
+        }
+        vhdx_change_note(s);
     }
     return ret;
 }
@@ -202,7 +205,7 @@ int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
         if (batch->moves[i].data) {
             continue;
         }
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
         if (ret == 0) {
             ret = entry_change(bs, &batch->moves[i], VHDX_BLOCK_ZERO, false);
         }
@@ -242,7 +245,7 @@ int coroutine_fn vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch)
     if (!batch->count) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, false);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret == 0) {
         ret = batch_copy(bs, batch);
     }

@@ -17,6 +17,7 @@
 #include "qemu/bswap.h"
 #include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
@@ -24,6 +25,7 @@
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
+#include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 
 /*
@@ -35,26 +37,40 @@
 
 /* -- State -- */
 
+/* What an image of which nothing is known has all the same */
+static void image_init(BDRVVHDXState *s)
+{
+    vhdx_space_init(s, 0);
+    vhdx_ring_init(s);
+}
+
+static void image_free(BDRVVHDXState *s)
+{
+    vhdx_space_free(s);
+    vhdx_ring_free(s);
+}
+
 /* Forget what is known of the image.  Pages stay. */
 static void vhdx_image_reset(BDRVVHDXState *s)
 {
-    vhdx_log_free(s);
     vhdx_replay_free(s->replay);
     g_free(s->regions);
     g_free(s->creator);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_free(s);
+        image_free(s);
         memset(s, 0, offsetof(BDRVVHDXState, end_image));
-        vhdx_space_init(s, 0);
+        image_init(s);
+        vhdx_change_reset(s);
     }
 }
 
 void vhdx_state_free(BDRVVHDXState *s)
 {
     vhdx_image_reset(s);
-    vhdx_space_free(s);
+    image_free(s);
     vhdx_request_free(s);
     vhdx_cache_free(s);
+    vhdx_change_free(s);
     qemu_mutex_destroy(&s->lock);
 }
 
@@ -67,7 +83,8 @@ void vhdx_state_init(BDRVVHDXState *s)
     qemu_mutex_init(&s->lock);
     qemu_co_mutex_init(&s->commit_lock);
     qemu_co_mutex_init(&s->grow_lock);
-    vhdx_space_init(s, 0);
+    image_init(s);
+    vhdx_change_init(s);
     vhdx_cache_init(s);
     vhdx_request_init(s);
 }
@@ -205,7 +222,8 @@ static void vhdx_image_move(BDRVVHDXState *to, BDRVVHDXState *from)
 {
     memcpy(to, from, offsetof(BDRVVHDXState, end_image));
     memset(from, 0, offsetof(BDRVVHDXState, end_image));
-    vhdx_space_init(from, 0);
+    image_init(from);
+    vhdx_change_move(to, from);
 }
 
 int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
@@ -219,18 +237,17 @@ int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        vhdx_space_free(old);
+        image_free(old);
         vhdx_image_move(old, s);
     }
     ret = vhdx_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (ret < 0) {
-            vhdx_space_free(s);
+            image_free(s);
             vhdx_image_move(s, old);
         } else {
             vhdx_cache_free(s);
             vhdx_cache_init(s);
-            s->flushed_gen = s->write_gen;
             /* It is the same file, and what it has lost is not back. */
             s->space.unsure = old->space.unsure;
         }

@@ -21,6 +21,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/space-freed.h"
@@ -105,7 +106,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     regions[index].offset = offset;
     regions[index].length = regions[index].held = length;
 
-    ret = vhdx_log_begin(bs, false);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         if (!stays) {
             QEMU_LOCK_GUARD(&s->lock);
@@ -145,7 +146,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     }
     vhdx_cache_drop(s, old.offset + keep, old.length - keep);
     vhdx_space_release(s, old.offset + keep, old.length - keep);
-    s->write_gen++;
+    vhdx_change_note(s);
     return 0;
 }
 
@@ -200,7 +201,7 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
         if (region->offset + region->length <= far) {
             return 0;
         }
-        ret = vhdx_log_begin(bs, false);
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
         }

@@ -42,6 +42,7 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
@@ -85,7 +86,7 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
                                     BDRV_REQ_MAY_UNMAP);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->write_gen++;
+        vhdx_change_note(s);
     }
     return ret;
 }
@@ -409,7 +410,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
         what = "write the new size";
         ret = disk_size_commit(bs, params->disk_size);
     }
-    if (ret < 0 && placed && !qatomic_read(&s->broken)) {
+    if (ret < 0 && placed && !vhdx_change_is_broken(s)) {
         /*
          * The new blocks get free by a commit, as any others.  If this fails as
          * well, the entries mean nothing.
@@ -510,7 +511,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     if (ret < 0) {
         goto out;
     }
-    ret = vhdx_log_begin(bs, true);
+    ret = vhdx_log_begin(bs, VHDX_DATA);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to change the image");
     } else if (offset > s->params.disk_size) {

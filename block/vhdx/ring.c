@@ -41,12 +41,13 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/error-report.h"
+#include "qemu/bswap.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/ring.h"
 
 /* Pages that one write puts in place, and such writes at a time */
@@ -56,23 +57,84 @@
 /* What of the log gets space at a time */
 #define FILL_BYTES      MiB
 
-void vhdx_ring_latch(BlockDriverState *bs, const char *why)
-{
-    BDRVVHDXState *s = bs->opaque;
-    g_autofree char *message = NULL;
+typedef struct VHDXLogSpan {
+    uint64_t sequence;
+    uint32_t offset;                /* bytes from the start of the log */
+    uint32_t length;                /* bytes */
+    uint32_t tail;                  /* as the entry has it */
+} VHDXLogSpan;
 
-    if (!qatomic_xchg(&s->broken, true)) {
-        message = g_strdup_printf("VHDX image '%s': %s; all writes fail until "
-                                  "the image is reopened", bs->filename, why);
-        error_report("%s", message);
-        vhdx_corrupted_event(bs, message);
-    }
+struct VHDXLog {
+    VHDXGuid guid;
+    uint64_t sequence;              /* of the newest entry */
+    uint64_t stable;                /* ... and of the newest known stable */
+    uint64_t given_up;              /* ... of the last whose write has failed */
+    uint32_t head;                  /* where the next entry goes, bytes */
+    uint32_t filled;                /* bytes from the start that have space */
+    uint32_t used;                  /* bytes that may not be overwritten */
+    GQueue *spans;                  /* entries in those bytes, oldest first */
+    uint64_t applied;               /* pages up to this entry are in place */
+    uint64_t safe;                  /* ... and stable there */
+    uint64_t stable_size;           /* length of the file known stable, bytes */
+};
+
+void vhdx_ring_init(BDRVVHDXState *s)
+{
+    s->log = g_new0(VHDXLog, 1);
+    s->log->spans = g_queue_new();
+}
+
+void vhdx_ring_free(BDRVVHDXState *s)
+{
+    g_queue_free_full(s->log->spans, g_free);
+    g_clear_pointer(&s->log, g_free);
+}
+
+void vhdx_ring_begin(BDRVVHDXState *s)
+{
+    VHDXGuid guid = vhdx_guid_new();
+
+    vhdx_ring_free(s);
+    vhdx_ring_init(s);
+    s->log->guid = guid;
+    /*
+     * Below 2^62, and random: readers that opened the image under another log
+     * tell by their numbers that its sectors are gone.
+     */
+    s->log->sequence = ldq_be_p(guid.id) >> 2;
+    s->log->stable_size = s->space.size;
+}
+
+VHDXGuid vhdx_ring_guid(BDRVVHDXState *s)
+{
+    return s->log->guid;
+}
+
+uint64_t vhdx_ring_sequence(BDRVVHDXState *s)
+{
+    return s->log->sequence;
+}
+
+bool vhdx_ring_is_half_full(BDRVVHDXState *s)
+{
+    return s->log->used / VHDX_LOG_SECTOR >
+           s->header.log_length / VHDX_LOG_SECTOR / 2;
+}
+
+bool vhdx_ring_applied_is_stable(BDRVVHDXState *s)
+{
+    return s->log->safe == s->log->applied;
+}
+
+bool vhdx_ring_has_given_up(BDRVVHDXState *s)
+{
+    return s->log->sequence < s->log->given_up;
 }
 
 int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t applied = s->log.applied;
+    uint64_t applied = s->log->applied;
     uint64_t size;
     int ret;
 
@@ -86,14 +148,14 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     if (ret < 0) {
         /* What reads as zeros may be old data again after a power cut. */
         qatomic_set(&s->no_zeroes, true);
-        s->log.applied = s->log.safe;
+        s->log->applied = s->log->safe;
         s->space.unsure = true;
         return ret;
     }
-    s->log.safe = applied;
-    s->log.stable = s->log.sequence;
+    s->log->safe = applied;
+    s->log->stable = s->log->sequence;
     if (!s->space.unsure) {
-        s->log.stable_size = size;
+        s->log->stable_size = size;
     }
     return 0;
 }
@@ -105,7 +167,7 @@ int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
 
     if (ret < 0) {
         why = g_strdup_printf("failed to flush metadata: %s", strerror(-ret));
-        vhdx_ring_latch(bs, why);
+        vhdx_change_latch(bs, why);
     }
     return ret;
 }
@@ -113,7 +175,7 @@ int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
 int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXLog *log = &s->log;
+    VHDXLog *log = s->log;
     uint8_t *zeros = qemu_blockalign0(bs->file->bs, VHDX_LOG_SECTOR);
     VHDXLogSpan *span;
     int ret = 0;
@@ -140,7 +202,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
 
 uint32_t vhdx_ring_room(BDRVVHDXState *s)
 {
-    return s->header.log_length - VHDX_LOG_SECTOR - s->log.used;
+    return s->header.log_length - VHDX_LOG_SECTOR - s->log->used;
 }
 
 /*
@@ -181,7 +243,7 @@ static int coroutine_fn GRAPH_RDLOCK
 ring_fill(BlockDriverState *bs, uint32_t end)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXLog *log = &s->log;
+    VHDXLog *log = s->log;
     int ret = 0;
 
     while (log->filled < end && ret == 0) {
@@ -200,7 +262,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  uint8_t *const *data)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXLog *log = &s->log;
+    VHDXLog *log = s->log;
     uint64_t bytes = vhdx_log_entry_size(count);
     uint32_t first = MIN(bytes, s->header.log_length - log->head);
     uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
@@ -261,7 +323,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
 
 void vhdx_ring_release(BDRVVHDXState *s)
 {
-    VHDXLog *log = &s->log;
+    VHDXLog *log = s->log;
     VHDXLogSpan *last = g_queue_peek_tail(log->spans);
     VHDXLogSpan *first;
 
@@ -346,7 +408,7 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     ret = aio_task_pool_status(pool);
     aio_task_pool_free(pool);
     if (ret == 0) {
-        s->log.applied = s->log.sequence;
+        s->log->applied = s->log->sequence;
     }
     return ret;
 }

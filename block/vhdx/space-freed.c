@@ -21,6 +21,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-map.h"
@@ -75,7 +76,7 @@ void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     freed_add(s, s->space.freed, offset, bytes);
     /* There is something to commit. */
-    s->write_gen++;
+    vhdx_change_note(s);
 }
 
 /* Move all of @from to @to. */
@@ -192,7 +193,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     bool known, more, large = false;
 
     /* The disk may hold the names of places that were given up. */
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         return false;
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -307,7 +308,7 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             any = s->space.punch_from < s->space.punch_bits;
         }
-        if (any && !qatomic_read(&s->broken)) {
+        if (any && !vhdx_change_is_broken(s)) {
             qemu_co_mutex_lock(&s->grow_lock);
             any = punch_slice(bs, slice) == slice;
             qemu_co_mutex_unlock(&s->grow_lock);

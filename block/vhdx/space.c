@@ -25,6 +25,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
@@ -106,7 +107,7 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
     if (ret < 0 || size <= s->space.size) {
         return ret;
     }
-    if (qatomic_read(&s->broken)) {
+    if (vhdx_change_is_broken(s)) {
         /* The file may not have been cut, and have old bytes there. */
         return -EIO;
     }

@@ -18,6 +18,7 @@
 #include "qemu/option.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/check.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
@@ -26,6 +27,7 @@
 #include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
 
 /* Disks up to this size may be in a floppy drive. */
@@ -212,7 +214,7 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_place_entry(const VHDXCall *call)
 {
     BDRVVHDXState *s = call->bs->opaque;
 
-    return s->log.open ? vhdx_log_checkpoint(call->bs) : 0;
+    return vhdx_change_log_is_open(s) ? vhdx_log_checkpoint(call->bs) : 0;
 }
 
 static int vhdx_reopen_prepare(BDRVReopenState *state,
@@ -226,7 +228,7 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
         error_setg(errp, "%s", VHDX_NO_LOG);
         ret = -EACCES;
     }
-    if (ret == 0 && qatomic_read(&s->broken)) {
+    if (ret == 0 && vhdx_change_is_broken(s)) {
         /* It has been flushed: nothing is in memory only. */
         ret = vhdx_call((VHDXCall) {
             .func = vhdx_load_anew_entry,
@@ -276,7 +278,7 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_inactivate_entry(const VHDXCall *call)
         return vhdx_settle_entry(call);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        flushed = s->flushed_gen == s->write_gen;
+        flushed = vhdx_change_is_stable(s, vhdx_change_last(s));
     }
     if (flushed) {
         /* The log in the file has everything, for whoever opens it. */

@@ -15,7 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
-#include "block/vhdx/state.h"
+#include "block/vhdx/ring.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -699,7 +699,7 @@ static void check_log(BlockBackend *blk)
     for (uint64_t at = start; at < start + s->header.log_length;
          at += VHDX_LOG_SECTOR) {
         if (!memcmp(file + at, "loge", 4)) {
-            g_assert_cmpuint(ldq_le_p(file + at + 16), <=, s->log.sequence);
+            g_assert_cmpuint(ldq_le_p(file + at + 16), <=, vhdx_ring_sequence(s));
         }
     }
 }

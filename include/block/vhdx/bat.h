@@ -10,13 +10,6 @@
 #include "block/vhdx/state.h"
 
 /*
- * Raise QEMU's event for an image that is not as it should be, but can be read:
- * @message tells how.  Any lock may be held.
- */
-void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
-                                       const char *message);
-
-/*
  * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
  * as UNMAPPED, offsets that mean nothing as 0.  UNMAPPED and UNDEFINED may keep
  * one, which may be anything: see vhdx_space_take_kept().  lock is held; see

@@ -7,6 +7,7 @@
 #ifndef BLOCK_VHDX_LOG_H
 #define BLOCK_VHDX_LOG_H
 
+#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 
 /*
@@ -16,12 +17,13 @@
 int coroutine_fn GRAPH_RDLOCK vhdx_log_flush(BlockDriverState *bs);
 
 /*
- * Make sure that the image may be changed: apply the replay, give the file its
- * new FileWriteGuid, and with @data a new DataWriteGuid, and open the log.
- * Cheap after the first time.  No lock is held.  Returns 0 or -errno.
+ * Make sure that the image may be changed, metadata or all, as @to tells: apply
+ * the replay, give the file its new FileWriteGuid, and for VHDX_DATA a new
+ * DataWriteGuid, and open the log.  Cheap after the first time.  No lock is
+ * held.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_log_begin(BlockDriverState *bs, bool data);
+vhdx_log_begin(BlockDriverState *bs, VHDXWriteState to);
 
 /*
  * Where a failed flush has stopped all writing, go on, if that is possible now.
@@ -41,8 +43,5 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_resume(BlockDriverState *bs);
  * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_close(BlockDriverState *bs);
-
-/* Forget the log without touching the file. */
-void vhdx_log_free(BDRVVHDXState *s);
 
 #endif

@@ -25,4 +25,13 @@ vhdx_metadata_load(BlockDriverState *bs, Error **errp);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_region_table_mend(BlockDriverState *bs);
 
+/*
+ * Whether one of the two region tables is damaged, for
+ * vhdx_region_table_mend().  commit_lock is held.
+ */
+static inline bool vhdx_region_table_is_damaged(BDRVVHDXState *s)
+{
+    return s->mend_region_table[0] != s->mend_region_table[1];
+}
+
 #endif

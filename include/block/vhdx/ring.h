@@ -21,11 +21,31 @@ static inline bool vhdx_no_space(int ret)
     return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
 }
 
+/* A ring without entries, which is no log yet.  No lock is held. */
+void vhdx_ring_init(BDRVVHDXState *s);
+void vhdx_ring_free(BDRVVHDXState *s);
+
+/* Begin a log with a LogGuid and a sequence number of its own. */
+void vhdx_ring_begin(BDRVVHDXState *s);
+VHDXGuid vhdx_ring_guid(BDRVVHDXState *s);
+
+/* The number of the newest entry. */
+uint64_t vhdx_ring_sequence(BDRVVHDXState *s);
+
 /*
- * Stop all writing until the image is opened again, and tell @why: what is on
- * the disk is not known any more.  Any lock may be held.
+ * Whether entries take so much that pages should be put in place: two of the
+ * largest fit in yet.
  */
-void GRAPH_RDLOCK vhdx_ring_latch(BlockDriverState *bs, const char *why);
+bool vhdx_ring_is_half_full(BDRVVHDXState *s);
+
+/* Whether all that has been put in place is stable there. */
+bool vhdx_ring_applied_is_stable(BDRVVHDXState *s);
+
+/*
+ * Whether the next entry has the number of one whose write has failed, or a
+ * lower one.
+ */
+bool vhdx_ring_has_given_up(BDRVVHDXState *s);
 
 /*
  * Flush the file, and note what is stable thereby.  Returns 0 or -errno; with

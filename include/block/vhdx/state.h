@@ -31,7 +31,8 @@
  * dropped, but the request's ticket keeps the place it names from being used
  * for anything else.
  *
- * @writable, @broken and @replay_done are read atomically under no lock.
+ * @replay_done is read atomically under no lock, and so is what may be changed;
+ * see change.h.
  *
  * Open, close, reopen, inactivation and check come with no request under way;
  * an activation comes with reads, and freezes them.
@@ -118,32 +119,10 @@ typedef struct VHDXSpace {
     uint64_t tail;                  /* bytes: what is free behind is punched */
 } VHDXSpace;
 
-/* -- Log: ring.c -- */
-
-typedef struct VHDXLogSpan {
-    uint64_t sequence;
-    uint32_t offset;                /* bytes from the start of the log */
-    uint32_t length;                /* bytes */
-    uint32_t tail;                  /* as the entry has it */
-} VHDXLogSpan;
-
-typedef struct VHDXLog {
-    bool open;                      /* both headers name this log */
-    VHDXGuid guid;
-    uint64_t sequence;              /* of the newest entry */
-    uint64_t stable;                /* ... and of the newest known stable */
-    uint64_t given_up;              /* ... of the last whose write has failed */
-    uint32_t head;                  /* where the next entry goes, bytes */
-    uint32_t filled;                /* bytes from the start that have space */
-    uint32_t used;                  /* bytes that may not be overwritten */
-    GQueue *spans;                  /* entries in those bytes, oldest first */
-    uint64_t applied;               /* pages up to this entry are in place */
-    uint64_t safe;                  /* ... and stable there */
-    uint64_t stable_size;           /* length of the file known stable, bytes */
-} VHDXLog;
-
 /* The state of files that nobody else looks into */
 typedef struct VHDXCache VHDXCache;             /* cache.c */
+typedef struct VHDXChange VHDXChange;           /* change.c */
+typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 
 typedef struct BDRVVHDXState {
@@ -164,27 +143,21 @@ typedef struct BDRVVHDXState {
     /* Changed under commit_lock */
     VHDXHeader header;              /* the current one */
     int header_copy;                /* where it is: 0 or 1 */
-    bool file_guid_new;             /* FileWriteGuid is this open's */
-    bool data_guid_new;             /* DataWriteGuid is this open's */
     bool replay_done;               /* the log found at open is in place */
     bool mend_region_table[2];      /* this copy is damaged */
-    VHDXLog log;
+    VHDXLog *log;
 
     /* Changed under lock */
-    bool writable;                  /* vhdx_log_begin() has no more to do */
-    bool broken;                    /* metadata can't be written any more */
     bool reported;                  /* a bad BAT entry was reported */
     bool keep_tail;                 /* a check decides what becomes of it */
     VHDXSpace space;
-    bool barrier;                   /* flush data before the next commit */
     bool relieving;                 /* a commit makes room in the cache */
     struct {} end_image;
 
     /* What requests use meanwhile; changed under lock */
+    VHDXChange *change;
     VHDXCache *cache;
     VHDXRequests *requests;
-    uint64_t write_gen;             /* counts completed changes */
-    uint64_t flushed_gen;           /* those before it are stable */
     bool no_zeroes;                 /* a flush has failed: trust no zeros */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
