@@ -25,6 +25,7 @@
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space.h"
 
@@ -108,11 +109,11 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
             continue;
         }
         alloc->phase = VHDX_ALLOC_PREPARING;
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         ret = vhdx_space_zero(bs, alloc->offset, bytes,
                               s->params.leave_allocated ? 0 :
                               BDRV_REQ_MAY_UNMAP);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
         assert(alloc->phase == VHDX_ALLOC_PREPARING);
         alloc->phase = ret == 0 ? VHDX_ALLOC_READY : VHDX_ALLOC_NEW;
         vhdx_request_alloc_wake(s);
@@ -217,10 +218,10 @@ vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
         return 0;
     }
     alloc->refs++;
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset + offset, bytes,
                                 flags);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     vhdx_alloc_unref(s, alloc);
     vhdx_change_note(s);
     return ret;

@@ -17,11 +17,11 @@
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/space-freed.h"
 
@@ -57,7 +57,7 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
     for (uint64_t i = 0; i < count; i++) {
         c->entries[i] = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
         if (ret < 0) {
             return ret;

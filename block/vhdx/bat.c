@@ -17,12 +17,12 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 
 /* What vhdx_bat_walk() reads at a time */
@@ -200,14 +200,14 @@ static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int64_t length;
 
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     qemu_co_mutex_lock(&s->grow_lock);
     length = vhdx_file_length(bs);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->space.size = MAX((int64_t)s->space.size, length);
     }
     qemu_co_mutex_unlock(&s->grow_lock);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     return MIN(length, 0);
 }
 
@@ -246,7 +246,7 @@ uint64_t coroutine_fn vhdx_bat_entry_resolve(BlockDriverState *bs,
     BDRVVHDXState *s = bs->opaque;
 
     if (vhdx_bat_state(raw) == VHDX_BLOCK_PARTIALLY_PRESENT) {
-        QEMU_LOCK_GUARD(&s->lock);
+        VHDX_LOCK_GUARD(s);
         if (chunk_has_no_bitmap(bs, index) > 0) {
             raw -= VHDX_BLOCK_PARTIALLY_PRESENT - VHDX_BLOCK_FULLY_PRESENT;
         }
@@ -372,7 +372,7 @@ walk_is_hole(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
         vhdx_replay_covers(s, offset, bytes)) {
         return false;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     for (uint64_t at = 0; at < bytes; at += VHDX_PAGE_SIZE) {
         if (vhdx_cache_peek(s, offset + at)) {
             return false;
@@ -392,14 +392,14 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
     uint64_t applied;
     int ret;
 
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     do {
         /* A page may go into place and from memory while this reads: again. */
         applied = vhdx_cache_count_applied(s);
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         ret = walk_is_hole(bs, offset, bytes) ? 1 :
               vhdx_replay_read(bs, offset, bytes, buf);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
     } while (ret >= 0 && applied != vhdx_cache_count_applied(s));
 
     for (uint64_t at = 0; at < bytes && ret == 0; at += VHDX_PAGE_SIZE) {
@@ -409,7 +409,7 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
             memcpy(buf + at, page->data, VHDX_PAGE_SIZE);
         }
     }
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     return ret;
 }
 
@@ -458,7 +458,7 @@ missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     for (uint64_t i = 0; i < count; i++) {
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
 
-        QEMU_LOCK_GUARD(&s->lock);
+        VHDX_LOCK_GUARD(s);
         if (!vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) &&
             entry_is_cut(s, block, entry)) {
             *end = MAX(*end, vhdx_bat_offset(entry) +
@@ -484,7 +484,7 @@ int64_t coroutine_fn vhdx_bat_missing(BlockDriverState *bs)
     if (length < 0) {
         return length;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         length = MAX(length, (int64_t)s->space.size);
     }
     return MAX((int64_t)end - length, 0);

@@ -26,6 +26,7 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 
 /* Buffers in a chunk, which is aligned to its size */
@@ -284,9 +285,9 @@ pages_load(BlockDriverState *bs, uint64_t offset)
         pages[i] = page_add(c, offset + i * VHDX_PAGE_SIZE);
         qemu_iovec_add(&qiov, pages[i]->data, VHDX_PAGE_SIZE);
     }
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     ret = vhdx_replay_readv(bs, offset, qiov.size, &qiov, 0);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
 
     for (unsigned i = 0; i < count; i++) {
         pages[i]->loading = false;
@@ -314,7 +315,7 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
             break;
         }
         if (p) {
-            qemu_co_queue_wait(&c->loaded, &s->lock);
+            vhdx_wait(s, &c->loaded);
             continue;
         }
         ret = pages_load(bs, offset);
@@ -426,7 +427,7 @@ int coroutine_fn vhdx_cache_write(BlockDriverState *bs, uint64_t offset,
     bool all;
     int ret;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     /* Those that are read first may be dropped while others are read. */
     do {
         all = true;

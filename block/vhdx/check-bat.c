@@ -24,11 +24,11 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/space-scan.h"
 #include "check-int.h"
@@ -138,7 +138,7 @@ static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int64_t length = bdrv_is_read_only(bs) ? vhdx_file_length(bs) : 0;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     s->space.size = MAX((int64_t)s->space.size, length);
     return MIN(length, 0);
 }

@@ -37,10 +37,10 @@
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "check-int.h"
 
@@ -110,7 +110,7 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
         c->check->result->corruptions++;
         return;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         vhdx_bat_entry_check(s, e->index, e->value, &err);
     }
     if (!err) {

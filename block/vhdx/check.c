@@ -25,12 +25,12 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
 #include "block/vhdx/check.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 
@@ -189,7 +189,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     uint64_t tail = 0;
     int ret, closed;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         /* What is wrong with an entry is told here. */
         s->reported = true;
         s->keep_tail = true;
@@ -218,7 +218,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     }
     if (cut) {
         ret = vhdx_log_begin(bs, VHDX_METADATA);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             s->space.end = check.end;
             /* Also where it is a fixed image's: that is what was asked for. */
             s->space.keep = 0;
@@ -228,7 +228,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         closed = vhdx_log_close(bs);
         ret = ret < 0 ? ret : closed;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->keep_tail = false;
     }
     if (ret < 0) {

@@ -20,11 +20,11 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space-freed.h"
@@ -92,7 +92,7 @@ static void batch_take(BDRVVHDXState *s, Batch *b)
 /* What is written of the batch is stable: apply may have it. */
 static void batch_stable(BDRVVHDXState *s, Batch *b)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     for (; b->stable < b->written; b->stable++) {
         vhdx_cache_settle(s, g_ptr_array_index(b->pages, b->stable), true);
     }
@@ -101,7 +101,7 @@ static void batch_stable(BDRVVHDXState *s, Batch *b)
 /* Give back what has not become stable, and free the batch. */
 static void batch_end(BDRVVHDXState *s, Batch *b)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     for (guint i = b->stable; i < b->pages->len; i++) {
         vhdx_cache_settle(s, g_ptr_array_index(b->pages, i), false);
     }
@@ -117,7 +117,7 @@ static void batch_end(BDRVVHDXState *s, Batch *b)
  */
 static bool data_is_named(BDRVVHDXState *s)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     return vhdx_change_is_ordered(s) || vhdx_request_alloc_barrier(s) ||
            vhdx_request_frozen(s);
 }
@@ -210,7 +210,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     Batch batch;
     int ret = 0;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
         batch_take(s, &batch);
@@ -226,7 +226,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         ret = batch_write(bs, &batch);
     }
     batch_end(s, &batch);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_commit_end(s, ret == 0);
         if (barrier) {
             vhdx_change_order(s);
@@ -287,13 +287,13 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
     bool done;
     int ret = 0;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         last = vhdx_change_last(s);
         done = vhdx_change_is_stable(s, last);
     }
     if (!done) {
         qemu_co_mutex_lock(&s->commit_lock);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             done = vhdx_change_is_stable(s, last);
         }
         if (!done) {
@@ -326,7 +326,7 @@ int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret = vhdx_log_commit(bs);
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     s->relieving = false;
     return ret;
 }
@@ -339,7 +339,7 @@ int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
     int ret;
 
     ret = vhdx_cache_write(bs, offset, bytes, buf);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         due = ret == 0 && vhdx_log_relief_due(s);
     }
     return due ? vhdx_log_relieve(bs) : ret;

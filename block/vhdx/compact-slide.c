@@ -19,9 +19,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/space.h"
 #include "compact-int.h"
@@ -91,7 +91,7 @@ static bool slide_is_worth_it(BDRVVHDXState *s, uint64_t offset, uint64_t end)
 {
     uint64_t before, behind;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     before = offset - vhdx_space_used(s, 0, offset);
     behind = end - offset - vhdx_space_used(s, offset, end);
     return before % s->geo.block_size + behind > s->geo.block_size;
@@ -110,7 +110,7 @@ slide_down(BlockDriverState *bs, Compact *c, Stretch *st, guint *next)
         Place *p = &g_array_index(st->places, Place, *next);
         uint64_t to;
 
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             to = vhdx_space_take_below(s, s->geo.block_size, p->offset);
         }
         if (!to) {
@@ -142,7 +142,7 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
         int64_t to;
         bool zero;
 
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             to = vhdx_space_alloc(bs, s->geo.block_size, &zero);
         }
         if (to < 0 && !c->batch.count) {
@@ -172,7 +172,7 @@ slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
         bool gap;
 
         st->from = g_array_index(st->places, Place, i).offset;
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             gap = !vhdx_space_used(s, st->from - VHDX_MIB, st->from);
         }
         if (!gap && !room) {

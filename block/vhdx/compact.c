@@ -39,11 +39,11 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/compact.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
@@ -102,7 +102,7 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
         uint64_t block;
 
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             int ret = vhdx_bat_entry_check(s, index + i, entry, c->errp);
 
             if (ret < 0) {
@@ -160,7 +160,7 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT) {
             continue;
         }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             ret = vhdx_bat_get(bs, block, &entry);
             if (ret == 0) {
                 if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
@@ -242,7 +242,7 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
         if (!is_behind(s, c, entries[i])) {
             continue;
         }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             to = vhdx_space_take_below(s, s->geo.block_size, c->limit);
         }
         if (!to) {
@@ -273,7 +273,7 @@ move_down(BlockDriverState *bs, Compact *c)
         c->done += c->batch.count;
         vhdx_compact_progress(bs, c);
         if (c->stuck) {
-            QEMU_LOCK_GUARD(&s->lock);
+            VHDX_LOCK_GUARD(s);
             c->limit += MAX(c->limit - vhdx_space_used(s, 0, c->limit),
                             VHDX_MIB);
         }
@@ -448,7 +448,7 @@ find_space(BlockDriverState *bs, Compact *c)
     if (ret < 0) {
         return ret;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         used = vhdx_space_used(s, 0, UINT64_MAX);
         packed = packed_size(s, c->present);
     }

@@ -17,10 +17,10 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
 
 int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
@@ -71,7 +71,7 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
         return ret;
     }
     /* Requests read the log's place meanwhile, which stays as it is. */
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->header.sequence = header->sequence;
         s->header.file_write_guid = header->file_write_guid;
         s->header.data_write_guid = header->data_write_guid;

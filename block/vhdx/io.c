@@ -15,11 +15,11 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/io.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -128,7 +128,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
     VHDXRequest req;
     int ret;
 
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
@@ -137,7 +137,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             break;
         }
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         if (!p.present) {
             qemu_iovec_memset(qiov, qiov_offset, 0, p.bytes);
         } else if (vhdx_replay_covers(s, p.file_offset, p.bytes)) {
@@ -147,13 +147,13 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
             ret = bdrv_co_preadv_part(bs->file, p.file_offset, p.bytes, qiov,
                                       qiov_offset, 0);
         }
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
         offset += p.bytes;
         qiov_offset += p.bytes;
         bytes -= p.bytes;
     }
     vhdx_request_end(s, &req);
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     return ret;
 }
 
@@ -224,15 +224,15 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
         return -ENOSPC;
     }
     vhdx_request_end(s, req);
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     ret = vhdx_log_commit(bs);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     while (ret == 0 && vhdx_space_waits(s)) {
         vhdx_request_wait(s);
     }
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     vhdx_space_reclaim(bs);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     begun = vhdx_request_begin(s, req, offset, bytes);
     return ret < 0 ? ret : begun;
 }
@@ -249,7 +249,7 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
 
     vhdx_request_end(s, req);
     due = ret == 0 && vhdx_log_relief_due(s);
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     return due ? vhdx_log_relieve(bs) : ret;
 }
 
@@ -265,16 +265,16 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
         Piece p;
 
         /* Whoever held requests off may have closed the log. */
         if (vhdx_change_state(s) != VHDX_DATA) {
-            qemu_mutex_unlock(&s->lock);
+            vhdx_unlock(s);
             ret = vhdx_log_begin(bs, VHDX_DATA);
-            qemu_mutex_lock(&s->lock);
+            vhdx_lock(s);
             continue;
         }
         ret = piece_allocate(bs, offset, bytes, &p);
@@ -288,10 +288,10 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         for (unsigned i = 0; i < p.allocs; i++) {
             p.alloc[i]->touched = true;
         }
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         ret = bdrv_co_pwritev_part(bs->file, p.file_offset, p.bytes, qiov,
                                    qiov_offset, 0);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
         ret = piece_complete(bs, &p, ret);
         offset += p.bytes;
         qiov_offset += p.bytes;
@@ -380,9 +380,9 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         return zero_absent(bs, z);
     }
     if (vhdx_change_state(s) != VHDX_DATA) {
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         ret = vhdx_log_begin(bs, VHDX_DATA);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
         return ret;
     }
     if (damaged) {
@@ -396,10 +396,10 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         return n;
     }
     place = vhdx_bat_offset(entry) + in_block(s, z->offset);
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     ret = z->discard ? place_discard(bs, place, n) :
                        bdrv_co_pwrite_zeroes(bs->file, place, n, z->flags);
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     vhdx_change_note(s);
     return ret < 0 ? ret : n;
 }
@@ -417,14 +417,14 @@ request_pause(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     int ret = 0, begun;
 
     vhdx_request_end(s, req);
-    qemu_mutex_unlock(&s->lock);
+    vhdx_unlock(s);
     if (due) {
         ret = vhdx_log_relieve(bs);
     } else {
         aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
         qemu_coroutine_yield();
     }
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     begun = vhdx_request_begin(s, req, offset, bytes);
     return ret < 0 ? ret : begun;
 }
@@ -443,7 +443,7 @@ zero_range(BlockDriverState *bs, ZeroRange z)
     VHDXRequest req;
     int ret;
 
-    qemu_mutex_lock(&s->lock);
+    vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, z.offset, z.bytes);
     while (z.bytes && ret == 0) {
         int64_t n = zero_piece(bs, &z);
@@ -516,7 +516,7 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     Piece p = { .bytes = 0 };
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         ret = vhdx_request_begin(s, &req, offset, bytes);
         if (ret == 0) {
             bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);

@@ -11,10 +11,10 @@
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/replay.h"
@@ -121,7 +121,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     if (ret < 0) {
         return ret;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->space.end = ROUND_UP(s->space.size, VHDX_MIB);
         s->space.keep = s->space.size;
         if (s->keep_tail) {
@@ -154,7 +154,7 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
     if (ret < 0) {
         return ret;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     vhdx_change_opened(s);
     return 0;
 }
@@ -269,7 +269,7 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
      * Now the current header may not name the log: use it no more.  The next
      * change is a first one again.
      */
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     vhdx_change_closed(s);
     return ret;
 }

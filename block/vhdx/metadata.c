@@ -10,7 +10,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/locator.h"
 #include "block/vhdx/metadata.h"

@@ -20,11 +20,11 @@
 
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space-freed.h"
@@ -177,7 +177,7 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
     uint64_t old;
     int ret;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     ret = vhdx_bat_get(bs, m->block, &old);
     if (ret == 0) {
         vhdx_bat_set(s, m->block, entry);
@@ -211,7 +211,7 @@ int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
         }
         *dropped += ret == 0;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         due = ret == 0 && vhdx_log_relief_due(s);
     }
     return due ? vhdx_log_relieve(bs) : ret;
@@ -256,7 +256,7 @@ int coroutine_fn vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch)
                                                  m->to), true);
         moved += ret == 0;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         for (unsigned i = moved; i < batch->count; i++) {
             vhdx_space_abandon(s, batch->moves[i].to, s->geo.block_size, true);
         }

@@ -15,10 +15,10 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/open.h"
@@ -56,7 +56,7 @@ static void vhdx_image_reset(BDRVVHDXState *s)
     vhdx_replay_free(s->replay);
     g_free(s->regions);
     g_free(s->creator);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         image_free(s);
         memset(s, 0, offsetof(BDRVVHDXState, end_image));
         image_init(s);
@@ -71,7 +71,7 @@ void vhdx_state_free(BDRVVHDXState *s)
     vhdx_request_free(s);
     vhdx_cache_free(s);
     vhdx_change_free(s);
-    qemu_mutex_destroy(&s->lock);
+    vhdx_lock_destroy(s);
 }
 
 void vhdx_state_init(BDRVVHDXState *s)
@@ -80,7 +80,7 @@ void vhdx_state_init(BDRVVHDXState *s)
         .cache_size = s->cache_size,
         .safe_discard = s->safe_discard,
     };
-    qemu_mutex_init(&s->lock);
+    vhdx_lock_init(s);
     qemu_co_mutex_init(&s->commit_lock);
     qemu_co_mutex_init(&s->grow_lock);
     image_init(s);
@@ -181,7 +181,7 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (s->replay) {
         size = MAX(size, s->replay->last_file_offset);
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_free(s);
         vhdx_space_init(s, size);
     }
@@ -236,12 +236,12 @@ int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
     vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         image_free(old);
         vhdx_image_move(old, s);
     }
     ret = vhdx_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         if (ret < 0) {
             image_free(s);
             vhdx_image_move(s, old);

@@ -18,10 +18,10 @@
 
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/space-freed.h"
@@ -109,7 +109,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         if (!stays) {
-            QEMU_LOCK_GUARD(&s->lock);
+            VHDX_LOCK_GUARD(s);
             vhdx_space_abandon(s, offset, length, false);
         }
         return ret;
@@ -130,7 +130,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
         ret = region_tables_commit(bs, s->regions, regions);
     }
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     if (ret < 0) {
         if (!stays) {
             /* It is free when the old tables are there again and stable. */
@@ -180,7 +180,7 @@ int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
 /* The first free place before that of @region, taken for it, or 0. */
 static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     return vhdx_space_take_below(s, region->length, region->offset);
 }
 
@@ -205,7 +205,7 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
         if (ret < 0) {
             return ret;
         }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             up = vhdx_space_alloc(bs, region->length, &zero);
         }
         ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);

@@ -14,7 +14,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/lockable.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
 
 struct VHDXRequests {
@@ -52,7 +52,7 @@ int coroutine_fn vhdx_request_begin(BDRVVHDXState *s, VHDXRequest *req,
     VHDXRequests *r = s->requests;
 
     while (r->frozen) {
-        qemu_co_queue_wait(&r->queue, &s->lock);
+        vhdx_wait(s, &r->queue);
     }
     req->ticket = r->next_ticket++;
     QTAILQ_INSERT_TAIL(&r->list, req, next);
@@ -70,27 +70,27 @@ void coroutine_fn vhdx_request_end(BDRVVHDXState *s, VHDXRequest *req)
 
 void coroutine_fn vhdx_request_wait(BDRVVHDXState *s)
 {
-    qemu_co_queue_wait(&s->requests->queue, &s->lock);
+    vhdx_wait(s, &s->requests->queue);
 }
 
 void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
 {
     VHDXRequests *r = s->requests;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     while (r->frozen) {
-        qemu_co_queue_wait(&r->queue, &s->lock);
+        vhdx_wait(s, &r->queue);
     }
     r->frozen = true;
     while (!QTAILQ_EMPTY(&r->list)) {
-        qemu_co_queue_wait(&r->queue, &s->lock);
+        vhdx_wait(s, &r->queue);
     }
     assert(!g_hash_table_size(r->allocs));
 }
 
 void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     assert(s->requests->frozen);
     s->requests->frozen = false;
     qemu_co_queue_restart_all(&s->requests->queue);
@@ -142,7 +142,7 @@ void vhdx_request_alloc_detach(BDRVVHDXState *s, VHDXAlloc *alloc)
 
 void coroutine_fn vhdx_request_alloc_wait(BDRVVHDXState *s)
 {
-    qemu_co_queue_wait(&s->requests->alloc_queue, &s->lock);
+    vhdx_wait(s, &s->requests->alloc_queue);
 }
 
 void coroutine_fn vhdx_request_alloc_wake(BDRVVHDXState *s)

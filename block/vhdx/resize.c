@@ -38,11 +38,11 @@
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
@@ -71,7 +71,7 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     if (!used) {
         return 0;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         ret = vhdx_bat_get(bs, disk_size >> s->geo.block_bits, &entry);
     }
     if (ret < 0 || vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
@@ -85,7 +85,7 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
                                     s->params.leave_allocated ? 0 :
                                     BDRV_REQ_MAY_UNMAP);
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         vhdx_change_note(s);
     }
     return ret;
@@ -104,7 +104,7 @@ bat_move(BlockDriverState *bs, const VHDXGeometry *geo)
     while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
         region++;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         offset = vhdx_space_alloc(bs, length, &zero);
     }
     if (offset < 0) {
@@ -179,7 +179,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
         int64_t offset;
         bool zero;
 
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
         }
         if (offset < 0) {
@@ -190,7 +190,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
                                         keep ? 0 : BDRV_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
-            QEMU_LOCK_GUARD(&s->lock);
+            VHDX_LOCK_GUARD(s);
             vhdx_space_abandon(s, offset, s->geo.block_size, true);
             return ret;
         }
@@ -215,7 +215,7 @@ disk_size_commit(BlockDriverState *bs, uint64_t disk_size)
 static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
                          const VHDXGeometry *geo)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     s->params = *params;
     s->geo = *geo;
 }
@@ -457,7 +457,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
         rest = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
         ret = MIN(rest, 0);
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         /* Of a fixed image, what the disk has lost may go. */
         gone = (s->geo.blocks - geo.blocks) << geo.block_bits;
         s->space.keep -= MIN(s->space.keep, gone);
@@ -488,7 +488,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     VHDXParams params;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         params = s->params;
     }
     params.disk_size = offset;

@@ -42,12 +42,12 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
 
 /* Pages that one write puts in place, and such writes at a time */
@@ -138,12 +138,12 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     uint64_t size;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         size = s->space.size;
     }
     ret = bdrv_co_flush(bs->file->bs);
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     vhdx_cache_applied_settle(s, ret == 0);
     if (ret < 0) {
         /* What reads as zeros may be old data again after a power cut. */
@@ -278,7 +278,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     if (!buf) {
         return -ENOMEM;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         /* No replay asks a node that can't grow for more than it has. */
         entry.last_file_offset = MIN(s->space.end,
                                      QEMU_ALIGN_DOWN(s->space.size, VHDX_MIB));
@@ -357,7 +357,7 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
                           0);
     qemu_iovec_destroy(&qiov);
     if (ret == 0) {
-        QEMU_LOCK_GUARD(&s->lock);
+        VHDX_LOCK_GUARD(s);
         for (unsigned i = 0; i < t->count; i++) {
             vhdx_cache_applied(s, t->pages[i]);
         }
@@ -385,7 +385,7 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     unsigned n;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         pages = vhdx_cache_logged_pages(s);
     }
 

@@ -20,8 +20,8 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-map.h"
@@ -196,7 +196,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     if (vhdx_change_is_broken(s)) {
         return false;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         if (!reclaimable(s)) {
             return false;
         }
@@ -205,7 +205,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->grow_lock);
     known = vhdx_space_know(bs) == 0 && !s->space.overlap;
     do {
-        QEMU_LOCK_GUARD(&s->lock);
+        VHDX_LOCK_GUARD(s);
         more = reclaim_some(s, known);
         if (!more && known) {
             tail_punch(s);
@@ -275,7 +275,7 @@ punch_slice(BlockDriverState *bs, unsigned most)
     unsigned n;
 
     for (n = 0; n < most; n++) {
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             if (!punch_take(sp, &offset, &bytes, &zero)) {
                 return n;
             }
@@ -284,7 +284,7 @@ punch_slice(BlockDriverState *bs, unsigned most)
         if (offset < size) {
             punch(bs, offset, MIN(bytes, size - offset), zero);
         }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             vhdx_map_free(s, offset, bytes);
             sp->zero_from = MAX(sp->zero_from, offset + bytes);
         }
@@ -305,7 +305,7 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
     while (most && any) {
         unsigned slice = MIN(most, PUNCH_SLICE);
 
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
+        WITH_VHDX_LOCK_GUARD(s) {
             any = s->space.punch_from < s->space.punch_bits;
         }
         if (any && !vhdx_change_is_broken(s)) {
@@ -321,7 +321,7 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
 
 bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     if (!tail_is_large(s)) {
         return false;
     }
@@ -335,7 +335,7 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
 
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
 {
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     s->space.size = size;
     /* Blocks that are gone may have been anywhere up to there. */
     s->space.zero_from = MAX(s->space.zero_from, size);
@@ -350,7 +350,7 @@ static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
     BDRVVHDXState *s = bs->opaque;
     bool told;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         told = s->space.cut_told;
         s->space.cut_told = true;
     }
@@ -370,7 +370,7 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
     int known = vhdx_space_measure(bs);
     bool cut;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         cut = known == 0 && sp->size <= end;
         sp->uncut = !cut;
         /* What is left of the tail is not known to be zero. */
@@ -401,7 +401,7 @@ int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
         /* What can't be made longer has not got shorter either. */
         ret = 0;
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->space.size = size;
     }
     s->space.unsure = ret < 0;

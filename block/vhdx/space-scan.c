@@ -35,9 +35,9 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
-#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-map.h"
@@ -128,7 +128,7 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         /* What is present and in the file can at worst be marked twice. */
         if (entry > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
             (!present || !offset || end > scan->size || end < offset)) {
-            QEMU_LOCK_GUARD(&s->lock);
+            VHDX_LOCK_GUARD(s);
             scan->damaged = vhdx_bat_entry_use(bs, index + i, entry,
                                                &used) < 0;
         }
@@ -413,7 +413,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         return -ENOMEM;
     }
     scan_mark_objects(&scan, s);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         sp->scanning = true;
         scan_mark_freed(&scan, sp);
         vhdx_request_alloc_offsets(s, allocs);
@@ -425,7 +425,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
                             &scan);
     }
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     sp->scanning = false;
     scan_mark_foreign(&scan, s);
     if (ret < 0) {
@@ -461,6 +461,6 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
     if (!sp->scanned) {
         ret = vhdx_space_scan(bs);
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     return sp->damaged ? -EIO : ret;
 }

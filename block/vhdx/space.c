@@ -23,9 +23,9 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/lockable.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
@@ -85,7 +85,7 @@ int coroutine_fn vhdx_space_measure(BlockDriverState *bs)
     if (size < 0) {
         return size;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     if (size > sp->size && sp->zero_from != UINT64_MAX) {
         sp->zero_from = MAX(sp->zero_from, size);
     }
@@ -123,7 +123,7 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
         (void)vhdx_space_measure(bs);
         return ret;
     }
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     s->space.size = size;
     s->space.fixed_size = false;
     if (!zero) {
@@ -141,7 +141,7 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
 static int space_grown(BDRVVHDXState *s, int ret)
 {
     if (vhdx_length_refused(ret)) {
-        QEMU_LOCK_GUARD(&s->lock);
+        VHDX_LOCK_GUARD(s);
         s->space.fixed_size = true;
         return -ENOSPC;
     }
@@ -214,7 +214,7 @@ void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
     uint64_t entry;
     int ret;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    VHDX_LOCK_GUARD(s);
     if (!s->geo.blocks) {
         return;
     }
@@ -276,11 +276,11 @@ int coroutine_fn vhdx_space_take_kept(BlockDriverState *bs, uint64_t block,
         return 0;
     }
     if (!sp->scanned) {
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_know(bs);
         qemu_co_mutex_unlock(&s->grow_lock);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
     }
     if (ret < 0) {
         /* In a file that is too long for a map a new place will do. */
@@ -343,17 +343,17 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
      * room being made, and others have taken it.
      */
     while (!(offset = space_take(s, bytes, zero))) {
-        qemu_mutex_unlock(&s->lock);
+        vhdx_unlock(s);
         qemu_co_mutex_lock(&s->grow_lock);
-        qemu_mutex_lock(&s->lock);
+        vhdx_lock(s);
         offset = space_take(s, bytes, zero);
         ret = 0;
         if (!offset) {
             uint64_t end = s->space.end + bytes;
 
-            qemu_mutex_unlock(&s->lock);
+            vhdx_unlock(s);
             ret = space_extend(bs, end);
-            qemu_mutex_lock(&s->lock);
+            vhdx_lock(s);
         }
         qemu_co_mutex_unlock(&s->grow_lock);
         if (offset || ret < 0) {

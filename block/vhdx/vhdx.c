@@ -13,7 +13,6 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/vhdx/bat.h"
@@ -23,6 +22,7 @@
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/io.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
@@ -256,7 +256,7 @@ static void vhdx_reopen_commit(BDRVReopenState *state)
 {
     BDRVVHDXState *s = state->bs->opaque;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         s->cache_size = *(uint64_t *)state->opaque;
         vhdx_cache_set_limit(s, s->cache_size);
     }
@@ -277,7 +277,7 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_inactivate_entry(const VHDXCall *call)
     if (ret == 0) {
         return vhdx_settle_entry(call);
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         flushed = vhdx_change_is_stable(s, vhdx_change_last(s));
     }
     if (flushed) {
@@ -299,7 +299,7 @@ static int vhdx_inactivate(BlockDriverState *bs)
     Error *err = NULL;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         assert(vhdx_request_oldest(s) == vhdx_request_next(s));
     }
     ret = vhdx_call((VHDXCall) {
@@ -412,7 +412,7 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
     ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
     VHDXHeader header;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
+    WITH_VHDX_LOCK_GUARD(s) {
         header = s->header;
     }
     *vhdx = (ImageInfoSpecificVhdx) {

@@ -6,7 +6,7 @@
  *
  * Locks.  Requests may come from several threads.
  *
- * @lock, a QemuMutex, guards everything in memory that a request looks at:
+ * @lock, a VHDXLock, guards everything in memory that a request looks at:
  * pages, allocations, free space, tickets.  It is held for a few instructions
  * and never across I/O or a yield: functions that may need either drop it, and
  * say so.  The queues are waited on and woken under it, so that no wake-up is
@@ -125,6 +125,12 @@ typedef struct VHDXChange VHDXChange;           /* change.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 
+/* A QemuMutex of which it is known who holds it: lock.h */
+typedef struct VHDXLock {
+    QemuMutex mutex;
+    Coroutine *owner;               /* atomic */
+} VHDXLock;
+
 typedef struct BDRVVHDXState {
     /* What is known of the image: vhdx_load_anew() replaces all of it. */
 
@@ -162,7 +168,7 @@ typedef struct BDRVVHDXState {
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
 
-    QemuMutex lock;
+    VHDXLock lock;
     CoMutex commit_lock;
     CoMutex grow_lock;              /* space.size, and making space.used */
 } BDRVVHDXState;
