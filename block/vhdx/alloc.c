@@ -42,6 +42,7 @@ static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
 
 void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
+    vhdx_assert_locked(s);
     assert(alloc->refs);
     if (--alloc->refs) {
         return;
@@ -130,6 +131,7 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
     uint64_t entry = 0;
     int ret, failed = 0;
 
+    vhdx_assert_locked(s);
     /*
      * Lock is dropped to allocate, so then look again: there may be no space
      * just because another request has got it for this block.
@@ -177,6 +179,7 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
     uint64_t entry;
     int ret;
 
+    vhdx_assert_locked(s);
     assert(alloc->phase >= VHDX_ALLOC_READY);
     if (alloc->phase == VHDX_ALLOC_PUBLISHED) {
         return 0;
@@ -197,6 +200,7 @@ void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 {
     VHDXAlloc *alloc = vhdx_request_alloc(s, block);
 
+    vhdx_assert_locked(s);
     if (alloc && alloc->phase == VHDX_ALLOC_PUBLISHED) {
         /* It is still being written to: later writes go elsewhere. */
         vhdx_request_alloc_detach(s, alloc);
@@ -214,6 +218,7 @@ vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
     VHDXAlloc *alloc = vhdx_request_alloc(s, block);
     int ret;
 
+    vhdx_assert_locked(s);
     if (!alloc || !alloc->touched) {
         return 0;
     }

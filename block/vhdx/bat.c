@@ -126,6 +126,7 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
     BDRVVHDXState *s = bs->opaque;
     Error *err = NULL;
 
+    vhdx_assert_locked(s);
     if (vhdx_bat_entry_check(s, index, raw, &err) < 0) {
         if (!s->reported) {
             s->reported = true;
@@ -245,6 +246,7 @@ uint64_t coroutine_fn vhdx_bat_entry_resolve(BlockDriverState *bs,
 {
     BDRVVHDXState *s = bs->opaque;
 
+    vhdx_assert_unlocked(s);
     if (vhdx_bat_state(raw) == VHDX_BLOCK_PARTIALLY_PRESENT) {
         VHDX_LOCK_GUARD(s);
         if (chunk_has_no_bitmap(bs, index) > 0) {
@@ -268,6 +270,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
     uint8_t *raw;
     int whole = 0, ret;
 
+    vhdx_assert_locked(s);
     *entry = 0;
     for (;;) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
@@ -337,6 +340,7 @@ static VHDXPage *entry_page(BDRVVHDXState *s, uint64_t block)
 
 bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block)
 {
+    vhdx_assert_locked(s);
     return entry_page(s, block);
 }
 
@@ -344,6 +348,7 @@ uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = vhdx_bat_offset(entry);
 
+    vhdx_assert_locked(s);
     return entry_is_cut(s, block, entry) && offset < s->space.size ?
            s->space.size - offset : 0;
 }
@@ -352,6 +357,7 @@ void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
 
+    vhdx_assert_locked(s);
     stq_le_p(vhdx_cache_modify(s, entry_page(s, block)) +
              offset % VHDX_PAGE_SIZE, entry);
 }
@@ -420,6 +426,7 @@ int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
     uint64_t *entries = qemu_try_blockalign(bs->file->bs, WALK_BYTES);
     int ret = 0;
 
+    vhdx_assert_unlocked(s);
     if (!entries) {
         return -ENOMEM;
     }

@@ -141,7 +141,7 @@ void vhdx_cache_init(BDRVVHDXState *s)
     QTAILQ_INIT(&c->logged_list);
     QTAILQ_INIT(&c->placed_list);
     qemu_co_queue_init(&c->loaded);
-    vhdx_cache_set_limit(s, s->cache_size);
+    c->limit = s->cache_size / VHDX_PAGE_SIZE;
 }
 
 void vhdx_cache_free(BDRVVHDXState *s)
@@ -201,6 +201,7 @@ void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes)
 {
     VHDXCache *c = s->cache;
 
+    vhdx_assert_locked(s);
     c->limit = bytes / VHDX_PAGE_SIZE;
     if (c->chunks->len > DIV_ROUND_UP(c->limit, CHUNK_BUFFERS)) {
         /* What is in use is scattered over all chunks, so drop all there is. */
@@ -216,6 +217,7 @@ unsigned vhdx_cache_limit(BDRVVHDXState *s)
 
 unsigned vhdx_cache_count_changed(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->cache->dirty + s->cache->logged;
 }
 
@@ -226,6 +228,7 @@ unsigned vhdx_cache_count_logged(BDRVVHDXState *s)
 
 uint64_t vhdx_cache_count_applied(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->cache->applied;
 }
 
@@ -243,6 +246,7 @@ VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
 {
     VHDXPage *page = g_hash_table_lookup(s->cache->pages, &offset);
 
+    vhdx_assert_locked(s);
     return page && !page->loading ? page : NULL;
 }
 
@@ -309,6 +313,7 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     VHDXPage *p;
     int ret;
 
+    vhdx_assert_locked(s);
     for (;;) {
         p = g_hash_table_lookup(c->pages, &offset);
         if (p && !p->loading) {
@@ -342,6 +347,7 @@ static void page_dirty(VHDXCache *c, VHDXPage *page)
 
 uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
 {
+    vhdx_assert_locked(s);
     /* Or nothing would ever write it. */
     assert(vhdx_change_log_is_open(s));
     if (page->data == page->committing || page->data == page->logged) {
@@ -365,6 +371,8 @@ VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s)
     VHDXCache *c = s->cache;
     VHDXPage *page = QTAILQ_FIRST(&c->dirty_list);
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     if (page) {
         assert(page->dirty && !page->committing);
         page->dirty = false;
@@ -388,6 +396,8 @@ void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable)
     VHDXCache *c = s->cache;
     uint8_t *data = page->committing, *old = page->logged;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     assert(data);
     page->committing = NULL;
     if (stable) {
@@ -427,6 +437,7 @@ int coroutine_fn vhdx_cache_write(BlockDriverState *bs, uint64_t offset,
     bool all;
     int ret;
 
+    vhdx_assert_unlocked(s);
     VHDX_LOCK_GUARD(s);
     /* Those that are read first may be dropped while others are read. */
     do {
@@ -455,6 +466,7 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
     VHDXCache *c = s->cache;
     VHDXPage *page, *next;
 
+    vhdx_assert_locked(s);
     QTAILQ_FOREACH_SAFE(page, &c->lru, next, next) {
         if (page->offset >= offset && page->offset - offset < bytes) {
             assert(!page->loading);
@@ -465,6 +477,8 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 
 GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     GPtrArray *pages = g_ptr_array_new();
     VHDXPage *page;
 
@@ -480,6 +494,7 @@ void vhdx_cache_applied(BDRVVHDXState *s, VHDXPage *page)
 {
     VHDXCache *c = s->cache;
 
+    vhdx_assert_locked(s);
     assert(page->logged && !page->placed && c->logged);
     c->logged--;
     c->applied++;
@@ -493,6 +508,8 @@ void vhdx_cache_applied_settle(BDRVVHDXState *s, bool stable)
     VHDXCache *c = s->cache;
     VHDXPage *page;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     while ((page = QTAILQ_FIRST(&c->placed_list))) {
         uint8_t *data = page->logged;
 

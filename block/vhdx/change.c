@@ -33,6 +33,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/error-report.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/lock.h"
 
 struct VHDXChange {
     VHDXWriteState state;           /* atomic; changed with commit_lock */
@@ -58,6 +59,7 @@ void vhdx_change_reset(BDRVVHDXState *s)
 {
     VHDXChange *c = s->change;
 
+    vhdx_assert_locked(s);
     qatomic_set(&c->state, VHDX_READING);
     c->before = VHDX_READING;
     c->stable = c->last;
@@ -154,12 +156,14 @@ void vhdx_corrupted_event(BlockDriverState *bs, const char *message)
 
 void vhdx_change_note(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     assert(vhdx_change_log_is_open(s));
     s->change->last++;
 }
 
 void vhdx_change_order(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     s->change->ordered = true;
 }
 
@@ -170,16 +174,20 @@ bool vhdx_change_is_ordered(BDRVVHDXState *s)
 
 uint64_t vhdx_change_last(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->change->last;
 }
 
 bool vhdx_change_is_stable(BDRVVHDXState *s, uint64_t change)
 {
+    vhdx_assert_locked(s);
     return s->change->stable >= change;
 }
 
 void vhdx_change_stable(BDRVVHDXState *s, uint64_t change)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     assert(change >= s->change->stable && change <= s->change->last);
     s->change->stable = change;
 }
@@ -188,6 +196,8 @@ bool vhdx_change_take(BDRVVHDXState *s, uint64_t *last)
 {
     bool ordered = s->change->ordered;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     *last = s->change->last;
     s->change->ordered = false;
     return ordered;

@@ -51,6 +51,7 @@ checkpoint(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     ret = vhdx_header_verify(bs);
     if (ret == 0) {
         ret = vhdx_ring_apply(bs);
@@ -194,6 +195,7 @@ int coroutine_fn vhdx_commit_assure_length(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
+    vhdx_assert_commit_locked(s);
     if (s->space.unsure) {
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_assure(bs);
@@ -210,6 +212,8 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     Batch batch;
     int ret = 0;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_unlocked(s);
     WITH_VHDX_LOCK_GUARD(s) {
         barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
@@ -287,6 +291,7 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
     bool done;
     int ret = 0;
 
+    vhdx_assert_unlocked(s);
     WITH_VHDX_LOCK_GUARD(s) {
         last = vhdx_change_last(s);
         done = vhdx_change_is_stable(s, last);
@@ -313,6 +318,7 @@ bool vhdx_log_relief_due(BDRVVHDXState *s)
     unsigned changed = vhdx_cache_count_changed(s);
     unsigned limit = vhdx_cache_limit(s);
 
+    vhdx_assert_locked(s);
     if ((changed < limit / 2 && s->space.freed->len < FREED_MAX) ||
         (s->relieving && changed < limit)) {
         return false;
@@ -326,6 +332,7 @@ int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret = vhdx_log_commit(bs);
 
+    vhdx_assert_unlocked(s);
     VHDX_LOCK_GUARD(s);
     s->relieving = false;
     return ret;
@@ -338,6 +345,7 @@ int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
     bool due;
     int ret;
 
+    vhdx_assert_unlocked(s);
     ret = vhdx_cache_write(bs, offset, bytes, buf);
     WITH_VHDX_LOCK_GUARD(s) {
         due = ret == 0 && vhdx_log_relief_due(s);

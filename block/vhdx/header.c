@@ -89,6 +89,7 @@ int coroutine_fn vhdx_header_update(BlockDriverState *bs,
     VHDXHeader next;
     int ret = 0;
 
+    vhdx_assert_commit_locked(s);
     if (s->header.sequence > UINT64_MAX - copies) {
         /*
          * There is no higher number.  Both copies say the same for a while, and
@@ -113,6 +114,7 @@ int coroutine_fn vhdx_header_verify(BlockDriverState *bs)
     VHDXHeader found;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(s->header_copy),
                         VHDX_HEADER_SIZE, buf, 0);
     if (ret == 0 && (!vhdx_header_decode(buf, &found) ||

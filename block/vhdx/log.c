@@ -33,6 +33,8 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_grow_locked(s);
     if (vhdx_change_is_ordered(s)) {
         /*
          * Blocks that are not in the log yet have their place where old data
@@ -173,6 +175,7 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
     VHDXHeader header = s->header;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     /* An open log counts with what the first flush of a header makes stable. */
     ret = vhdx_header_verify(bs) ?: vhdx_commit_assure_length(bs);
     if (ret < 0) {
@@ -217,6 +220,7 @@ int coroutine_fn vhdx_log_begin(BlockDriverState *bs, VHDXWriteState to)
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
+    vhdx_assert_unlocked(s);
     assert(to == VHDX_METADATA || to == VHDX_DATA);
     if (vhdx_change_is_broken(s)) {
         return -EIO;
@@ -245,6 +249,7 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
     VHDXHeader header;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     ret = vhdx_header_verify(bs);
     if (ret < 0) {
         return ret;

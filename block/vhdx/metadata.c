@@ -12,6 +12,7 @@
 #include "qapi/error.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/locator.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/replay.h"
 
@@ -225,6 +226,7 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
     g_autofree uint8_t *buf = g_malloc(VHDX_REGION_TABLE_SIZE);
     int bad, ret;
 
+    vhdx_assert_commit_locked(s);
     if (!vhdx_region_table_is_damaged(s)) {
         return 0;
     }

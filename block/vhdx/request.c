@@ -51,6 +51,7 @@ int coroutine_fn vhdx_request_begin(BDRVVHDXState *s, VHDXRequest *req,
 {
     VHDXRequests *r = s->requests;
 
+    vhdx_assert_locked(s);
     while (r->frozen) {
         vhdx_wait(s, &r->queue);
     }
@@ -63,6 +64,7 @@ void coroutine_fn vhdx_request_end(BDRVVHDXState *s, VHDXRequest *req)
 {
     VHDXRequests *r = s->requests;
 
+    vhdx_assert_locked(s);
     assert(req->ticket < r->next_ticket);
     QTAILQ_REMOVE(&r->list, req, next);
     qemu_co_queue_restart_all(&r->queue);
@@ -98,6 +100,7 @@ void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
 
 bool vhdx_request_frozen(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->requests->frozen;
 }
 
@@ -105,26 +108,31 @@ uint64_t vhdx_request_oldest(BDRVVHDXState *s)
 {
     VHDXRequest *req = QTAILQ_FIRST(&s->requests->list);
 
+    vhdx_assert_locked(s);
     return req ? req->ticket : s->requests->next_ticket;
 }
 
 uint64_t vhdx_request_next(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->requests->next_ticket;
 }
 
 VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t block)
 {
+    vhdx_assert_locked(s);
     return g_hash_table_lookup(s->requests->allocs, &block);
 }
 
 bool vhdx_request_allocates(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return g_hash_table_size(s->requests->allocs) > 0;
 }
 
 void vhdx_request_alloc_add(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
+    vhdx_assert_locked(s);
     assert(alloc->refs && !alloc->detached);
     if (!g_hash_table_insert(s->requests->allocs, &alloc->block, alloc)) {
         g_assert_not_reached();
@@ -133,6 +141,7 @@ void vhdx_request_alloc_add(BDRVVHDXState *s, VHDXAlloc *alloc)
 
 void vhdx_request_alloc_detach(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
+    vhdx_assert_locked(s);
     assert(!alloc->detached);
     alloc->detached = true;
     if (!g_hash_table_remove(s->requests->allocs, &alloc->block)) {
@@ -147,11 +156,13 @@ void coroutine_fn vhdx_request_alloc_wait(BDRVVHDXState *s)
 
 void coroutine_fn vhdx_request_alloc_wake(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     qemu_co_queue_restart_all(&s->requests->alloc_queue);
 }
 
 void vhdx_request_alloc_offsets(BDRVVHDXState *s, GArray *offsets)
 {
+    vhdx_assert_locked(s);
     GHashTableIter iter;
     VHDXAlloc *alloc;
 
@@ -163,6 +174,7 @@ void vhdx_request_alloc_offsets(BDRVVHDXState *s, GArray *offsets)
 
 bool vhdx_request_alloc_barrier(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     GHashTableIter iter;
     VHDXAlloc *alloc;
 

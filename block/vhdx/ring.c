@@ -94,6 +94,7 @@ void vhdx_ring_begin(BDRVVHDXState *s)
 {
     VHDXGuid guid = vhdx_guid_new();
 
+    vhdx_assert_commit_locked(s);
     vhdx_ring_free(s);
     vhdx_ring_init(s);
     s->log->guid = guid;
@@ -117,17 +118,20 @@ uint64_t vhdx_ring_sequence(BDRVVHDXState *s)
 
 bool vhdx_ring_is_half_full(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
     return s->log->used / VHDX_LOG_SECTOR >
            s->header.log_length / VHDX_LOG_SECTOR / 2;
 }
 
 bool vhdx_ring_applied_is_stable(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
     return s->log->safe == s->log->applied;
 }
 
 bool vhdx_ring_has_given_up(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
     return s->log->sequence < s->log->given_up;
 }
 
@@ -138,6 +142,7 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     uint64_t size;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     WITH_VHDX_LOCK_GUARD(s) {
         size = s->space.size;
     }
@@ -180,6 +185,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
     VHDXLogSpan *span;
     int ret = 0;
 
+    vhdx_assert_commit_locked(s);
     for (GList *l = log->spans->tail; l && ret == 0; l = l->prev) {
         span = l->data;
         if (span->sequence <= log->stable) {
@@ -202,6 +208,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
 
 uint32_t vhdx_ring_room(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
     return s->header.log_length - VHDX_LOG_SECTOR - s->log->used;
 }
 
@@ -275,6 +282,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     };
     int ret;
 
+    vhdx_assert_commit_locked(s);
     if (!buf) {
         return -ENOMEM;
     }
@@ -327,6 +335,7 @@ void vhdx_ring_release(BDRVVHDXState *s)
     VHDXLogSpan *last = g_queue_peek_tail(log->spans);
     VHDXLogSpan *first;
 
+    vhdx_assert_commit_locked(s);
     while ((first = g_queue_peek_head(log->spans))->offset != last->tail) {
         log->used -= first->length;
         g_free(g_queue_pop_head(log->spans));
@@ -385,6 +394,7 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     unsigned n;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     WITH_VHDX_LOCK_GUARD(s) {
         pages = vhdx_cache_logged_pages(s);
     }

@@ -62,6 +62,7 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
 {
     VHDXSpace *sp = &s->space;
 
+    vhdx_assert_locked(s);
     if (touched) {
         /* The host may have given space to it, and get that back. */
         freed_add(s, sp->committed, offset, bytes);
@@ -74,6 +75,7 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
 
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
+    vhdx_assert_locked(s);
     freed_add(s, s->space.freed, offset, bytes);
     /* There is something to commit. */
     vhdx_change_note(s);
@@ -88,17 +90,22 @@ static void freed_move(GArray *from, GArray *to)
 
 void vhdx_space_commit_begin(BDRVVHDXState *s)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     freed_move(s->space.freed, s->space.committing);
 }
 
 void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     freed_move(s->space.committing,
                stable ? s->space.committed : s->space.freed);
 }
 
 bool vhdx_space_pending(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->space.freed->len || s->space.committing->len ||
            s->space.committed->len > s->space.taken;
 }
@@ -119,6 +126,7 @@ static bool reclaimable(BDRVVHDXState *s)
 
 bool vhdx_space_waits(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->space.committed->len > s->space.taken && !reclaimable(s);
 }
 
@@ -192,6 +200,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     bool known, more, large = false;
 
+    vhdx_assert_unlocked(s);
     /* The disk may hold the names of places that were given up. */
     if (vhdx_change_is_broken(s)) {
         return false;
@@ -274,6 +283,7 @@ punch_slice(BlockDriverState *bs, unsigned most)
     bool zero;
     unsigned n;
 
+    vhdx_assert_grow_locked(s);
     for (n = 0; n < most; n++) {
         WITH_VHDX_LOCK_GUARD(s) {
             if (!punch_take(sp, &offset, &bytes, &zero)) {
@@ -302,6 +312,7 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
     bool any = !s->params.leave_allocated &&
                !(bs->open_flags & BDRV_O_INACTIVE);
 
+    vhdx_assert_unlocked(s);
     while (most && any) {
         unsigned slice = MIN(most, PUNCH_SLICE);
 
@@ -321,6 +332,8 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
 
 bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
     if (!tail_is_large(s)) {
         return false;
@@ -335,6 +348,8 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
 
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
 {
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
     s->space.size = size;
     /* Blocks that are gone may have been anywhere up to there. */
@@ -391,6 +406,8 @@ int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
     uint64_t size = s->space.size;
     int ret = vhdx_space_measure(bs);
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_grow_locked(s);
     if (ret < 0 || !s->space.unsure) {
         return ret;
     }
@@ -415,6 +432,7 @@ void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     uint64_t end;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     if (sp->fixed_size) {
         return;
     }

@@ -458,6 +458,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
     VHDXSpace *sp = &s->space;
     int ret = 0;
 
+    vhdx_assert_grow_locked(s);
     if (!sp->scanned) {
         ret = vhdx_space_scan(bs);
     }

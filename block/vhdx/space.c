@@ -102,6 +102,7 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
     bool zero = true;
     int ret;
 
+    vhdx_assert_grow_locked(s);
     /* To ask for less than the file has would cut it. */
     ret = vhdx_space_measure(bs);
     if (ret < 0 || size <= s->space.size) {
@@ -160,6 +161,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
     bool known = s->space.scanned;
     int ret = vhdx_space_know(bs);
 
+    vhdx_assert_grow_locked(s);
     if (ret == 0 && !known) {
         /* There may be a place now. */
         return 0;
@@ -186,6 +188,7 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     bool block = bytes == s->geo.block_size;
     uint64_t offset;
 
+    vhdx_assert_locked(s);
     if (sp->damaged) {
         return -EIO;
     }
@@ -214,6 +217,7 @@ void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
     uint64_t entry;
     int ret;
 
+    vhdx_assert_commit_locked(s);
     VHDX_LOCK_GUARD(s);
     if (!s->geo.blocks) {
         return;
@@ -232,6 +236,7 @@ int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
+    vhdx_assert_unlocked(s);
     qemu_co_mutex_lock(&s->grow_lock);
     if (end > s->space.size) {
         ret = vhdx_space_know(bs);
@@ -250,6 +255,7 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
     VHDXSpace *sp = &s->space;
     int ret;
 
+    vhdx_assert_unlocked(s);
     qemu_co_mutex_lock(&s->grow_lock);
     ret = vhdx_space_know(bs);
     if (ret == 0 && sp->end + bytes > sp->size) {
@@ -272,6 +278,7 @@ int coroutine_fn vhdx_space_take_kept(BlockDriverState *bs, uint64_t block,
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
     int ret = 0;
 
+    vhdx_assert_locked(s);
     if (!offset || !vhdx_bat_in_file(s, block, offset)) {
         return 0;
     }
@@ -301,6 +308,7 @@ void vhdx_space_keep(BDRVVHDXState *s, uint64_t offset)
 {
     VHDXSpace *sp = &s->space;
 
+    vhdx_assert_locked(s);
     if (sp->kept) {
         bitmap_set(sp->kept, offset / VHDX_MIB, s->geo.block_size / VHDX_MIB);
     }
@@ -314,6 +322,7 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
     uint64_t offset = vhdx_map_take(sp, bytes, block ? sp->hint : 0,
                                MIN(limit, sp->end) / VHDX_MIB);
 
+    vhdx_assert_locked(s);
     if (offset && block) {
         sp->hint = (offset + bytes) / VHDX_MIB;
     }
@@ -326,6 +335,7 @@ uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
     uint64_t end = MIN(to / VHDX_MIB, sp->used_bits);
     uint64_t first = MIN(from / VHDX_MIB, end);
 
+    vhdx_assert_locked(s);
     return bitmap_count_one_with_offset(sp->used, first, end - first) *
            VHDX_MIB;
 }
@@ -337,6 +347,7 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
     int64_t offset;
     int ret;
 
+    vhdx_assert_locked(s);
     /*
      * Take what there is; if that is nothing, and is still so when no other
      * request is making room, make some.  Each turn but the first two has seen
@@ -371,6 +382,7 @@ int coroutine_fn vhdx_space_zero(BlockDriverState *bs, uint64_t offset,
     bool look = !qatomic_read(&s->no_zeroes);
     int ret = 0;
 
+    vhdx_assert_unlocked(s);
     for (unsigned i = 0; bytes && ret == 0; i++) {
         int64_t n = bytes;
         int status = 0;

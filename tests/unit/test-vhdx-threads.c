@@ -23,6 +23,7 @@
 #include "qemu/main-loop.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/lock.h"
 #include "iothread.h"
 #include "vhdx-test-model.h"
 #include "vhdx-test-request.h"
@@ -399,6 +400,7 @@ static void run_open(Run *run, const char *path, uint64_t bytes,
     run->blk = open_image(path, bytes, BDRV_O_RDWR | BDRV_O_UNMAP |
                           BDRV_O_RESIZE);
     s = blk_bs(run->blk)->opaque;
+    VHDX_LOCK_GUARD(s);
     vhdx_cache_set_limit(s, cache_pages * (uint64_t)VHDX_PAGE_SIZE);
 }
 
