@@ -25,9 +25,11 @@
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/space-freed.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/space.h"
+#include "block/vhdx/space-freed.h"
 
 /* Let go of a place that no entry uses; see vhdx_space_abandon(). */
 static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
@@ -103,7 +105,7 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
     while (alloc->phase < VHDX_ALLOC_READY && ret == 0) {
         /* The file may have no more of the last block than the disk needs. */
         uint64_t bytes = MIN(s->geo.block_size,
-                             s->space.size - alloc->offset);
+                             vhdx_file_size(s) - alloc->offset);
 
         if (alloc->phase == VHDX_ALLOC_PREPARING) {
             vhdx_request_alloc_wait(s);
@@ -224,8 +226,8 @@ vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
     }
     alloc->refs++;
     vhdx_unlock(s);
-    ret = bdrv_co_pwrite_zeroes(bs->file, alloc->offset + offset, bytes,
-                                flags);
+    ret = vhdx_file_pwrite_zeroes(bs, alloc->offset + offset, bytes,
+                                  flags);
     vhdx_lock(s);
     vhdx_alloc_unref(s, alloc);
     vhdx_change_note(s);

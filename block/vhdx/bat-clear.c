@@ -17,12 +17,12 @@
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/space-freed.h"
 
 typedef struct Clearing {

@@ -22,6 +22,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 
@@ -53,7 +54,7 @@ static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 static void end_error(BDRVVHDXState *s, uint64_t index, uint64_t block,
                       uint64_t offset, Error **errp)
 {
-    uint64_t size = s->space.size;
+    uint64_t size = vhdx_file_size(s);
     uint64_t bytes = vhdx_block_bytes(&s->geo, block);
 
     if (offset > INT64_MAX - bytes) {
@@ -199,17 +200,14 @@ entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
 static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int64_t length;
+    int ret;
 
     vhdx_unlock(s);
     qemu_co_mutex_lock(&s->grow_lock);
-    length = vhdx_file_length(bs);
-    WITH_VHDX_LOCK_GUARD(s) {
-        s->space.size = MAX((int64_t)s->space.size, length);
-    }
+    ret = vhdx_file_learn_length(bs);
     qemu_co_mutex_unlock(&s->grow_lock);
     vhdx_lock(s);
-    return MIN(length, 0);
+    return ret;
 }
 
 /*
@@ -349,8 +347,8 @@ uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
     uint64_t offset = vhdx_bat_offset(entry);
 
     vhdx_assert_locked(s);
-    return entry_is_cut(s, block, entry) && offset < s->space.size ?
-           s->space.size - offset : 0;
+    return entry_is_cut(s, block, entry) && offset < vhdx_file_size(s) ?
+           vhdx_file_size(s) - offset : 0;
 }
 
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
@@ -370,11 +368,10 @@ static bool coroutine_fn GRAPH_RDLOCK
 walk_is_hole(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
 {
     BDRVVHDXState *s = bs->opaque;
-    int64_t pnum;
-    int ret;
+    int64_t n;
+    int status = vhdx_file_extent(bs, offset, bytes, &n);
 
-    ret = bdrv_co_block_status(bs->file->bs, offset, bytes, &pnum, NULL, NULL);
-    if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || pnum < bytes ||
+    if (!(status & BDRV_BLOCK_ZERO) || n < bytes ||
         vhdx_replay_covers(s, offset, bytes)) {
         return false;
     }
@@ -492,7 +489,7 @@ int64_t coroutine_fn vhdx_bat_missing(BlockDriverState *bs)
         return length;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        length = MAX(length, (int64_t)s->space.size);
+        length = MAX(length, (int64_t)vhdx_file_size(s));
     }
     return MAX((int64_t)end - length, 0);
 }

@@ -26,6 +26,7 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 

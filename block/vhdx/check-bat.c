@@ -28,8 +28,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
-#include "block/vhdx/lock.h"
-#include "block/vhdx/replay.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/space-scan.h"
 #include "check-int.h"
 
@@ -128,21 +127,6 @@ static void mark_foreign(BDRVVHDXState *s, BatCheck *c)
     }
 }
 
-/*
- * What a reader takes to be the file's length may be out of date: who writes to
- * the image has made it longer before there were entries that name the new
- * part.  Called when some have been read.
- */
-static int coroutine_fn GRAPH_RDLOCK length_learn(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int64_t length = bdrv_is_read_only(bs) ? vhdx_file_length(bs) : 0;
-
-    VHDX_LOCK_GUARD(s);
-    s->space.size = MAX((int64_t)s->space.size, length);
-    return MIN(length, 0);
-}
-
 static int coroutine_fn GRAPH_RDLOCK
 mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
@@ -151,7 +135,7 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     BatCheck *c = opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
     uint64_t i = 0, first, end;
-    int ret = length_learn(bs);
+    int ret = bdrv_is_read_only(bs) ? vhdx_file_learn_length(bs) : 0;
     Entry e;
 
     if (ret < 0) {
@@ -193,7 +177,7 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     BDRVVHDXState *s = bs->opaque;
     BatCheck *c = opaque;
     uint64_t i = 0, place;
-    int ret = length_learn(bs);
+    int ret = bdrv_is_read_only(bs) ? vhdx_file_learn_length(bs) : 0;
     Entry e;
 
     if (ret < 0) {
@@ -308,7 +292,7 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block_mibs = s->geo.block_size / VHDX_MIB;
     /* The last block may begin within the file and not end there. */
-    uint64_t all_mibs = DIV_ROUND_UP(s->space.size, VHDX_MIB) + block_mibs;
+    uint64_t all_mibs = DIV_ROUND_UP(vhdx_file_size(s), VHDX_MIB) + block_mibs;
     uint64_t bits = MIN(WINDOW_MIBS, all_mibs) + block_mibs;
     BatCheck c = {
         .check = check,

@@ -39,7 +39,9 @@
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/change.h"
+#include "block/vhdx/check-report.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "check-int.h"
@@ -71,7 +73,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
     e->offset = vhdx_bat_offset(e->raw);
     e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
                  vhdx_bat_in_file(s, e->block, e->offset);
-    e->inside = e->offset && e->offset < s->space.size;
+    e->inside = e->offset && e->offset < vhdx_file_size(s);
     if (e->behind) {
         e->inside = vhdx_bat_may_be_block(s, e->raw);
     }
@@ -145,19 +147,20 @@ may_have_data(BlockDriverState *bs, BatCheck *c, uint64_t first, uint64_t end)
     }
     while ((first = find_next_zero_bit(c->twice, end, first)) < end) {
         uint64_t offset = (c->from + first) * VHDX_MIB;
-        uint64_t bytes = MIN((end - first) * VHDX_MIB, s->space.size - offset);
+        uint64_t bytes = MIN((end - first) * VHDX_MIB,
+                             vhdx_file_size(s) - offset);
         uint64_t mib = MIN(bytes, VHDX_MIB);
         int64_t n;
-        int ret;
+        int status;
 
-        if (offset >= s->space.size) {
+        if (offset >= vhdx_file_size(s)) {
             return false;
         }
-        ret = bdrv_co_block_status(bs->file->bs, offset, bytes, &n, NULL, NULL);
-        if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || n < mib) {
+        status = vhdx_file_extent(bs, offset, bytes, &n);
+        if (!(status & BDRV_BLOCK_ZERO) || n < mib) {
             c->buf = c->buf ?: qemu_try_blockalign(bs->file->bs, VHDX_MIB);
             if (!c->buf ||
-                bdrv_co_pread(bs->file, offset, mib, c->buf, 0) < 0 ||
+                vhdx_file_pread(bs, offset, mib, c->buf) < 0 ||
                 !buffer_is_zero(c->buf, mib)) {
                 return true;
             }

@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/change.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/log.h"
 

@@ -20,7 +20,8 @@
 #include "qemu/cutils.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
-#include "block/vhdx/log.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/replay.h"
 
 /* What must be zero, by place in its structure. */
@@ -87,8 +88,8 @@ headers_check(BlockDriverState *bs, const Findings *f)
 
     for (int i = 0; i < 2; i++) {
         VHDXHeader h;
-        int ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(i),
-                                VHDX_HEADER_SIZE, buf, 0);
+        int ret = vhdx_file_pread(bs, VHDX_HEADER_OFFSET(i),
+                                  VHDX_HEADER_SIZE, buf);
 
         if (ret < 0) {
             return ret;

@@ -26,13 +26,16 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/check.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
-#include "block/vhdx/check.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/space.h"
+#include "block/vhdx/space-freed.h"
 
 /* -- Space -- */
 
@@ -59,7 +62,7 @@ static uint64_t compact_gain(BDRVVHDXState *s, VHDXCheck *check)
     }
     packed -= s->bat.length;
     packed += MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
-    return s->space.size > packed ? s->space.size - packed : 0;
+    return vhdx_file_size(s) > packed ? vhdx_file_size(s) - packed : 0;
 }
 
 /* Tell of free space: the tail, of @tail bytes, and what is before. */
@@ -99,7 +102,7 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
 {
     BDRVVHDXState *s = bs->opaque;
     BdrvCheckResult *result = check->result;
-    uint64_t size = s->space.size;
+    uint64_t size = vhdx_file_size(s);
     bool goes = tail_can_go(bs);
 
     *tail = 0;
@@ -197,7 +200,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
          * qemu-img looks twice: what the first check could not cut off is one
          * yet.  A node that may be longer than asked for has refused nothing.
          */
-        check.leak = check.replay || (s->replay_done && s->space.cut_told);
+        check.leak = check.replay ||
+                     (s->replay_done && vhdx_space_cut_is_refused(s));
     }
     ret = vhdx_check_copies(bs, &check);
     if (ret == 0 && check.replay) {
@@ -219,9 +223,8 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     if (cut) {
         ret = vhdx_log_begin(bs, VHDX_METADATA);
         WITH_VHDX_LOCK_GUARD(s) {
-            s->space.end = check.end;
             /* Also where it is a fixed image's: that is what was asked for. */
-            s->space.keep = 0;
+            vhdx_space_set_end(s, check.end);
         }
     }
     if (vhdx_change_log_is_open(s) && !live) {
@@ -236,6 +239,6 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         /* That would say that there are no checks for this format. */
         return ret == -ENOTSUP ? -EIO : ret;
     }
-    count_leaks(s, &check, tail, cut && s->space.size <= check.end);
+    count_leaks(s, &check, tail, cut && vhdx_file_size(s) <= check.end);
     return 0;
 }

@@ -23,6 +23,7 @@
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
@@ -196,7 +197,7 @@ int coroutine_fn vhdx_commit_assure_length(BlockDriverState *bs)
     int ret = 0;
 
     vhdx_assert_commit_locked(s);
-    if (s->space.unsure) {
+    if (vhdx_file_is_unsure(s)) {
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_assure(bs);
         qemu_co_mutex_unlock(&s->grow_lock);
@@ -276,7 +277,7 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
         if (checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
         } else {
-            vhdx_space_cut(bs, s->space.size, size);
+            vhdx_space_cut(bs, vhdx_file_size(s), size);
             (void)vhdx_ring_flush(bs);
         }
     }
@@ -319,7 +320,7 @@ bool vhdx_log_relief_due(BDRVVHDXState *s)
     unsigned limit = vhdx_cache_limit(s);
 
     vhdx_assert_locked(s);
-    if ((changed < limit / 2 && s->space.freed->len < FREED_MAX) ||
+    if ((changed < limit / 2 && vhdx_space_count_freed(s) < FREED_MAX) ||
         (s->relieving && changed < limit)) {
         return false;
     }

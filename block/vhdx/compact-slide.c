@@ -20,9 +20,9 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/change.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/move.h"
 #include "block/vhdx/space.h"
 #include "compact-int.h"
 

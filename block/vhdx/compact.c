@@ -39,19 +39,22 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/move.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
-#include "block/vhdx/space.h"
 #include "compact-int.h"
 
 /*
@@ -366,7 +369,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
     if (ret == 0) {
         ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
     }
-    if (ret == 0 && s->space.end < s->space.size) {
+    if (ret == 0 && vhdx_space_end(s) < vhdx_file_size(s)) {
         ret = vhdx_log_begin(bs, VHDX_METADATA);
     }
     /* Where nothing was to be done no log has been opened. */
@@ -386,7 +389,7 @@ drop_rest(BlockDriverState *bs, Compact *c)
 
     qemu_co_mutex_lock(&s->grow_lock);
     ret = vhdx_space_scan(bs);
-    overlap = s->space.overlap;
+    overlap = vhdx_space_overlaps(s);
     qemu_co_mutex_unlock(&s->grow_lock);
     if (ret == 0 && overlap) {
         error_setg(c->errp, "Blocks overlap in the file");

@@ -19,6 +19,7 @@
 #include "qapi/error.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
@@ -31,8 +32,8 @@ int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
     bool valid[2];
 
     for (int i = 0; i < 2; i++) {
-        int ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(i),
-                                VHDX_HEADER_SIZE, buf, 0);
+        int ret = vhdx_file_pread(bs, VHDX_HEADER_OFFSET(i),
+                                  VHDX_HEADER_SIZE, buf);
         if (ret < 0) {
             error_setg_errno(errp, -ret, "Could not read VHDX header %d",
                              i + 1);
@@ -61,8 +62,8 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     int ret;
 
     vhdx_header_encode(header, buf);
-    ret = bdrv_co_pwrite(bs->file, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
-                         buf, 0);
+    ret = vhdx_file_pwrite(bs, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
+                           buf);
     qemu_vfree(buf);
     if (ret == 0) {
         ret = vhdx_ring_flush(bs);
@@ -115,8 +116,8 @@ int coroutine_fn vhdx_header_verify(BlockDriverState *bs)
     int ret;
 
     vhdx_assert_commit_locked(s);
-    ret = bdrv_co_pread(bs->file, VHDX_HEADER_OFFSET(s->header_copy),
-                        VHDX_HEADER_SIZE, buf, 0);
+    ret = vhdx_file_pread(bs, VHDX_HEADER_OFFSET(s->header_copy),
+                          VHDX_HEADER_SIZE, buf);
     if (ret == 0 && (!vhdx_header_decode(buf, &found) ||
                      found.sequence != s->header.sequence ||
                      !vhdx_guid_equal(&found.file_write_guid,

@@ -18,12 +18,15 @@
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 
 /* New blocks that one piece can span */
@@ -144,8 +147,8 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
             ret = vhdx_replay_readv(bs, p.file_offset, p.bytes, qiov,
                                     qiov_offset);
         } else {
-            ret = bdrv_co_preadv_part(bs->file, p.file_offset, p.bytes, qiov,
-                                      qiov_offset, 0);
+            ret = vhdx_file_preadv(bs, p.file_offset, p.bytes, qiov,
+                                   qiov_offset);
         }
         vhdx_lock(s);
         offset += p.bytes;
@@ -289,8 +292,8 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
             p.alloc[i]->touched = true;
         }
         vhdx_unlock(s);
-        ret = bdrv_co_pwritev_part(bs->file, p.file_offset, p.bytes, qiov,
-                                   qiov_offset, 0);
+        ret = vhdx_file_pwritev(bs, p.file_offset, p.bytes, qiov,
+                                qiov_offset);
         vhdx_lock(s);
         ret = piece_complete(bs, &p, ret);
         offset += p.bytes;
@@ -310,14 +313,14 @@ place_discard(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
     int ret;
 
     if (qatomic_read(&s->safe_discard)) {
-        return bdrv_co_pdiscard(bs->file, offset, bytes);
+        return vhdx_file_pdiscard(bs, offset, bytes);
     }
     /* A device may hold anything afterwards, so zero it if that is cheap. */
     if (!(bs->file->bs->open_flags & BDRV_O_UNMAP)) {
         return 0;
     }
-    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, BDRV_REQ_MAY_UNMAP |
-                                BDRV_REQ_NO_FALLBACK);
+    ret = vhdx_file_pwrite_zeroes(bs, offset, bytes, BDRV_REQ_MAY_UNMAP |
+                                  BDRV_REQ_NO_FALLBACK);
     return ret == -ENOTSUP ? 0 : ret;
 }
 
@@ -387,7 +390,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     }
     if (damaged) {
         vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
-        s->space.damaged = true;
+        vhdx_space_note_damage(s);
         vhdx_change_note(s);
         return n;
     }
@@ -398,7 +401,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     place = vhdx_bat_offset(entry) + in_block(s, z->offset);
     vhdx_unlock(s);
     ret = z->discard ? place_discard(bs, place, n) :
-                       bdrv_co_pwrite_zeroes(bs->file, place, n, z->flags);
+                       vhdx_file_pwrite_zeroes(bs, place, n, z->flags);
     vhdx_lock(s);
     vhdx_change_note(s);
     return ret < 0 ? ret : n;

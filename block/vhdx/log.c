@@ -13,6 +13,7 @@
 #include "qemu/error-report.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
@@ -20,9 +21,9 @@
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
-#include "block/vhdx/space.h"
 
 /* How many places the closing of the log punches at the most */
 #define PUNCH_CLOSE 4096
@@ -124,8 +125,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
         return ret;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        s->space.end = ROUND_UP(s->space.size, VHDX_MIB);
-        s->space.keep = s->space.size;
+        vhdx_space_replayed(s);
         if (s->keep_tail) {
             return 0;
         }

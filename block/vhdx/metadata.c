@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/locator.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata.h"
@@ -23,29 +24,29 @@
  */
 static int objects_in_file(BDRVVHDXState *s, Error **errp)
 {
+    uint64_t size = vhdx_file_size(s);
+
     for (uint32_t i = 0; i < s->region_count; i++) {
         VHDXRegion *r = &s->regions[i];
         const char *name = vhdx_guid_equal(&r->guid, &vhdx_region_bat) ?
                            "BAT" : "metadata";
 
         if (vhdx_region_is_foreign(r)) {
-            uint64_t rest = s->space.size - MIN(r->offset, s->space.size);
+            uint64_t rest = size - MIN(r->offset, size);
 
             r->held = MIN(r->held, ROUND_UP(rest, VHDX_MIB));
-        } else if (r->offset + r->length > s->space.size) {
+        } else if (r->offset + r->length > size) {
             error_setg(errp, "The %s region at FileOffset %" PRIu64 " with "
                        "Length %" PRIu32 " does not end within the file of %"
-                       PRIu64 " bytes", name, r->offset, r->length,
-                       s->space.size);
+                       PRIu64 " bytes", name, r->offset, r->length, size);
             return -EINVAL;
         }
     }
     if (s->header.log_length &&
-        s->header.log_offset + s->header.log_length > s->space.size) {
+        s->header.log_offset + s->header.log_length > size) {
         error_setg(errp, "The log at LogOffset %" PRIu64 " with LogLength %"
                    PRIu32 " does not end within the file of %" PRIu64
-                   " bytes", s->header.log_offset, s->header.log_length,
-                   s->space.size);
+                   " bytes", s->header.log_offset, s->header.log_length, size);
         return -EINVAL;
     }
     return 0;

@@ -24,6 +24,8 @@
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
@@ -55,8 +57,8 @@ static uint8_t *coroutine_fn GRAPH_RDLOCK piece_read(Piece *p, int *ret)
 {
     uint8_t *buf = qemu_try_blockalign(p->bs->file->bs, p->bytes);
 
-    *ret = buf ? bdrv_co_pread(p->bs->file, p->block->from + p->at, p->bytes,
-                               buf, 0) : -ENOMEM;
+    *ret = buf ? vhdx_file_pread(p->bs, p->block->from + p->at, p->bytes,
+                                 buf) : -ENOMEM;
     if (*ret < 0) {
         qemu_vfree(buf);
         return NULL;
@@ -73,12 +75,12 @@ static int coroutine_fn GRAPH_RDLOCK piece_copy(AioTask *task)
     int ret;
 
     if (p->zero) {
-        return bdrv_co_pwrite_zeroes(p->bs->file, to, p->bytes,
-                                     BDRV_REQ_MAY_UNMAP);
+        return vhdx_file_pwrite_zeroes(p->bs, to, p->bytes,
+                                       BDRV_REQ_MAY_UNMAP);
     }
     buf = piece_read(p, &ret);
     if (buf) {
-        ret = bdrv_co_pwrite(p->bs->file, to, p->bytes, buf, 0);
+        ret = vhdx_file_pwrite(p->bs, to, p->bytes, buf);
         qemu_vfree(buf);
     }
     return ret;
@@ -109,14 +111,10 @@ block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
     int64_t n;
 
     for (; at < end && !b->data && aio_task_pool_status(pool) == 0; at += n) {
-        int ret = bdrv_co_block_status(bs->file->bs, b->from + at, end - at,
-                                       &n, NULL, NULL);
-        bool zero = ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n;
+        int status = vhdx_file_extent(bs, b->from + at, end - at, &n);
+        bool zero = status & BDRV_BLOCK_ZERO;
         Piece *p = g_new(Piece, 1);
 
-        if (ret < 0 || !n) {
-            n = end - at;
-        }
         if (!zero) {
             n = MIN(n, PIECE_BYTES);
         }
@@ -228,9 +226,9 @@ batch_copy(BlockDriverState *bs, VHDXBatch *batch)
 
         /* What is left of the last block comes to light when the disk grows. */
         if (m->bytes < s->geo.block_size) {
-            ret = bdrv_co_pwrite_zeroes(bs->file, m->to + m->bytes,
-                                        s->geo.block_size - m->bytes,
-                                        BDRV_REQ_MAY_UNMAP);
+            ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes,
+                                          s->geo.block_size - m->bytes,
+                                          BDRV_REQ_MAY_UNMAP);
         }
     }
     return ret < 0 ? ret : batch_pieces(bs, batch, piece_copy, 0, UINT64_MAX);

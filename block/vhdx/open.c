@@ -17,13 +17,13 @@
 #include "qemu/bswap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/open.h"
-#include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/replay-load.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
@@ -40,12 +40,14 @@
 /* What an image of which nothing is known has all the same */
 static void image_init(BDRVVHDXState *s)
 {
+    vhdx_file_init(s, 0);
     vhdx_space_init(s, 0);
     vhdx_ring_init(s);
 }
 
 static void image_free(BDRVVHDXState *s)
 {
+    vhdx_file_free(s);
     vhdx_space_free(s);
     vhdx_ring_free(s);
 }
@@ -104,8 +106,8 @@ file_refuse(BlockDriverState *bs, const uint8_t *buf, size_t bytes,
 
     /* A VHD of fixed size is a raw disk with what tells so at its end. */
     if (!what && length >= sizeof(footer) &&
-        bdrv_co_pread(bs->file, length - sizeof(footer), sizeof(footer),
-                      footer, 0) >= 0 && !memcmp(footer, "conectix", 8)) {
+        vhdx_file_pread(bs, length - sizeof(footer), sizeof(footer),
+                        footer) >= 0 && !memcmp(footer, "conectix", 8)) {
         what = vhdx_other_format(footer, sizeof(footer));
     }
     if (!length) {
@@ -131,7 +133,7 @@ file_id_load(BlockDriverState *bs, Error **errp)
     int64_t length;
     int ret;
 
-    ret = bdrv_co_pread(bs->file, 0, sizeof(buf), buf, 0);
+    ret = vhdx_file_pread(bs, 0, sizeof(buf), buf);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read the file identifier");
         return ret;
@@ -182,6 +184,7 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
         size = MAX(size, s->replay->last_file_offset);
     }
     WITH_VHDX_LOCK_GUARD(s) {
+        vhdx_file_set_size(s, size);
         vhdx_space_free(s);
         vhdx_space_init(s, size);
     }
@@ -248,8 +251,7 @@ int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
         } else {
             vhdx_cache_free(s);
             vhdx_cache_init(s);
-            /* It is the same file, and what it has lost is not back. */
-            s->space.unsure = old->space.unsure;
+            vhdx_file_inherit(s, old);
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);

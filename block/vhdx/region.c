@@ -21,11 +21,13 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
-#include "block/vhdx/space-freed.h"
 #include "block/vhdx/space.h"
+#include "block/vhdx/space-freed.h"
 
 #define COPY_BYTES  MiB
 
@@ -62,9 +64,9 @@ copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
     for (uint64_t at = 0; at < bytes && ret == 0; at += COPY_BYTES) {
         uint64_t n = MIN(bytes - at, COPY_BYTES);
 
-        ret = bdrv_co_pread(bs->file, from + at, n, buf, 0);
+        ret = vhdx_file_pread(bs, from + at, n, buf);
         if (ret == 0 && !buffer_is_zero(buf, n)) {
-            ret = bdrv_co_pwrite(bs->file, to + at, n, buf, 0);
+            ret = vhdx_file_pwrite(bs, to + at, n, buf);
         }
     }
     qemu_vfree(buf);
@@ -117,8 +119,8 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     /* Then all of the region is in place: no replay writes there again. */
     ret = vhdx_log_checkpoint(bs);
     if (ret == 0 && !zero && !stays) {
-        ret = bdrv_co_pwrite_zeroes(bs->file, offset, length,
-                                    BDRV_REQ_MAY_UNMAP);
+        ret = vhdx_file_pwrite_zeroes(bs, offset, length,
+                                      BDRV_REQ_MAY_UNMAP);
     }
     if (ret == 0 && !stays) {
         ret = copy_range(bs, old.offset, offset, MIN(length, old.length));

@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/replay-index.h"
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
@@ -87,19 +88,14 @@ log_hole(BlockDriverState *bs, uint64_t pos)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t rest = s->header.log_length - pos;
-    int64_t pnum;
-    int ret;
+    int64_t n;
+    int status = vhdx_file_extent(bs, s->header.log_offset + pos, rest, &n);
 
-    ret = bdrv_co_block_status(bs->file->bs, s->header.log_offset + pos, rest,
-                               &pnum, NULL, NULL);
-    if (ret < 0) {
-        return 0;
-    }
-    if (ret & BDRV_BLOCK_ZERO) {
-        return QEMU_ALIGN_DOWN(pnum, VHDX_LOG_SECTOR);
+    if (status & BDRV_BLOCK_ZERO) {
+        return QEMU_ALIGN_DOWN(n, VHDX_LOG_SECTOR);
     }
     /* Behind the end of the file there is nothing. */
-    return pnum ? 0 : rest;
+    return status == BDRV_BLOCK_EOF ? rest : 0;
 }
 
 /* Collect the valid entries of the log, in order of their offsets. */

@@ -24,6 +24,7 @@
 #include "qemu/memalign.h"
 #include "qemu/range.h"
 #include "block/aio_task.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/replay-index.h"
 #include "block/vhdx/replay.h"
 
@@ -37,36 +38,6 @@ void vhdx_replay_free(VHDXReplay *replay)
         vhdx_replay_index_free(replay->index);
         g_free(replay);
     }
-}
-
-/* Ask @node and all below it, from the lowest up, for their lengths. */
-static int coroutine_fn GRAPH_RDLOCK length_refresh(BlockDriverState *node)
-{
-    BlockDriverState *below = bdrv_primary_bs(node);
-    int ret = below ? length_refresh(below) : 0;
-
-    return ret < 0 ? ret :
-           bdrv_co_refresh_total_sectors(node, node->total_sectors);
-}
-
-int64_t coroutine_fn vhdx_file_length(BlockDriverState *bs)
-{
-    BlockDriverState *node = bdrv_skip_filters(bs->file->bs);
-    int64_t length, bytes;
-    int ret = length_refresh(bs->file->bs);
-
-    if (ret < 0) {
-        return ret;
-    }
-    length = bdrv_co_getlength(bs->file->bs);
-    if (length > 0 && node->drv->bdrv_co_getlength) {
-        /* The block layer has made whole sectors of it. */
-        bytes = node->drv->bdrv_co_getlength(node);
-        if (bytes < length && length - bytes < BDRV_SECTOR_SIZE) {
-            return bytes;
-        }
-    }
-    return length;
 }
 
 /*
@@ -97,10 +68,10 @@ int coroutine_fn vhdx_replay_log_read(BlockDriverState *bs, uint64_t pos,
 
     pos %= length;
     first = MIN(bytes, length - pos);
-    ret = bdrv_co_pread(bs->file, s->header.log_offset + pos, first, buf, 0);
+    ret = vhdx_file_pread(bs, s->header.log_offset + pos, first, buf);
     if (ret == 0 && first < bytes) {
-        ret = bdrv_co_pread(bs->file, s->header.log_offset, bytes - first,
-                            buf + first, 0);
+        ret = vhdx_file_pread(bs, s->header.log_offset, bytes - first,
+                              buf + first);
     }
     return ret;
 }
@@ -148,7 +119,7 @@ page_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
         int64_t length = vhdx_file_length(bs);
 
         ret = length < 0 ? length :
-              bdrv_co_pread(bs->file, range->start, VHDX_PAGE_SIZE, page, 0);
+              vhdx_file_pread(bs, range->start, VHDX_PAGE_SIZE, page);
     }
     return ret;
 }
@@ -174,7 +145,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     uint8_t *page;
     int ret;
 
-    ret = bdrv_co_preadv_part(bs->file, offset, bytes, qiov, qiov_offset, 0);
+    ret = vhdx_file_preadv(bs, offset, bytes, qiov, qiov_offset);
     if (ret < 0 || !replay) {
         return ret;
     }
@@ -199,8 +170,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     qemu_vfree(page);
     if (!vhdx_replay_active(s)) {
         /* The log may be another now, but all is in place. */
-        ret = bdrv_co_preadv_part(bs->file, offset, bytes, qiov, qiov_offset,
-                                  0);
+        ret = vhdx_file_preadv(bs, offset, bytes, qiov, qiov_offset);
     }
     return ret;
 }
@@ -220,21 +190,21 @@ int coroutine_fn vhdx_replay_read(BlockDriverState *bs, uint64_t offset,
 static int coroutine_fn GRAPH_RDLOCK
 zeros_apply(BlockDriverState *bs, uint64_t start, uint64_t end)
 {
-    int64_t bytes = 0;
-    int ret = 0;
+    int64_t bytes;
 
-    for (; start < end && ret >= 0; start += bytes) {
-        ret = bdrv_co_block_status(bs->file->bs, start, end - start, &bytes,
-                                   NULL, NULL);
-        if (ret >= 0 && bytes && (ret & BDRV_BLOCK_ZERO)) {
+    for (; start < end; start += bytes) {
+        int status = vhdx_file_extent(bs, start, end - start, &bytes);
+        int ret;
+
+        if (status & BDRV_BLOCK_ZERO) {
             continue;
         }
-        if (ret < 0 || !bytes) {
-            bytes = end - start;
+        ret = vhdx_file_pwrite_zeroes(bs, start, bytes, 0);
+        if (ret < 0) {
+            return ret;
         }
-        ret = bdrv_co_pwrite_zeroes(bs->file, start, bytes, 0);
     }
-    return MIN(ret, 0);
+    return 0;
 }
 
 /*
@@ -252,8 +222,8 @@ static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
     if (size < 0 || size >= s->replay->last_file_offset) {
         return MIN(size, 0);
     }
-    ret = bdrv_co_truncate(bs->file, s->replay->last_file_offset, false,
-                           PREALLOC_MODE_OFF, 0, NULL);
+    ret = vhdx_file_truncate(bs, s->replay->last_file_offset,
+                             PREALLOC_MODE_OFF, 0);
     if (vhdx_length_refused(ret)) {
         return vhdx_replay_index_find(s->replay->index, size, &range) ?
                -ENOSPC : 0;
@@ -312,8 +282,8 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
              first + n * VHDX_PAGE_SIZE; n++) {
             ;
         }
-        ret = bdrv_co_pwrite(t->bs->file, first, n * VHDX_PAGE_SIZE,
-                             buf + i * VHDX_PAGE_SIZE, 0);
+        ret = vhdx_file_pwrite(t->bs, first, n * VHDX_PAGE_SIZE,
+                               buf + i * VHDX_PAGE_SIZE);
     }
     qemu_vfree(buf);
     return ret;

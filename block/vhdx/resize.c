@@ -39,17 +39,19 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
-#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
-#include "block/vhdx/space.h"
 
 /* So much of a place is read at a time. */
 #define READ_BYTES  MiB
@@ -80,10 +82,10 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     place = vhdx_bat_offset(entry);
     ret = vhdx_space_cover(bs, place + s->geo.block_size);
     if (ret == 0) {
-        ret = bdrv_co_pwrite_zeroes(bs->file, place + used,
-                                    s->geo.block_size - used,
-                                    s->params.leave_allocated ? 0 :
-                                    BDRV_REQ_MAY_UNMAP);
+        ret = vhdx_file_pwrite_zeroes(bs, place + used,
+                                      s->geo.block_size - used,
+                                      s->params.leave_allocated ? 0 :
+                                      BDRV_REQ_MAY_UNMAP);
     }
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_change_note(s);
@@ -124,7 +126,7 @@ blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
                bool keep, uint64_t *given)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t size = s->space.size;
+    uint64_t size = vhdx_file_size(s);
     int ret;
 
     *given = UINT64_MAX;
@@ -136,7 +138,8 @@ blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
         }
     }
     ret = vhdx_space_reserve(bs, bytes, PREALLOC_MODE_OFF);
-    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC && s->space.size > size) {
+    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC &&
+        vhdx_file_size(s) > size) {
         /* It can get longer: it is the mode that it does not know. */
         return -ENOTSUP;
     }
@@ -186,8 +189,8 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
             return offset;
         }
         if (!zero || (keep && offset < given)) {
-            ret = bdrv_co_pwrite_zeroes(bs->file, offset, s->geo.block_size,
-                                        keep ? 0 : BDRV_REQ_MAY_UNMAP);
+            ret = vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
+                                          keep ? 0 : BDRV_REQ_MAY_UNMAP);
         }
         if (ret < 0) {
             VHDX_LOCK_GUARD(s);
@@ -287,18 +290,18 @@ static int coroutine_fn GRAPH_RDLOCK
 place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t end = MIN(offset + s->geo.block_size, s->space.size);
+    uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
 
     for (int64_t n = 0; offset < end; offset += n) {
-        int ret = bdrv_co_block_status(bs->file->bs, offset, end - offset, &n,
-                                       NULL, NULL);
+        int status = vhdx_file_extent(bs, offset, end - offset, &n);
+        int ret;
 
-        if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
+        if (status & BDRV_BLOCK_ZERO) {
             continue;
         }
         n = MIN(end - offset, READ_BYTES);
         st->bytes += n;
-        ret = bdrv_co_pread(bs->file, offset, n, st->buf, 0);
+        ret = vhdx_file_pread(bs, offset, n, st->buf);
         if (ret < 0 || !buffer_is_zero(st->buf, n)) {
             return MIN(ret, 0);
         }
@@ -326,7 +329,7 @@ stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             return ret;
         }
         /* After so much many must have named the same place: no more. */
-        if (!ret || st->bytes > s->space.size) {
+        if (!ret || st->bytes > vhdx_file_size(s)) {
             return 1;
         }
     }
@@ -356,7 +359,7 @@ stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_scan(bs);
         qemu_co_mutex_unlock(&s->grow_lock);
-        if (ret == -EOVERFLOW || (ret == 0 && s->space.lost)) {
+        if (ret == -EOVERFLOW || (ret == 0 && vhdx_space_lost(s))) {
             error_setg(errp, "BAT entry %" PRIu64 ", behind the end of the "
                        "disk, names a block with data at offset 0x%" PRIx64
                        ", which would be lost", st.index, st.offset);
@@ -460,13 +463,13 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     WITH_VHDX_LOCK_GUARD(s) {
         /* Of a fixed image, what the disk has lost may go. */
         gone = (s->geo.blocks - geo.blocks) << geo.block_bits;
-        s->space.keep -= MIN(s->space.keep, gone);
+        vhdx_space_keep_less(s, gone);
     }
     geometry_set(s, params, &geo);
     if (ret == 0) {
         ret = vhdx_log_commit(bs);
     }
-    if (ret == 0 && given_up + rest && s->space.scanned) {
+    if (ret == 0 && given_up + rest && vhdx_space_is_known(s)) {
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_scan(bs);
         qemu_co_mutex_unlock(&s->grow_lock);

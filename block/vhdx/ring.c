@@ -44,11 +44,12 @@
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
-#include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
+#include "block/vhdx/space.h"
 
 /* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64
@@ -75,7 +76,6 @@ struct VHDXLog {
     GQueue *spans;                  /* entries in those bytes, oldest first */
     uint64_t applied;               /* pages up to this entry are in place */
     uint64_t safe;                  /* ... and stable there */
-    uint64_t stable_size;           /* length of the file known stable, bytes */
 };
 
 void vhdx_ring_init(BDRVVHDXState *s)
@@ -103,7 +103,6 @@ void vhdx_ring_begin(BDRVVHDXState *s)
      * tell by their numbers that its sectors are gone.
      */
     s->log->sequence = ldq_be_p(guid.id) >> 2;
-    s->log->stable_size = s->space.size;
 }
 
 VHDXGuid vhdx_ring_guid(BDRVVHDXState *s)
@@ -139,29 +138,16 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t applied = s->log->applied;
-    uint64_t size;
-    int ret;
-
-    vhdx_assert_commit_locked(s);
-    WITH_VHDX_LOCK_GUARD(s) {
-        size = s->space.size;
-    }
-    ret = bdrv_co_flush(bs->file->bs);
+    int ret = vhdx_file_flush(bs);
 
     VHDX_LOCK_GUARD(s);
     vhdx_cache_applied_settle(s, ret == 0);
     if (ret < 0) {
-        /* What reads as zeros may be old data again after a power cut. */
-        qatomic_set(&s->no_zeroes, true);
         s->log->applied = s->log->safe;
-        s->space.unsure = true;
         return ret;
     }
     s->log->safe = applied;
     s->log->stable = s->log->sequence;
-    if (!s->space.unsure) {
-        s->log->stable_size = size;
-    }
     return 0;
 }
 
@@ -191,8 +177,8 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
         if (span->sequence <= log->stable) {
             break;
         }
-        ret = bdrv_co_pwrite(bs->file, s->header.log_offset + span->offset,
-                             VHDX_LOG_SECTOR, zeros, 0);
+        ret = vhdx_file_pwrite(bs, s->header.log_offset + span->offset,
+                               VHDX_LOG_SECTOR, zeros);
     }
     qemu_vfree(zeros);
     log->given_up = MAX(log->given_up, log->sequence);
@@ -224,18 +210,13 @@ hole_fill(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
 
     while (bytes && ret == 0) {
         int64_t n;
-        int status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
-                                          NULL, NULL);
+        int status = vhdx_file_extent(bs, offset, bytes, &n);
 
-        if (status < 0) {
-            break;
-        }
         /* Behind the end of the file there is nothing either. */
-        n = n ?: bytes;
         if (!(status & BDRV_BLOCK_DATA)) {
             zeros = zeros ?: qemu_try_blockalign0(bs->file->bs, bytes);
             /* Not by a request for zeroes, which may make just another hole */
-            ret = zeros ? bdrv_co_pwrite(bs->file, offset, n, zeros, 0) :
+            ret = zeros ? vhdx_file_pwrite(bs, offset, n, zeros) :
                   -ENOMEM;
         }
         offset += n;
@@ -278,7 +259,8 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
         .tail = log->head,
         .sequence = log->sequence + 1,
         .log_guid = log->guid,
-        .flushed_file_offset = QEMU_ALIGN_DOWN(log->stable_size, VHDX_MIB),
+        .flushed_file_offset = QEMU_ALIGN_DOWN(vhdx_file_stable_size(s),
+                                               VHDX_MIB),
     };
     int ret;
 
@@ -288,8 +270,9 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     }
     WITH_VHDX_LOCK_GUARD(s) {
         /* No replay asks a node that can't grow for more than it has. */
-        entry.last_file_offset = MIN(s->space.end,
-                                     QEMU_ALIGN_DOWN(s->space.size, VHDX_MIB));
+        entry.last_file_offset = MIN(vhdx_space_end(s),
+                                     QEMU_ALIGN_DOWN(vhdx_file_size(s),
+                                                     VHDX_MIB));
     }
     for (GList *l = log->spans->head; l; l = l->next) {
         span = l->data;
@@ -302,12 +285,12 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
 
     ret = ring_fill(bs, log->head + first);
     if (ret == 0) {
-        ret = bdrv_co_pwrite(bs->file, s->header.log_offset + log->head, first,
-                             buf, 0);
+        ret = vhdx_file_pwrite(bs, s->header.log_offset + log->head, first,
+                               buf);
     }
     if (ret == 0 && first < bytes) {
-        ret = bdrv_co_pwrite(bs->file, s->header.log_offset, bytes - first,
-                             buf + first, 0);
+        ret = vhdx_file_pwrite(bs, s->header.log_offset, bytes - first,
+                               buf + first);
     }
     qemu_vfree(buf);
     if (ret < 0) {
@@ -362,8 +345,7 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
     for (unsigned i = 0; i < t->count; i++) {
         qemu_iovec_add(&qiov, t->pages[i]->logged, VHDX_PAGE_SIZE);
     }
-    ret = bdrv_co_pwritev(t->bs->file, t->pages[0]->offset, qiov.size, &qiov,
-                          0);
+    ret = vhdx_file_pwritev(t->bs, t->pages[0]->offset, qiov.size, &qiov, 0);
     qemu_iovec_destroy(&qiov);
     if (ret == 0) {
         VHDX_LOCK_GUARD(s);

@@ -21,12 +21,14 @@
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
+#include "space-int.h"
 
 /* Places that go into the map under one lock */
 #define RECLAIM_PLACES  1024
@@ -60,7 +62,7 @@ static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
 void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
                         bool touched)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
 
     vhdx_assert_locked(s);
     if (touched) {
@@ -76,7 +78,7 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     vhdx_assert_locked(s);
-    freed_add(s, s->space.freed, offset, bytes);
+    freed_add(s, s->space->freed, offset, bytes);
     /* There is something to commit. */
     vhdx_change_note(s);
 }
@@ -92,22 +94,22 @@ void vhdx_space_commit_begin(BDRVVHDXState *s)
 {
     vhdx_assert_commit_locked(s);
     vhdx_assert_locked(s);
-    freed_move(s->space.freed, s->space.committing);
+    freed_move(s->space->freed, s->space->committing);
 }
 
 void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
 {
     vhdx_assert_commit_locked(s);
     vhdx_assert_locked(s);
-    freed_move(s->space.committing,
-               stable ? s->space.committed : s->space.freed);
+    freed_move(s->space->committing,
+               stable ? s->space->committed : s->space->freed);
 }
 
 bool vhdx_space_pending(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
-    return s->space.freed->len || s->space.committing->len ||
-           s->space.committed->len > s->space.taken;
+    return s->space->freed->len || s->space->committing->len ||
+           s->space->committed->len > s->space->taken;
 }
 
 /*
@@ -117,17 +119,34 @@ bool vhdx_space_pending(BDRVVHDXState *s)
  */
 static bool reclaimable(BDRVVHDXState *s)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
 
     return sp->committed->len > sp->taken &&
            g_array_index(sp->committed, VHDXFreed, sp->taken).ticket <=
            vhdx_request_oldest(s);
 }
 
+unsigned vhdx_space_count_freed(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->space->freed->len;
+}
+
+unsigned vhdx_space_count_committed(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->space->committed->len;
+}
+
+bool vhdx_space_cut_is_refused(BDRVVHDXState *s)
+{
+    return s->space->cut_told;
+}
+
 bool vhdx_space_waits(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
-    return s->space.committed->len > s->space.taken && !reclaimable(s);
+    return s->space->committed->len > s->space->taken && !reclaimable(s);
 }
 
 /*
@@ -136,27 +155,28 @@ bool vhdx_space_waits(BDRVVHDXState *s)
  */
 static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
 {
-    return s->params.leave_allocated ? MAX(end, s->space.keep) : end;
+    return s->params.leave_allocated ? MAX(end, s->space->keep) : end;
 }
 
 /* Whether so much is free at the end of the file that it is cut off now. */
 static bool tail_is_large(BDRVVHDXState *s)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t end;
 
-    if (sp->fixed_size || sp->uncut || !sp->used ||
+    if (vhdx_file_is_fixed(s) || sp->uncut || !sp->used ||
         test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
         return false;
     }
     end = cut_size(s, vhdx_map_end(sp));
-    return MIN(sp->end, sp->size) >= end + vhdx_space_grow_step(s, end);
+    return MIN(sp->end, vhdx_file_size(s)) >=
+           end + vhdx_space_grow_step(s, end);
 }
 
 /* What is free at the end of the file by now is the host's. */
 static void tail_punch(BDRVVHDXState *s)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t end;
 
     if (test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
@@ -176,7 +196,7 @@ static void tail_punch(BDRVVHDXState *s)
  */
 static bool reclaim_some(BDRVVHDXState *s, bool known)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
 
     for (unsigned i = 0; i < RECLAIM_PLACES && reclaimable(s); i++) {
         VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, sp->taken++);
@@ -212,7 +232,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
     }
     /* What is on no list must not be found free by a scan. */
     qemu_co_mutex_lock(&s->grow_lock);
-    known = vhdx_space_know(bs) == 0 && !s->space.overlap;
+    known = vhdx_space_know(bs) == 0 && !s->space->overlap;
     do {
         VHDX_LOCK_GUARD(s);
         more = reclaim_some(s, known);
@@ -232,9 +252,10 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
  * that nobody else does.  @zero is set where it lies at the end of the file.
  * lock is held.  Returns false if there is none.
  */
-static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
+static bool punch_take(BDRVVHDXState *s, uint64_t *offset, uint64_t *bytes,
                        bool *zero)
 {
+    VHDXSpace *sp = s->space;
     uint64_t first, end;
 
     if (sp->punch_from >= sp->punch_bits) {
@@ -252,7 +273,7 @@ static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
     if (*offset < sp->tail && *offset + *bytes > sp->tail) {
         *bytes = sp->tail - *offset;
     }
-    *zero = *offset >= sp->tail && !sp->fixed_size;
+    *zero = *offset >= sp->tail && !vhdx_file_is_fixed(s);
     vhdx_punch_forget(sp, *offset, *offset + *bytes);
     bitmap_set(sp->used, first, *bytes / VHDX_MIB);
     sp->punch_from = first;
@@ -266,7 +287,7 @@ static bool punch_take(VHDXSpace *sp, uint64_t *offset, uint64_t *bytes,
 static void coroutine_fn GRAPH_RDLOCK
 punch(BlockDriverState *bs, uint64_t offset, uint64_t bytes, bool zero)
 {
-    (void)bdrv_co_pdiscard(bs->file, offset, bytes);
+    (void)vhdx_file_pdiscard(bs, offset, bytes);
     if (zero) {
         (void)vhdx_space_zero(bs, offset, bytes, BDRV_REQ_MAY_UNMAP |
                               BDRV_REQ_NO_FALLBACK);
@@ -278,7 +299,7 @@ static unsigned coroutine_fn GRAPH_RDLOCK
 punch_slice(BlockDriverState *bs, unsigned most)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t offset, bytes, size;
     bool zero;
     unsigned n;
@@ -286,10 +307,10 @@ punch_slice(BlockDriverState *bs, unsigned most)
     vhdx_assert_grow_locked(s);
     for (n = 0; n < most; n++) {
         WITH_VHDX_LOCK_GUARD(s) {
-            if (!punch_take(sp, &offset, &bytes, &zero)) {
+            if (!punch_take(s, &offset, &bytes, &zero)) {
                 return n;
             }
-            size = sp->size;
+            size = vhdx_file_size(s);
         }
         if (offset < size) {
             punch(bs, offset, MIN(bytes, size - offset), zero);
@@ -317,7 +338,7 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
         unsigned slice = MIN(most, PUNCH_SLICE);
 
         WITH_VHDX_LOCK_GUARD(s) {
-            any = s->space.punch_from < s->space.punch_bits;
+            any = s->space->punch_from < s->space->punch_bits;
         }
         if (any && !vhdx_change_is_broken(s)) {
             qemu_co_mutex_lock(&s->grow_lock);
@@ -339,10 +360,10 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
         return false;
     }
     /* Nothing is taken behind this from now on. */
-    *size = s->space.size;
-    s->space.end = vhdx_map_end(&s->space);
-    s->space.size = cut_size(s, s->space.end);
-    vhdx_punch_forget(&s->space, s->space.end, UINT64_MAX);
+    *size = vhdx_file_size(s);
+    s->space->end = vhdx_map_end(s->space);
+    vhdx_file_set_size(s, cut_size(s, s->space->end));
+    vhdx_punch_forget(s->space, s->space->end, UINT64_MAX);
     return true;
 }
 
@@ -351,9 +372,9 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
     vhdx_assert_commit_locked(s);
     vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
-    s->space.size = size;
+    vhdx_file_set_size(s, size);
     /* Blocks that are gone may have been anywhere up to there. */
-    s->space.zero_from = MAX(s->space.zero_from, size);
+    s->space->zero_from = MAX(s->space->zero_from, size);
 }
 
 /*
@@ -366,8 +387,8 @@ static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
     bool told;
 
     WITH_VHDX_LOCK_GUARD(s) {
-        told = s->space.cut_told;
-        s->space.cut_told = true;
+        told = s->space->cut_told;
+        s->space->cut_told = true;
     }
     if (!told && !qdict_haskey(bs->file->bs->options, "size")) {
         warn_report("VHDX image '%s': the unused end of the file could not be "
@@ -379,19 +400,18 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
                                  uint64_t size)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
-    int ret = bdrv_co_truncate(bs->file, end, false, PREALLOC_MODE_OFF, 0,
-                               NULL);
+    VHDXSpace *sp = s->space;
+    int ret = vhdx_file_truncate(bs, end, PREALLOC_MODE_OFF, 0);
     int known = vhdx_space_measure(bs);
     bool cut;
 
     WITH_VHDX_LOCK_GUARD(s) {
-        cut = known == 0 && sp->size <= end;
+        cut = known == 0 && vhdx_file_size(s) <= end;
         sp->uncut = !cut;
         /* What is left of the tail is not known to be zero. */
         sp->zero_from = UINT64_MAX;
         if (known < 0) {
-            sp->size = end;
+            vhdx_file_set_size(s, end);
             sp->zero_from = size;
         }
     }
@@ -403,37 +423,39 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
 int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t size = s->space.size;
+    uint64_t size = vhdx_file_size(s);
     int ret = vhdx_space_measure(bs);
 
     vhdx_assert_commit_locked(s);
     vhdx_assert_grow_locked(s);
-    if (ret < 0 || !s->space.unsure) {
+    if (ret < 0 || !vhdx_file_is_unsure(s)) {
         return ret;
     }
     /* Blocks may lie where the file ends no more. */
-    size = MAX(size, s->space.size);
-    ret = bdrv_co_truncate(bs->file, size, false, PREALLOC_MODE_OFF, 0, NULL);
-    if (vhdx_length_refused(ret) && size == s->space.size) {
+    size = MAX(size, vhdx_file_size(s));
+    ret = vhdx_file_truncate(bs, size, PREALLOC_MODE_OFF, 0);
+    if (vhdx_length_refused(ret) && size == vhdx_file_size(s)) {
         /* What can't be made longer has not got shorter either. */
         ret = 0;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        s->space.size = size;
+        vhdx_file_set_size(s, size);
     }
-    s->space.unsure = ret < 0;
+    if (ret == 0) {
+        vhdx_file_set_sure(s);
+    }
     return ret;
 }
 
 void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t end;
     int ret;
 
     vhdx_assert_commit_locked(s);
-    if (sp->fixed_size) {
+    if (vhdx_file_is_fixed(s)) {
         return;
     }
     if (sp->scanned ? !sp->damaged && !sp->overlap &&
@@ -453,7 +475,7 @@ void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
         }
     }
     end = cut_size(s, sp->end);
-    if (end < sp->size) {
-        vhdx_space_cut(bs, end, sp->size);
+    if (end < vhdx_file_size(s)) {
+        vhdx_space_cut(bs, end, vhdx_file_size(s));
     }
 }

@@ -10,7 +10,9 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/space-map.h"
+#include "space-int.h"
 
 void vhdx_space_reach(VHDXSpace *sp, uint64_t end)
 {
@@ -34,7 +36,7 @@ void vhdx_space_reach(VHDXSpace *sp, uint64_t end)
 
 void vhdx_map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t bits = sp->end / VHDX_MIB;
     /* A block may fit in now that begins in a gap before, not a longer one. */
     uint64_t first = offset - MIN(offset, s->geo.block_size);
@@ -85,16 +87,17 @@ void vhdx_punch_forget(VHDXSpace *sp, uint64_t offset, uint64_t end)
     }
 }
 
-uint64_t vhdx_map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
+uint64_t vhdx_map_take(BDRVVHDXState *s, uint64_t bytes, uint64_t from,
                        uint64_t limit)
 {
+    VHDXSpace *sp = s->space;
     uint64_t n = bytes / VHDX_MIB;
     uint64_t at;
 
     if (!sp->used || sp->scanning) {
         return 0;
     }
-    limit = MIN(limit, sp->size / VHDX_MIB);
+    limit = MIN(limit, vhdx_file_size(s) / VHDX_MIB);
     at = bitmap_find_next_zero_area(sp->used, limit, from, n, 0);
     if (at + n > limit) {
         return 0;

@@ -37,11 +37,12 @@
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/metadata.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
+#include "space-int.h"
 
 typedef struct Scan {
     uint64_t size;                  /* of the file */
@@ -280,10 +281,10 @@ static int coroutine_fn GRAPH_RDLOCK
 doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
 {
     for (int64_t n = 0; offset < end; offset += n) {
-        int ret = bdrv_co_block_status(bs->file->bs, offset, end - offset, &n,
-                                       NULL, NULL);
+        int status = vhdx_file_extent(bs, offset, end - offset, &n);
+        int ret;
 
-        if (ret >= 0 && (ret & BDRV_BLOCK_ZERO) && n) {
+        if (status & BDRV_BLOCK_ZERO) {
             continue;
         }
         n = MIN(end - offset, VHDX_MIB);
@@ -291,7 +292,7 @@ doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
         if (d->bytes > DOUBT_BYTES) {
             return 0;
         }
-        ret = bdrv_co_pread(bs->file, offset, n, d->buf, 0);
+        ret = vhdx_file_pread(bs, offset, n, d->buf);
         if (ret < 0 || !buffer_is_zero(d->buf, n)) {
             return ret < 0 ? ret : 1;
         }
@@ -319,7 +320,7 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             continue;
         }
         d->blocks++;
-        if (from + s->geo.block_size > s->space.size) {
+        if (from + s->geo.block_size > vhdx_file_size(s)) {
             return 1;
         }
         end = find_next_bit(d->used, d->bits, from / VHDX_MIB) * VHDX_MIB;
@@ -341,13 +342,13 @@ int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXParams params = s->params;
-    Doubt d = { .bits = s->space.size / VHDX_MIB };
+    Doubt d = { .bits = vhdx_file_size(s) / VHDX_MIB };
     VHDXGeometry geo;
     int ret;
 
     params.block_size *= 2;
     if (params.block_size > VHDX_MAX_BLOCK_SIZE || s->geo.blocks < 2 ||
-        s->space.size > VHDX_MAX_MAP_BYTES) {
+        vhdx_file_size(s) > VHDX_MAX_MAP_BYTES) {
         return 0;
     }
     vhdx_geometry_init(&geo, &params);
@@ -392,16 +393,16 @@ static void scan_use(Scan *scan, VHDXSpace *sp)
 int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     /* The last block may begin within the file and not end there. */
     Scan scan = {
-        .size = sp->size,
-        .bits = DIV_ROUND_UP(sp->size + s->geo.block_size, VHDX_MIB),
+        .size = vhdx_file_size(s),
+        .bits = DIV_ROUND_UP(vhdx_file_size(s) + s->geo.block_size, VHDX_MIB),
     };
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
     int ret, doubt;
 
-    if (sp->size > VHDX_MAX_MAP_BYTES) {
+    if (vhdx_file_size(s) > VHDX_MAX_MAP_BYTES) {
         return -EOVERFLOW;
     }
     doubt = vhdx_space_doubt(bs);
@@ -455,7 +456,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     int ret = 0;
 
     vhdx_assert_grow_locked(s);

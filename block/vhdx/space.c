@@ -25,11 +25,12 @@
 #include "qemu/bitmap.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/replay.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
-#include "block/vhdx/space.h"
+#include "space-int.h"
 
 /*
  * The file grows by an eighth of its length, within these bounds, and by eight
@@ -45,9 +46,9 @@
 
 void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
 {
-    s->space = (VHDXSpace) {
+    s->space = g_new(VHDXSpace, 1);
+    *s->space = (VHDXSpace) {
         .end = ROUND_UP(size, VHDX_MIB),
-        .size = size,
         .keep = size,
         .zero_from = UINT64_MAX,
         .tail = UINT64_MAX,
@@ -60,12 +61,62 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
 
 void vhdx_space_free(BDRVVHDXState *s)
 {
-    g_clear_pointer(&s->space.freed, g_array_unref);
-    g_clear_pointer(&s->space.committing, g_array_unref);
-    g_clear_pointer(&s->space.committed, g_array_unref);
-    g_clear_pointer(&s->space.used, g_free);
-    g_clear_pointer(&s->space.kept, g_free);
-    g_clear_pointer(&s->space.punch, g_free);
+    VHDXSpace *sp = g_steal_pointer(&s->space);
+
+    g_array_unref(sp->freed);
+    g_array_unref(sp->committing);
+    g_array_unref(sp->committed);
+    g_free(sp->used);
+    g_free(sp->kept);
+    g_free(sp->punch);
+    g_free(sp);
+}
+
+void vhdx_space_replayed(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    s->space->end = ROUND_UP(vhdx_file_size(s), VHDX_MIB);
+    s->space->keep = vhdx_file_size(s);
+}
+
+void vhdx_space_set_end(BDRVVHDXState *s, uint64_t end)
+{
+    vhdx_assert_locked(s);
+    s->space->end = end;
+    s->space->keep = 0;
+}
+
+void vhdx_space_keep_less(BDRVVHDXState *s, uint64_t bytes)
+{
+    vhdx_assert_locked(s);
+    s->space->keep -= MIN(s->space->keep, bytes);
+}
+
+uint64_t vhdx_space_end(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->space->end;
+}
+
+bool vhdx_space_is_known(BDRVVHDXState *s)
+{
+    return s->space->scanned;
+}
+
+bool vhdx_space_overlaps(BDRVVHDXState *s)
+{
+    return s->space->overlap;
+}
+
+uint64_t vhdx_space_lost(BDRVVHDXState *s)
+{
+    return s->space->lost;
+}
+
+void vhdx_space_note_damage(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    s->space->damaged = true;
 }
 
 uint64_t vhdx_space_grow_step(BDRVVHDXState *s, uint64_t size)
@@ -79,17 +130,17 @@ uint64_t vhdx_space_grow_step(BDRVVHDXState *s, uint64_t size)
 int coroutine_fn vhdx_space_measure(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     int64_t size = vhdx_file_length(bs);
 
     if (size < 0) {
         return size;
     }
     VHDX_LOCK_GUARD(s);
-    if (size > sp->size && sp->zero_from != UINT64_MAX) {
+    if (size > vhdx_file_size(s) && sp->zero_from != UINT64_MAX) {
         sp->zero_from = MAX(sp->zero_from, size);
     }
-    sp->size = size;
+    vhdx_file_set_size(s, size);
     return 0;
 }
 
@@ -105,19 +156,18 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
     vhdx_assert_grow_locked(s);
     /* To ask for less than the file has would cut it. */
     ret = vhdx_space_measure(bs);
-    if (ret < 0 || size <= s->space.size) {
+    if (ret < 0 || size <= vhdx_file_size(s)) {
         return ret;
     }
     if (vhdx_change_is_broken(s)) {
         /* The file may not have been cut, and have old bytes there. */
         return -EIO;
     }
-    old = s->space.size;
-    ret = bdrv_co_truncate(bs->file, size, false, prealloc,
-                           BDRV_REQ_ZERO_WRITE, NULL);
+    old = vhdx_file_size(s);
+    ret = vhdx_file_truncate(bs, size, prealloc, BDRV_REQ_ZERO_WRITE);
     if (ret == -ENOTSUP) {
         zero = false;
-        ret = bdrv_co_truncate(bs->file, size, false, prealloc, 0, NULL);
+        ret = vhdx_file_truncate(bs, size, prealloc, 0);
     }
     if (ret < 0) {
         /* It may have taken effect all the same. */
@@ -125,12 +175,12 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
         return ret;
     }
     VHDX_LOCK_GUARD(s);
-    s->space.size = size;
-    s->space.fixed_size = false;
+    vhdx_file_set_size(s, size);
+    vhdx_file_set_fixed(s, false);
     if (!zero) {
-        s->space.zero_from = UINT64_MAX;
-    } else if (s->space.zero_from == UINT64_MAX) {
-        s->space.zero_from = old;
+        s->space->zero_from = UINT64_MAX;
+    } else if (s->space->zero_from == UINT64_MAX) {
+        s->space->zero_from = old;
     }
     return 0;
 }
@@ -143,7 +193,7 @@ static int space_grown(BDRVVHDXState *s, int ret)
 {
     if (vhdx_length_refused(ret)) {
         VHDX_LOCK_GUARD(s);
-        s->space.fixed_size = true;
+        vhdx_file_set_fixed(s, true);
         return -ENOSPC;
     }
     return ret;
@@ -158,7 +208,7 @@ static int coroutine_fn GRAPH_RDLOCK
 space_extend(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool known = s->space.scanned;
+    bool known = s->space->scanned;
     int ret = vhdx_space_know(bs);
 
     vhdx_assert_grow_locked(s);
@@ -169,7 +219,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
     if (ret < 0 && ret != -EOVERFLOW) {
         return ret;
     }
-    ret = file_grow(bs, end + vhdx_space_grow_step(s, s->space.size),
+    ret = file_grow(bs, end + vhdx_space_grow_step(s, vhdx_file_size(s)),
                     PREALLOC_MODE_OFF);
     if (ret < 0) {
         ret = file_grow(bs, end, PREALLOC_MODE_OFF);
@@ -184,7 +234,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
  */
 static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     bool block = bytes == s->geo.block_size;
     uint64_t offset;
 
@@ -195,19 +245,19 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     if (sp->scanning) {
         return 0;
     }
-    offset = vhdx_map_take(sp, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
+    offset = vhdx_map_take(s, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
     if (block) {
         sp->hint = (offset ? offset + bytes : sp->end) / VHDX_MIB;
     }
     if (!offset) {
         offset = sp->end;
-        if (offset + bytes > sp->size) {
+        if (offset + bytes > vhdx_file_size(s)) {
             return 0;
         }
         vhdx_space_reach(sp, offset + bytes);
         sp->tail = MAX(sp->tail, sp->end);
     }
-    *zero = offset >= sp->zero_from && !s->no_zeroes;
+    *zero = offset >= sp->zero_from && vhdx_file_trusts_zeroes(s);
     return offset;
 }
 
@@ -225,9 +275,9 @@ void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
     ret = vhdx_bat_get(bs, s->geo.blocks - 1, &entry);
     if (ret < 0) {
         /* It may lie at the end of the file. */
-        vhdx_space_reach(&s->space, s->space.end + s->geo.block_size);
+        vhdx_space_reach(s->space, s->space->end + s->geo.block_size);
     } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-        vhdx_space_reach(&s->space, vhdx_bat_offset(entry) + s->geo.block_size);
+        vhdx_space_reach(s->space, vhdx_bat_offset(entry) + s->geo.block_size);
     }
 }
 
@@ -238,7 +288,7 @@ int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
 
     vhdx_assert_unlocked(s);
     qemu_co_mutex_lock(&s->grow_lock);
-    if (end > s->space.size) {
+    if (end > vhdx_file_size(s)) {
         ret = vhdx_space_know(bs);
         if (ret == 0 || ret == -EOVERFLOW) {
             ret = space_grown(s, file_grow(bs, end, PREALLOC_MODE_OFF));
@@ -252,13 +302,13 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
                                     PreallocMode prealloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     int ret;
 
     vhdx_assert_unlocked(s);
     qemu_co_mutex_lock(&s->grow_lock);
     ret = vhdx_space_know(bs);
-    if (ret == 0 && sp->end + bytes > sp->size) {
+    if (ret == 0 && sp->end + bytes > vhdx_file_size(s)) {
         ret = file_grow(bs, sp->end + bytes, prealloc);
         if (vhdx_length_refused(ret) && prealloc == PREALLOC_MODE_OFF) {
             /* There may be as much inside. */
@@ -273,7 +323,7 @@ int coroutine_fn vhdx_space_take_kept(BlockDriverState *bs, uint64_t block,
                                       uint64_t offset)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t first = offset / VHDX_MIB;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
     int ret = 0;
@@ -306,7 +356,7 @@ int coroutine_fn vhdx_space_take_kept(BlockDriverState *bs, uint64_t block,
 
 void vhdx_space_keep(BDRVVHDXState *s, uint64_t offset)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
 
     vhdx_assert_locked(s);
     if (sp->kept) {
@@ -317,10 +367,10 @@ void vhdx_space_keep(BDRVVHDXState *s, uint64_t offset)
 uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
                                uint64_t limit)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     bool block = bytes == s->geo.block_size;
-    uint64_t offset = vhdx_map_take(sp, bytes, block ? sp->hint : 0,
-                               MIN(limit, sp->end) / VHDX_MIB);
+    uint64_t offset = vhdx_map_take(s, bytes, block ? sp->hint : 0,
+                                    MIN(limit, sp->end) / VHDX_MIB);
 
     vhdx_assert_locked(s);
     if (offset && block) {
@@ -331,7 +381,7 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
 
 uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
 {
-    VHDXSpace *sp = &s->space;
+    VHDXSpace *sp = s->space;
     uint64_t end = MIN(to / VHDX_MIB, sp->used_bits);
     uint64_t first = MIN(from / VHDX_MIB, end);
 
@@ -360,7 +410,7 @@ int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
         offset = space_take(s, bytes, zero);
         ret = 0;
         if (!offset) {
-            uint64_t end = s->space.end + bytes;
+            uint64_t end = s->space->end + bytes;
 
             vhdx_unlock(s);
             ret = space_extend(bs, end);
@@ -379,7 +429,7 @@ int coroutine_fn vhdx_space_zero(BlockDriverState *bs, uint64_t offset,
 {
     BDRVVHDXState *s = bs->opaque;
     /* Holes that a failed flush has lost may show yet. */
-    bool look = !qatomic_read(&s->no_zeroes);
+    bool look = vhdx_file_trusts_zeroes(s);
     int ret = 0;
 
     vhdx_assert_unlocked(s);
@@ -388,15 +438,10 @@ int coroutine_fn vhdx_space_zero(BlockDriverState *bs, uint64_t offset,
         int status = 0;
 
         if (look && i < MAX_STRETCHES) {
-            status = bdrv_co_block_status(bs->file->bs, offset, bytes, &n,
-                                          NULL, NULL);
-        }
-        if (status < 0 || !n) {
-            status = 0;
-            n = bytes;
+            status = vhdx_file_extent(bs, offset, bytes, &n);
         }
         if (!(status & BDRV_BLOCK_ZERO)) {
-            ret = bdrv_co_pwrite_zeroes(bs->file, offset, n, flags);
+            ret = vhdx_file_pwrite_zeroes(bs, offset, n, flags);
         }
         offset += n;
         bytes -= n;

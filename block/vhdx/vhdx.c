@@ -19,6 +19,7 @@
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/check.h"
+#include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/io.h"

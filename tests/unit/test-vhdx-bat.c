@@ -348,12 +348,13 @@ static BDRVVHDXState *sample_state(void)
     s->bat = s->regions[2] = (VHDXRegion) {
         vhdx_region_bat, 16 * MiB, 2 * MiB, 1
     };
-    s->space.size = GiB;
+    vhdx_file_init(s, GiB);
     return s;
 }
 
 static void free_state(BDRVVHDXState *s)
 {
+    vhdx_file_free(s);
     g_free(s->regions);
     g_free(s);
 }

@@ -11,6 +11,8 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/space-freed.h"
 #include "vhdx-test-util.h"
 
 #define BLOCK       MiB
@@ -139,7 +141,10 @@ static void test_free(bool reverse, bool zero)
     }
     check_memory(blk, SMALLEST);
     /* What it has freed did not wait for its end. */
-    g_assert_cmpint(s->space.committed->len + s->space.freed->len, <=, 65536);
+    WITH_VHDX_LOCK_GUARD(s) {
+        g_assert_cmpint(vhdx_space_count_committed(s) +
+                        vhdx_space_count_freed(s), <=, 65536);
+    }
     g_assert_cmpint(blk_flush(blk), ==, 0);
     for (unsigned i = 0; i < BLOCKS; i += PAGE_BLOCKS - 1) {
         g_assert_cmpint(is_present(blk, i), ==, i == 0);

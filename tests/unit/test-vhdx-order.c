@@ -699,7 +699,8 @@ static void check_log(BlockBackend *blk)
     for (uint64_t at = start; at < start + s->header.log_length;
          at += VHDX_LOG_SECTOR) {
         if (!memcmp(file + at, "loge", 4)) {
-            g_assert_cmpuint(ldq_le_p(file + at + 16), <=, vhdx_ring_sequence(s));
+            g_assert_cmpuint(ldq_le_p(file + at + 16), <=,
+                             vhdx_ring_sequence(s));
         }
     }
 }

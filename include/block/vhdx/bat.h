@@ -7,7 +7,7 @@
 #ifndef BLOCK_VHDX_BAT_H
 #define BLOCK_VHDX_BAT_H
 
-#include "block/vhdx/state.h"
+#include "block/vhdx/file.h"
 
 /*
  * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
@@ -68,8 +68,9 @@ void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
 static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
                                     uint64_t offset)
 {
-    return offset <= s->space.size &&
-           vhdx_block_bytes(&s->geo, block) <= s->space.size - offset;
+    uint64_t size = vhdx_file_size(s);
+
+    return offset <= size && vhdx_block_bytes(&s->geo, block) <= size - offset;
 }
 
 /*
@@ -80,7 +81,7 @@ static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
 static inline bool vhdx_bat_may_be_block(BDRVVHDXState *s, uint64_t entry)
 {
     return vhdx_bat_state(entry) >= VHDX_BLOCK_FULLY_PRESENT &&
-           vhdx_bat_offset(entry) && vhdx_bat_offset(entry) < s->space.size;
+           vhdx_bat_offset(entry) && vhdx_bat_offset(entry) < vhdx_file_size(s);
 }
 
 /*

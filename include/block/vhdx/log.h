@@ -8,7 +8,6 @@
 #define BLOCK_VHDX_LOG_H
 
 #include "block/vhdx/change.h"
-#include "block/vhdx/commit.h"
 
 /*
  * Make stable what the caller has written to the file itself.  No lock is held.

@@ -10,13 +10,6 @@
 #include "block/vhdx/state.h"
 
 /*
- * Ask the nodes below for the file's length, which another process may have
- * changed, and let reads know it.  Returns it in bytes, to the byte where the
- * protocol tells, or -errno.
- */
-int64_t coroutine_fn GRAPH_RDLOCK vhdx_file_length(BlockDriverState *bs);
-
-/*
  * Write what @s->replay holds to the file and make the file as long as the log
  * says; no flush.  commit_lock is held.  Can be cut off and done again.
  * Returns 0 or -errno.

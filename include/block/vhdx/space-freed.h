@@ -36,6 +36,13 @@ void vhdx_space_commit_end(BDRVVHDXState *s, bool stable);
 bool vhdx_space_pending(BDRVVHDXState *s);
 
 /*
+ * How many places wait for a commit, and for requests or the next
+ * vhdx_space_reclaim().  lock is held.
+ */
+unsigned vhdx_space_count_freed(BDRVVHDXState *s);
+unsigned vhdx_space_count_committed(BDRVVHDXState *s);
+
+/*
  * Whether there is nothing for vhdx_space_reclaim() but what waits for
  * requests.  lock is held.
  */
@@ -75,6 +82,9 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);
  */
 void coroutine_fn GRAPH_RDLOCK
 vhdx_space_cut(BlockDriverState *bs, uint64_t end, uint64_t size);
+
+/* Whether that has been told.  lock is held. */
+bool vhdx_space_cut_is_refused(BDRVVHDXState *s);
 
 /*
  * A flush has failed, so that changes of the file's length may be gone: set it

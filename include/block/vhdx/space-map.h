@@ -34,7 +34,7 @@ void vhdx_punch_forget(VHDXSpace *sp, uint64_t offset, uint64_t end);
  * or behind it and ends before MiB @limit, and in the file, which may have no
  * more of its last block than what the disk needs.  Returns its offset, or 0.
  */
-uint64_t vhdx_map_take(VHDXSpace *sp, uint64_t bytes, uint64_t from,
+uint64_t vhdx_map_take(BDRVVHDXState *s, uint64_t bytes, uint64_t from,
                        uint64_t limit);
 
 /* Where the last object ends by the map, bytes. */

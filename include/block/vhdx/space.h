@@ -9,9 +9,42 @@
 
 #include "block/vhdx/state.h"
 
-/* Start with a file of @size bytes.  Called by open. */
+/* Start with a file of @size bytes.  No lock is held. */
 void vhdx_space_init(BDRVVHDXState *s, uint64_t size);
 void vhdx_space_free(BDRVVHDXState *s);
+
+/*
+ * The replay is in place: the last object may end where the file does.  lock is
+ * held.
+ */
+void vhdx_space_replayed(BDRVVHDXState *s);
+
+/*
+ * It has been found that the last object ends at file offset @end.  What lies
+ * behind may be cut off, also from a fixed image.  lock is held.
+ */
+void vhdx_space_set_end(BDRVVHDXState *s, uint64_t end);
+
+/* A fixed image may be cut by @bytes bytes more.  lock is held. */
+void vhdx_space_keep_less(BDRVVHDXState *s, uint64_t bytes);
+
+/* Where the last object ends, as far as it is known, bytes; lock is held. */
+uint64_t vhdx_space_end(BDRVVHDXState *s);
+
+/*
+ * Whether it is known what is free: the BAT has been scanned.  Whether that has
+ * found a place that may be two blocks', and how many entries behind the last
+ * one that vhdx_bat_may_be_block().  lock is held, or requests are frozen.
+ */
+bool vhdx_space_is_known(BDRVVHDXState *s);
+bool vhdx_space_overlaps(BDRVVHDXState *s);
+uint64_t vhdx_space_lost(BDRVVHDXState *s);
+
+/*
+ * An entry was not right: from now on nothing is given out that only the BAT
+ * calls free.  lock is held.
+ */
+void vhdx_space_note_damage(BDRVVHDXState *s);
 
 /*
  * Keep off all of the last block, of which the file may have no more than what

@@ -57,15 +57,6 @@
 #define VHDX_CACHE_SIZE_MIN     (256 * KiB)
 #define VHDX_CACHE_SIZE_MAX     TiB
 
-/*
- * Whether the error @ret of changing a node's length means that its length
- * can't be changed, or not this way.
- */
-static inline bool vhdx_length_refused(int ret)
-{
-    return ret == -EINVAL || ret == -ENOTSUP || ret == -EPERM;
-}
-
 /* Said of a protocol that can't do what falloc asks for. */
 #define VHDX_NO_FALLOC \
     "has no preallocation mode 'falloc' ('full' writes zeros instead)"
@@ -82,48 +73,13 @@ typedef struct VHDXReplay {
     uint64_t last_file_offset;      /* of the newest entry, bytes */
 } VHDXReplay;
 
-/* -- Space: space.c -- */
-
-typedef struct VHDXFreed {
-    uint64_t offset;                /* bytes */
-    uint64_t length;                /* bytes */
-    uint64_t ticket;                /* requests before it may still use it */
-} VHDXFreed;
-
-typedef struct VHDXSpace {
-    uint64_t end;                   /* end of the last object, bytes */
-    uint64_t size;                  /* length of the file, bytes */
-    uint64_t zero_from;             /* free space from here on reads as zeros */
-    uint64_t keep;                  /* a fixed image isn't cut below, bytes */
-    bool fixed_size;                /* the node has refused to grow */
-    bool unsure;                    /* nor has a flush made @size stable */
-    bool uncut;                     /* it has been told to shrink, in vain */
-    bool cut_told;                  /* ... and that has been reported */
-    bool scanning;                  /* the map is being made: none to take */
-    bool scanned;                   /* the map tells of all that is free */
-    bool overlap;                   /* ... and a place may be two blocks' */
-    bool damaged;                   /* an entry can't be, or was not, right */
-    uint64_t lost;                  /* entries that vhdx_bat_may_be_block() */
-    unsigned long *used;            /* bitmap of MiBs below @end, or NULL */
-    uint64_t used_bits;
-    unsigned long *kept;            /* MiBs kept by one block, or NULL */
-    uint64_t kept_bits;
-    uint64_t hint;                  /* MiB: there's none for a block before */
-    GArray *freed;                  /* VHDXFreed: not yet committed */
-    GArray *committing;             /* VHDXFreed: in the commit under way */
-    GArray *committed;              /* VHDXFreed: committed, maybe still read */
-    guint taken;                    /* of @committed: in the map by now */
-    unsigned long *punch;           /* bitmap of free MiBs to be punched */
-    uint64_t punch_bits;
-    uint64_t punch_from;            /* MiB: there is none before */
-    uint64_t tail;                  /* bytes: what is free behind is punched */
-} VHDXSpace;
-
 /* The state of files that nobody else looks into */
 typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXChange VHDXChange;           /* change.c */
+typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
+typedef struct VHDXSpace VHDXSpace;             /* space-int.h */
 
 /* A QemuMutex of which it is known who holds it: lock.h */
 typedef struct VHDXLock {
@@ -156,7 +112,8 @@ typedef struct BDRVVHDXState {
     /* Changed under lock */
     bool reported;                  /* a bad BAT entry was reported */
     bool keep_tail;                 /* a check decides what becomes of it */
-    VHDXSpace space;
+    VHDXFile *file;
+    VHDXSpace *space;
     bool relieving;                 /* a commit makes room in the cache */
     struct {} end_image;
 
@@ -164,7 +121,6 @@ typedef struct BDRVVHDXState {
     VHDXChange *change;
     VHDXCache *cache;
     VHDXRequests *requests;
-    bool no_zeroes;                 /* a flush has failed: trust no zeros */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
 

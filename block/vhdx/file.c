@@ -1,0 +1,204 @@
+/*
+ * VHDX: the file behind the image
+ *
+ * Its length is known here, and how much of it is stable: an entry of the log
+ * must not say that the file is longer than it is after a power cut.  A failed
+ * flush leaves that, and all that was written since the last one, open.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/vhdx/file.h"
+#include "block/vhdx/lock.h"
+
+struct VHDXFile {
+    uint64_t size;                  /* bytes; changed with lock */
+    uint64_t stable_size;           /* ... and known stable */
+    bool fixed;                     /* the node has refused to grow */
+    bool unsure;                    /* changes of the length may be lost */
+    bool no_zeroes;                 /* atomic: a flush has failed */
+};
+
+void vhdx_file_init(BDRVVHDXState *s, uint64_t size)
+{
+    s->file = g_new0(VHDXFile, 1);
+    s->file->size = s->file->stable_size = size;
+}
+
+void vhdx_file_free(BDRVVHDXState *s)
+{
+    g_clear_pointer(&s->file, g_free);
+}
+
+void vhdx_file_inherit(BDRVVHDXState *s, BDRVVHDXState *old)
+{
+    s->file->unsure = old->file->unsure;
+    qatomic_set(&s->file->no_zeroes, old->file->no_zeroes);
+}
+
+uint64_t vhdx_file_size(BDRVVHDXState *s)
+{
+    return s->file->size;
+}
+
+void vhdx_file_set_size(BDRVVHDXState *s, uint64_t size)
+{
+    vhdx_assert_locked(s);
+    s->file->size = size;
+}
+
+uint64_t vhdx_file_stable_size(BDRVVHDXState *s)
+{
+    return s->file->stable_size;
+}
+
+/* Ask @node and all below it, from the lowest up, for their lengths. */
+static int coroutine_fn GRAPH_RDLOCK length_refresh(BlockDriverState *node)
+{
+    BlockDriverState *below = bdrv_primary_bs(node);
+    int ret = below ? length_refresh(below) : 0;
+
+    return ret < 0 ? ret :
+           bdrv_co_refresh_total_sectors(node, node->total_sectors);
+}
+
+int64_t coroutine_fn vhdx_file_length(BlockDriverState *bs)
+{
+    BlockDriverState *node = bdrv_skip_filters(bs->file->bs);
+    int64_t length, bytes;
+    int ret;
+
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    ret = length_refresh(bs->file->bs);
+    if (ret < 0) {
+        return ret;
+    }
+    length = bdrv_co_getlength(bs->file->bs);
+    if (length > 0 && node->drv->bdrv_co_getlength) {
+        /* The block layer has made whole sectors of it. */
+        bytes = node->drv->bdrv_co_getlength(node);
+        if (bytes < length && length - bytes < BDRV_SECTOR_SIZE) {
+            return bytes;
+        }
+    }
+    return length;
+}
+
+int coroutine_fn vhdx_file_learn_length(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t length = vhdx_file_length(bs);
+
+    if (length < 0) {
+        return length;
+    }
+    VHDX_LOCK_GUARD(s);
+    s->file->size = MAX(s->file->size, length);
+    return 0;
+}
+
+int coroutine_fn vhdx_file_truncate(BlockDriverState *bs, uint64_t size,
+                                    PreallocMode prealloc,
+                                    BdrvRequestFlags flags)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    return bdrv_co_truncate(bs->file, size, false, prealloc, flags, NULL);
+}
+
+bool vhdx_file_is_fixed(BDRVVHDXState *s)
+{
+    return s->file->fixed;
+}
+
+void vhdx_file_set_fixed(BDRVVHDXState *s, bool fixed)
+{
+    vhdx_assert_locked(s);
+    s->file->fixed = fixed;
+}
+
+int coroutine_fn vhdx_file_flush(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t size;
+    int ret;
+
+    vhdx_assert_commit_locked(s);
+    WITH_VHDX_LOCK_GUARD(s) {
+        size = s->file->size;
+    }
+    ret = bdrv_co_flush(bs->file->bs);
+    if (ret < 0) {
+        /* What reads as zeros may be old data again after a power cut. */
+        qatomic_set(&s->file->no_zeroes, true);
+        s->file->unsure = true;
+        return ret;
+    }
+    if (!s->file->unsure) {
+        s->file->stable_size = size;
+    }
+    return 0;
+}
+
+bool vhdx_file_is_unsure(BDRVVHDXState *s)
+{
+    return s->file->unsure;
+}
+
+void vhdx_file_set_sure(BDRVVHDXState *s)
+{
+    vhdx_assert_commit_locked(s);
+    s->file->unsure = false;
+}
+
+bool vhdx_file_trusts_zeroes(BDRVVHDXState *s)
+{
+    return !qatomic_read(&s->file->no_zeroes);
+}
+
+int coroutine_fn vhdx_file_extent(BlockDriverState *bs, uint64_t offset,
+                                  uint64_t bytes, int64_t *n)
+{
+    int ret;
+
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    ret = bdrv_co_block_status(bs->file->bs, offset, bytes, n, NULL, NULL);
+    if (ret < 0) {
+        *n = bytes;
+        return BDRV_BLOCK_DATA;
+    }
+    if (!*n) {
+        *n = bytes;
+        return BDRV_BLOCK_EOF;
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_file_pread(BlockDriverState *bs, uint64_t offset,
+                                 uint64_t bytes, void *buf)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    return bdrv_co_pread(bs->file, offset, bytes, buf, 0);
+}
+
+int coroutine_fn vhdx_file_pwrite(BlockDriverState *bs, uint64_t offset,
+                                  uint64_t bytes, const void *buf)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    return bdrv_co_pwrite(bs->file, offset, bytes, buf, 0);
+}
+
+int coroutine_fn vhdx_file_pwrite_zeroes(BlockDriverState *bs, uint64_t offset,
+                                         uint64_t bytes,
+                                         BdrvRequestFlags flags)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+}
+
+int coroutine_fn vhdx_file_pdiscard(BlockDriverState *bs, uint64_t offset,
+                                    uint64_t bytes)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    return bdrv_co_pdiscard(bs->file, offset, bytes);
+}
