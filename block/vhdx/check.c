@@ -201,7 +201,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
          * yet.  A node that may be longer than asked for has refused nothing.
          */
         check.leak = check.replay ||
-                     (s->replay_done && vhdx_space_cut_is_refused(s));
+                     (vhdx_replay_is_done(s) && vhdx_space_cut_is_refused(s));
     }
     ret = vhdx_check_copies(bs, &check);
     if (ret == 0 && check.replay) {

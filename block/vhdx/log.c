@@ -114,7 +114,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     if (ret < 0) {
         return ret;
     }
-    qatomic_set(&s->replay_done, true);
+    vhdx_replay_set_done(s);
 
     /*
      * The file may have grown before the power cut, and lost writes may lie

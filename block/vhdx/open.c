@@ -55,7 +55,7 @@ static void image_free(BDRVVHDXState *s)
 /* Forget what is known of the image.  Pages stay. */
 static void vhdx_image_reset(BDRVVHDXState *s)
 {
-    vhdx_replay_free(s->replay);
+    vhdx_replay_free(s);
     g_free(s->regions);
     g_free(s->creator);
     WITH_VHDX_LOCK_GUARD(s) {
@@ -180,9 +180,7 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
         ret = size;
         goto fail;
     }
-    if (s->replay) {
-        size = MAX(size, s->replay->last_file_offset);
-    }
+    size = MAX(size, vhdx_replay_last_file_offset(s));
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_file_set_size(s, size);
         vhdx_space_free(s);

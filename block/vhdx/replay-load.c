@@ -19,6 +19,7 @@
 #include "block/vhdx/replay-index.h"
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
+#include "replay-int.h"
 
 /* What is read of the log at a time */
 #define READ_BYTES          MiB
@@ -408,7 +409,6 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
     BDRVVHDXState *s = bs->opaque;
     GArray *entries = g_array_new(false, false, sizeof(FoundEntry));
     FoundEntry tail, head;
-    VHDXReplay *replay;
     int ret;
 
     ret = entries_find(bs, entries, errp);
@@ -427,13 +427,11 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
         return ret;
     }
 
-    replay = g_new0(VHDXReplay, 1);
-    replay->index = vhdx_replay_index_new();
-    ret = sequence_index(bs, replay, &tail, &head, errp);
+    s->replay = g_new0(VHDXReplay, 1);
+    s->replay->index = vhdx_replay_index_new();
+    ret = sequence_index(bs, s->replay, &tail, &head, errp);
     if (ret < 0) {
-        vhdx_replay_free(replay);
-        return ret;
+        vhdx_replay_free(s);
     }
-    s->replay = replay;
-    return 0;
+    return ret;
 }

@@ -25,19 +25,43 @@
 #include "qemu/range.h"
 #include "block/aio_task.h"
 #include "block/vhdx/file.h"
-#include "block/vhdx/replay-index.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
+#include "block/vhdx/replay-index.h"
+#include "replay-int.h"
 
 /* Pages that one task puts in place, and such tasks at a time */
 #define APPLY_PAGES         64
 #define APPLY_TASKS         8
 
-void vhdx_replay_free(VHDXReplay *replay)
+void vhdx_replay_free(BDRVVHDXState *s)
 {
-    if (replay) {
-        vhdx_replay_index_free(replay->index);
-        g_free(replay);
+    if (s->replay) {
+        vhdx_replay_index_free(s->replay->index);
+        g_clear_pointer(&s->replay, g_free);
     }
+}
+
+bool vhdx_replay_active(BDRVVHDXState *s)
+{
+    return s->replay && !qatomic_read(&s->replay->done);
+}
+
+bool vhdx_replay_is_done(BDRVVHDXState *s)
+{
+    return s->replay && qatomic_read(&s->replay->done);
+}
+
+void coroutine_fn vhdx_replay_set_done(BDRVVHDXState *s)
+{
+    vhdx_assert_commit_locked(s);
+    assert(vhdx_replay_active(s));
+    qatomic_set(&s->replay->done, true);
+}
+
+uint64_t vhdx_replay_last_file_offset(BDRVVHDXState *s)
+{
+    return s->replay ? s->replay->last_file_offset : 0;
 }
 
 /*

@@ -30,13 +30,17 @@ vhdx_replay_readv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   QEMUIOVector *qiov, size_t qiov_offset);
 
 /*
- * Whether the log held changes at open that are not yet in place; lock is not
- * needed.
+ * Whether the log held changes at open that are not yet in place, and whether
+ * it held some that are by now.  lock is not needed.
  */
-static inline bool vhdx_replay_active(BDRVVHDXState *s)
-{
-    return s->replay && !qatomic_read(&s->replay_done);
-}
+bool vhdx_replay_active(BDRVVHDXState *s);
+bool vhdx_replay_is_done(BDRVVHDXState *s);
+
+/* All of it is in place and no header names that log.  commit_lock is held. */
+void coroutine_fn vhdx_replay_set_done(BDRVVHDXState *s);
+
+/* The length that the file should have by the replay, bytes; 0 without one. */
+uint64_t vhdx_replay_last_file_offset(BDRVVHDXState *s);
 
 /*
  * Whether the not yet applied replay changes any of @bytes bytes at file
@@ -52,6 +56,7 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_replay_log_read(BlockDriverState *bs, uint64_t pos, uint32_t bytes,
                      uint8_t *buf);
 
-void vhdx_replay_free(VHDXReplay *replay);
+/* Forget it.  No request is under way. */
+void vhdx_replay_free(BDRVVHDXState *s);
 
 #endif

@@ -31,8 +31,8 @@
  * dropped, but the request's ticket keeps the place it names from being used
  * for anything else.
  *
- * @replay_done is read atomically under no lock, and so is what may be changed;
- * see change.h.
+ * What may be changed, and whether the replay is in place, is read atomically
+ * under no lock.
  *
  * Open, close, reopen, inactivation and check come with no request under way;
  * an activation comes with reads, and freezes them.
@@ -49,7 +49,6 @@
 #include "block/vhdx/compat.h"
 #include "block/vhdx/format.h"
 #include "block/vhdx/geometry.h"
-#include "block/vhdx/replay-index.h"
 #include "block/vhdx/tables.h"
 
 /* Memory that metadata pages may take: the default, and what is allowed */
@@ -61,23 +60,12 @@
 #define VHDX_NO_FALLOC \
     "has no preallocation mode 'falloc' ('full' writes zeros instead)"
 
-/* -- Replay: replay.c, replay-index.c -- */
-
-/*
- * What the active log sequence says that the file should hold.  Fixed once
- * built, so it is read under no lock.
- */
-typedef struct VHDXReplay {
-    VHDXReplayIndex *index;
-    uint64_t sequence;              /* of the oldest entry */
-    uint64_t last_file_offset;      /* of the newest entry, bytes */
-} VHDXReplay;
-
 /* The state of files that nobody else looks into */
 typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXChange VHDXChange;           /* change.c */
 typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
+typedef struct VHDXReplay VHDXReplay;           /* replay-int.h */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 typedef struct VHDXSpace VHDXSpace;             /* space-int.h */
 
@@ -105,7 +93,6 @@ typedef struct BDRVVHDXState {
     /* Changed under commit_lock */
     VHDXHeader header;              /* the current one */
     int header_copy;                /* where it is: 0 or 1 */
-    bool replay_done;               /* the log found at open is in place */
     bool mend_region_table[2];      /* this copy is damaged */
     VHDXLog *log;
 
