@@ -55,27 +55,31 @@ void vhdx_change_free(BDRVVHDXState *s)
     g_clear_pointer(&s->change, g_free);
 }
 
-void vhdx_change_reset(BDRVVHDXState *s)
+static void change_reset(VHDXChange *c)
 {
-    VHDXChange *c = s->change;
-
-    vhdx_assert_locked(s);
     qatomic_set(&c->state, VHDX_READING);
     c->before = VHDX_READING;
     c->stable = c->last;
     c->ordered = false;
 }
 
+void vhdx_change_reset(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    change_reset(s->change);
+}
+
 void vhdx_change_move(BDRVVHDXState *to, BDRVVHDXState *from)
 {
     VHDXChange *c = to->change;
 
+    assert(vhdx_is_locked(to) || vhdx_is_locked(from));
     qatomic_set(&c->state, from->change->state);
     c->before = from->change->before;
     c->last = from->change->last;
     c->stable = from->change->stable;
     c->ordered = from->change->ordered;
-    vhdx_change_reset(from);
+    change_reset(from->change);
 }
 
 VHDXWriteState vhdx_change_state(BDRVVHDXState *s)
