@@ -50,6 +50,15 @@ static const char *region_at(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
                           s->metadata.length) ? "the metadata region" : NULL;
 }
 
+void vhdx_bat_note_objects(BDRVVHDXState *s)
+{
+    s->objects_end = MAX(VHDX_HEADER_SECTION_SIZE,
+                         s->header.log_offset + s->header.log_length);
+    s->objects_end = MAX(s->objects_end, s->bat.offset + s->bat.length);
+    s->objects_end = MAX(s->objects_end,
+                         s->metadata.offset + s->metadata.length);
+}
+
 /* The file does not have all of @block at @offset. */
 static void end_error(BDRVVHDXState *s, uint64_t index, uint64_t block,
                       uint64_t offset, Error **errp)
@@ -156,6 +165,21 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
 }
 
 /*
+ * Whether @entry is that of a payload block that is present, with all of its
+ * place in the file and behind all other objects.  By far the most are like
+ * that, and then there is nothing that could be wrong.
+ */
+static bool entry_is_plain(BDRVVHDXState *s, uint64_t entry)
+{
+    uint64_t offset = vhdx_bat_offset(entry);
+    uint64_t size = vhdx_file_size(s);
+
+    return entry == vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset) &&
+           offset >= s->objects_end && offset < size &&
+           s->geo.block_size <= size - offset;
+}
+
+/*
  * Whether raw BAT entry @entry of payload block @block names a place that may
  * be right, but not all of which the file has.
  */
@@ -254,30 +278,29 @@ uint64_t coroutine_fn vhdx_bat_entry_resolve(BlockDriverState *bs,
     return raw;
 }
 
-int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
-                                  uint64_t most, uint64_t *entry,
-                                  uint64_t *count)
+/*
+ * Read the BAT entry of @block into @entry, as vhdx_bat_entry_resolve() gives
+ * it.  @raw gets where it stands in memory, as long as lock is held.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_read(BlockDriverState *bs, uint64_t block, uint8_t **raw, uint64_t *entry)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t index = vhdx_bat_index(&s->geo, block);
     uint64_t offset = entry_offset(s, index);
     uint64_t in_page = offset % VHDX_PAGE_SIZE;
-    uint64_t step = 0, first, read_as, n = 1;
     bool learnt = false, asked = false;
-    VHDXPage *page;
-    uint8_t *raw;
     int whole = 0, ret;
+    VHDXPage *page;
 
-    vhdx_assert_locked(s);
-    *entry = 0;
     for (;;) {
         ret = vhdx_cache_get(bs, offset - in_page, &page);
         if (ret < 0) {
             return ret;
         }
-        raw = page->data + in_page;
-        first = read_as = ldq_le_p(raw);
-        if (vhdx_bat_state(first) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+        *raw = page->data + in_page;
+        *entry = ldq_le_p(*raw);
+        if (vhdx_bat_state(*entry) == VHDX_BLOCK_PARTIALLY_PRESENT) {
             if (!asked) {
                 asked = true;
                 whole = chunk_has_no_bitmap(bs, index);
@@ -286,10 +309,10 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
                 }
                 continue;
             }
-            read_as -= whole;
+            *entry -= whole;
         }
-        if (learnt || !entry_unseen(bs, block, read_as)) {
-            break;
+        if (learnt || !entry_unseen(bs, block, *entry)) {
+            return 0;
         }
         ret = length_learn(bs);
         if (ret < 0) {
@@ -297,17 +320,40 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
         }
         learnt = true;
     }
-    ret = vhdx_bat_entry_use(bs, index, read_as, entry);
+}
+
+int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
+                                  uint64_t most, uint64_t *entry,
+                                  uint64_t *count)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_index(&s->geo, block);
+    uint64_t read_as = 0, first, step, in_page, n = 1;
+    uint8_t *raw;
+    int ret;
+
+    vhdx_assert_locked(s);
+    ret = entry_read(bs, block, &raw, &read_as);
+    if (ret == 0 && !entry_is_plain(s, read_as)) {
+        ret = vhdx_bat_entry_use(bs, index, read_as, entry);
+    } else if (ret == 0) {
+        *entry = read_as;
+    }
     if (ret < 0) {
         *entry = read_as;
         return ret;
     }
+    *count = 1;
+    if (most == 1) {
+        return 0;
+    }
     /* The run ends with the page, and with the chunk. */
+    in_page = entry_offset(s, index) % VHDX_PAGE_SIZE;
     most = MIN(most, (VHDX_PAGE_SIZE - in_page) / VHDX_BAT_ENTRY_SIZE);
     most = MIN(most, ROUND_UP(block + 1, 1ULL << s->geo.chunk_bits) - block);
-    if (vhdx_bat_state(*entry) == VHDX_BLOCK_FULLY_PRESENT) {
-        step = s->geo.block_size;
-    }
+    first = ldq_le_p(raw);
+    step = vhdx_bat_state(*entry) == VHDX_BLOCK_FULLY_PRESENT ?
+           s->geo.block_size : 0;
     while (n < most &&
            ldq_le_p(raw + n * VHDX_BAT_ENTRY_SIZE) == first + n * step &&
            (!step ||

@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/locator.h"
@@ -188,6 +189,7 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    vhdx_bat_note_objects(s);
     ret = vhdx_replay_read(bs, s->metadata.offset, VHDX_METADATA_TABLE_SIZE,
                            buf);
     if (ret < 0) {

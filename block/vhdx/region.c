@@ -19,6 +19,7 @@
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
+#include "block/vhdx/bat.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -146,6 +147,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     } else if (vhdx_guid_equal(&region->guid, &vhdx_region_metadata)) {
         s->metadata = *region;
     }
+    vhdx_bat_note_objects(s);
     vhdx_cache_drop(s, old.offset + keep, old.length - keep);
     vhdx_space_release(s, old.offset + keep, old.length - keep);
     vhdx_change_note(s);

@@ -10,6 +10,12 @@
 #include "block/vhdx/file.h"
 
 /*
+ * The places of log, BAT and metadata are known, or have changed.  No request
+ * is under way.
+ */
+void vhdx_bat_note_objects(BDRVVHDXState *s);
+
+/*
  * Get the BAT entry of payload block @block, judged: UNMAPPED_DRAFT comes back
  * as UNMAPPED, offsets that mean nothing as 0.  UNMAPPED and UNDEFINED may keep
  * one, which may be anything: see vhdx_space_take_kept().  lock is held; see

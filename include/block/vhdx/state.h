@@ -85,6 +85,7 @@ typedef struct BDRVVHDXState {
     VHDXRegion metadata;
     VHDXRegion *regions;            /* all of them, @region_count */
     uint32_t region_count;
+    uint64_t objects_end;           /* only blocks lie behind it, bytes */
     uint32_t disk_size_item;        /* its offset in the metadata region */
     bool has_locator;               /* there is a Parent Locator */
     char *creator;
