@@ -31,14 +31,14 @@
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 
-/* Let go of a place that no entry uses; see vhdx_space_abandon(). */
+/* Let go of a place that no entry uses; see vhdx_space_return(). */
 static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
                             bool touched)
 {
     if (kept) {
         vhdx_space_keep(s, offset);
     } else {
-        vhdx_space_abandon(s, offset, s->geo.block_size, touched);
+        vhdx_space_return(s, offset, s->geo.block_size, touched);
     }
 }
 

@@ -73,9 +73,9 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
         }
         memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
         vhdx_change_note(s);
-        due = vhdx_log_relief_due(s);
+        due = vhdx_commit_relief_due(s);
     }
-    return due ? vhdx_log_relieve(bs) : 0;
+    return due ? vhdx_commit_relieve(bs) : 0;
 }
 
 static int coroutine_fn GRAPH_RDLOCK

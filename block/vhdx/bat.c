@@ -141,7 +141,7 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
         if (!s->reported) {
             s->reported = true;
             error_prepend(&err, "VHDX image '%s': ", bs->filename);
-            vhdx_corrupted_event(bs, error_get_pretty(err));
+            vhdx_change_corrupted_event(bs, error_get_pretty(err));
             error_report_err(err);
         } else {
             error_free(err);

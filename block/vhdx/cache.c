@@ -360,7 +360,7 @@ uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
     return page->data;
 }
 
-int vhdx_page_compare(const void *a, const void *b)
+int vhdx_cache_page_compare(const void *a, const void *b)
 {
     const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
 
@@ -487,7 +487,7 @@ GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s)
         g_ptr_array_add(pages, page);
     }
     assert(pages->len == s->cache->logged);
-    g_ptr_array_sort(pages, vhdx_page_compare);
+    g_ptr_array_sort(pages, vhdx_cache_page_compare);
     return pages;
 }
 

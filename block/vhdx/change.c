@@ -142,7 +142,7 @@ void coroutine_fn vhdx_change_latch(BlockDriverState *bs, const char *why)
     message = g_strdup_printf("VHDX image '%s': %s; all writes fail until the "
                               "image is reopened", bs->filename, why);
     error_report("%s", message);
-    vhdx_corrupted_event(bs, message);
+    vhdx_change_corrupted_event(bs, message);
 }
 
 void coroutine_fn vhdx_change_unlatch(BDRVVHDXState *s)
@@ -150,7 +150,7 @@ void coroutine_fn vhdx_change_unlatch(BDRVVHDXState *s)
     state_set(s, VHDX_BROKEN, s->change->before);
 }
 
-void vhdx_corrupted_event(BlockDriverState *bs, const char *message)
+void vhdx_change_corrupted_event(BlockDriverState *bs, const char *message)
 {
     const char *node = bdrv_get_node_name(bs);
 

@@ -42,7 +42,7 @@
  * Which bits of the window's maps stand for @bytes bytes at @offset; false if
  * none do.  In the first window, notes in which the others are.
  */
-static bool window_clip(BatCheck *c, uint64_t offset, uint64_t bytes,
+static bool window_clip(VHDXCheckBat *c, uint64_t offset, uint64_t bytes,
                         uint64_t *first, uint64_t *end)
 {
     uint64_t mib = offset / VHDX_MIB;
@@ -58,7 +58,7 @@ static bool window_clip(BatCheck *c, uint64_t offset, uint64_t bytes,
 }
 
 /* @begins of these bytes are where something else can't begin. */
-static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes,
+static void mark_used(VHDXCheckBat *c, uint64_t offset, uint64_t bytes,
                       uint64_t begins)
 {
     uint64_t first, end;
@@ -75,13 +75,13 @@ static void mark_used(BatCheck *c, uint64_t offset, uint64_t bytes,
     }
 }
 
-static void mark_object(BatCheck *c, uint64_t offset, uint64_t bytes)
+static void mark_object(VHDXCheckBat *c, uint64_t offset, uint64_t bytes)
 {
     mark_used(c, offset, bytes, bytes);
 }
 
 /* Note what an entry names without using it. */
-static void mark_named(BatCheck *c, uint64_t offset, uint64_t bytes)
+static void mark_named(VHDXCheckBat *c, uint64_t offset, uint64_t bytes)
 {
     uint64_t first, end;
 
@@ -92,7 +92,7 @@ static void mark_named(BatCheck *c, uint64_t offset, uint64_t bytes)
     }
 }
 
-static void mark_objects(BDRVVHDXState *s, BatCheck *c)
+static void mark_objects(BDRVVHDXState *s, VHDXCheckBat *c)
 {
     mark_object(c, 0, VHDX_HEADER_SECTION_SIZE);
     if (s->header.log_length) {
@@ -106,7 +106,7 @@ static void mark_objects(BDRVVHDXState *s, BatCheck *c)
  * When all else is marked: what a foreign region holds counts as used, though a
  * block may lie there without harm.
  */
-static void mark_foreign(BDRVVHDXState *s, BatCheck *c)
+static void mark_foreign(BDRVVHDXState *s, VHDXCheckBat *c)
 {
     for (uint32_t i = 0; i < s->region_count; i++) {
         const VHDXRegion *r = &s->regions[i];
@@ -132,11 +132,11 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    BatCheck *c = opaque;
+    VHDXCheckBat *c = opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
     uint64_t i = 0, first, end;
     int ret = bdrv_is_read_only(bs) ? vhdx_file_learn_length(bs) : 0;
-    Entry e;
+    VHDXCheckEntry e;
 
     if (ret < 0) {
         return ret;
@@ -163,7 +163,7 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 /* -- Judging -- */
 
 /* Whether @e is to be judged with this window. */
-static bool is_in_window(BatCheck *c, const Entry *e)
+static bool is_in_window(VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     uint64_t mib = e->offset / VHDX_MIB;
 
@@ -175,10 +175,10 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
               uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    BatCheck *c = opaque;
+    VHDXCheckBat *c = opaque;
     uint64_t i = 0, place;
     int ret = bdrv_is_read_only(bs) ? vhdx_file_learn_length(bs) : 0;
-    Entry e;
+    VHDXCheckEntry e;
 
     if (ret < 0) {
         return ret;
@@ -200,7 +200,7 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
 /* -- The whole -- */
 
-static void tell_odd(BatCheck *c)
+static void tell_odd(VHDXCheckBat *c)
 {
     static const char *const texts[ODD_MAX] = {
         [ODD_DRAFT] = "have state 5, as UNMAPPED was in the format's draft",
@@ -212,7 +212,7 @@ static void tell_odd(BatCheck *c)
         [ODD_BEHIND] = "behind the last one are not zero",
     };
 
-    for (Odd odd = 0; odd < ODD_MAX; odd++) {
+    for (VHDXCheckOdd odd = 0; odd < ODD_MAX; odd++) {
         bool mend = (c->check->fix & BDRV_FIX_ERRORS) &&
                     (odd != ODD_BITMAP || !c->child);
 
@@ -231,7 +231,7 @@ static void tell_odd(BatCheck *c)
 
 /* Mark what is in use in the window. */
 static int coroutine_fn GRAPH_RDLOCK
-window_mark(BlockDriverState *bs, BatCheck *c)
+window_mark(BlockDriverState *bs, VHDXCheckBat *c)
 {
     BDRVVHDXState *s = bs->opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
@@ -249,7 +249,7 @@ window_mark(BlockDriverState *bs, BatCheck *c)
 
 /* Look at the window with number @number. */
 static int coroutine_fn GRAPH_RDLOCK
-window_check(BlockDriverState *bs, BatCheck *c, uint64_t number,
+window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
              uint64_t all_mibs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -294,7 +294,7 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
     /* The last block may begin within the file and not end there. */
     uint64_t all_mibs = DIV_ROUND_UP(vhdx_file_size(s), VHDX_MIB) + block_mibs;
     uint64_t bits = MIN(WINDOW_MIBS, all_mibs) + block_mibs;
-    BatCheck c = {
+    VHDXCheckBat c = {
         .check = check,
         .used = bitmap_try_new(bits),
         .twice = bitmap_try_new(bits),

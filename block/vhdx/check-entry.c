@@ -46,9 +46,9 @@
 #include "block/vhdx/log.h"
 #include "check-int.h"
 
-bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
-                           const uint64_t *entries, uint64_t count,
-                           uint64_t *i, Entry *e)
+bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
+                           uint64_t index, const uint64_t *entries,
+                           uint64_t count, uint64_t *i, VHDXCheckEntry *e)
 {
     /* Calling vhdx_bat_index_is_bitmap() for each takes a quarter more. */
     uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
@@ -82,8 +82,8 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
 }
 
 /* Whether a bit of @map is set at the place that @e names in this window. */
-static bool is_marked(BDRVVHDXState *s, BatCheck *c, const unsigned long *map,
-                      const Entry *e)
+static bool is_marked(BDRVVHDXState *s, VHDXCheckBat *c,
+                      const unsigned long *map, const VHDXCheckEntry *e)
 {
     uint64_t first = e->offset / VHDX_MIB - c->from;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
@@ -92,7 +92,7 @@ static bool is_marked(BDRVVHDXState *s, BatCheck *c, const unsigned long *map,
 }
 
 /* Whether @e, in a state that may keep a place, names one not its own. */
-static bool is_taken(BDRVVHDXState *s, BatCheck *c, const Entry *e)
+static bool is_taken(BDRVVHDXState *s, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     VHDXBlockState state = vhdx_bat_state(e->value);
 
@@ -103,7 +103,8 @@ static bool is_taken(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 }
 
 /* The entry is wrong, and nobody knows what would be right. */
-static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
+static void judge_wrong(BDRVVHDXState *s, VHDXCheckBat *c,
+                        const VHDXCheckEntry *e)
 {
     Error *err = NULL;
 
@@ -126,7 +127,8 @@ static void judge_wrong(BDRVVHDXState *s, BatCheck *c, const Entry *e)
 
 /* As vhdx_check_odd(), but only counted. */
 static int coroutine_fn GRAPH_RDLOCK
-judge_odd(BlockDriverState *bs, BatCheck *c, Entry *e, Odd odd)
+judge_odd(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e,
+          VHDXCheckOdd odd)
 {
     e->certain = true;
     c->odd[odd]++;
@@ -138,7 +140,8 @@ judge_odd(BlockDriverState *bs, BatCheck *c, Entry *e, Odd odd)
  * used.  Where two such places overlap, the second one is not looked at.
  */
 static bool coroutine_fn GRAPH_RDLOCK
-may_have_data(BlockDriverState *bs, BatCheck *c, uint64_t first, uint64_t end)
+may_have_data(BlockDriverState *bs, VHDXCheckBat *c, uint64_t first,
+              uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
 
@@ -176,7 +179,7 @@ may_have_data(BlockDriverState *bs, BatCheck *c, uint64_t first, uint64_t end)
  * whose state is damaged.
  */
 static bool coroutine_fn GRAPH_RDLOCK
-may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
+may_be_block(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t first = e->offset / VHDX_MIB - c->from;
@@ -187,7 +190,7 @@ may_be_block(BlockDriverState *bs, BatCheck *c, const Entry *e)
 }
 
 /* Whether another block or object begins where @e names a place. */
-static bool is_others(BatCheck *c, const Entry *e)
+static bool is_others(VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     uint64_t bit = e->offset / VHDX_MIB - c->from;
 
@@ -200,7 +203,7 @@ static bool is_others(BatCheck *c, const Entry *e)
  * that may have been a child none is touched.
  */
 static int coroutine_fn GRAPH_RDLOCK
-judge_bitmap(BlockDriverState *bs, BatCheck *c, Entry *e)
+judge_bitmap(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
 
@@ -227,7 +230,7 @@ judge_bitmap(BlockDriverState *bs, BatCheck *c, Entry *e)
 
 /* The same for an entry behind the last one, of whatever kind */
 static int coroutine_fn GRAPH_RDLOCK
-judge_behind(BlockDriverState *bs, BatCheck *c, Entry *e)
+judge_behind(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t first = e->offset / VHDX_MIB - c->from;
@@ -257,7 +260,7 @@ judge_behind(BlockDriverState *bs, BatCheck *c, Entry *e)
 
 /* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
 static int coroutine_fn GRAPH_RDLOCK
-judge_mendable(BlockDriverState *bs, BatCheck *c, Entry *e)
+judge_mendable(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXBlockState state = vhdx_bat_state(e->raw);
@@ -314,8 +317,8 @@ entry_put(BlockDriverState *bs, uint64_t index, uint64_t value)
     BDRVVHDXState *s = bs->opaque;
 
     value = cpu_to_le64(value);
-    return vhdx_log_put(bs, s->bat.offset + index * VHDX_BAT_ENTRY_SIZE,
-                        sizeof(value), &value);
+    return vhdx_commit_put(bs, s->bat.offset + index * VHDX_BAT_ENTRY_SIZE,
+                           sizeof(value), &value);
 }
 
 static bool is_state_known(uint64_t entry)
@@ -325,7 +328,7 @@ static bool is_state_known(uint64_t entry)
 }
 
 int coroutine_fn
-vhdx_check_entry_judge(BlockDriverState *bs, BatCheck *c, Entry *e)
+vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;

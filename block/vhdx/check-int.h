@@ -10,16 +10,16 @@
 #include "block/vhdx/check-report.h"
 
 /* Entries that are odd, but no error */
-typedef enum Odd {
+typedef enum VHDXCheckOdd {
     ODD_DRAFT,                      /* in the state of the 0.95 draft */
     ODD_OFFSET,                     /* NOT_PRESENT with an offset, no block */
     ODD_PARTIAL,                    /* PARTIALLY_PRESENT, but it is whole */
     ODD_BITMAP,                     /* a sector bitmap's, not zero */
     ODD_BEHIND,                     /* behind the last one */
     ODD_MAX,
-} Odd;
+} VHDXCheckOdd;
 
-typedef struct BatCheck {
+typedef struct VHDXCheckBat {
     VHDXCheck *check;
     bool first;                     /* this is the first window */
     uint64_t from;                  /* MiB where the window begins */
@@ -36,10 +36,10 @@ typedef struct BatCheck {
     bool child;                     /* there are traces of a parent */
     uint8_t *buf;                   /* a MiB, when there is need */
     uint64_t odd[ODD_MAX];
-} BatCheck;
+} VHDXCheckBat;
 
 /* An entry with what is needed to judge it */
-typedef struct Entry {
+typedef struct VHDXCheckEntry {
     uint64_t index;
     uint64_t block;                 /* unless @bitmap */
     uint64_t raw;
@@ -50,16 +50,16 @@ typedef struct Entry {
     bool present;                   /* names a block within the file */
     bool inside;                    /* names a place that begins in the file */
     bool certain;                   /* judged: without doubt it means @value */
-} Entry;
+} VHDXCheckEntry;
 
 /*
  * Get the next entry from @entries[@i] on that is not zero, of those that the
  * walk has read, the first of which has index @index, and move @i behind it;
  * false if there is none.
  */
-bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
-                           const uint64_t *entries, uint64_t count,
-                           uint64_t *i, Entry *e);
+bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
+                           uint64_t index, const uint64_t *entries,
+                           uint64_t count, uint64_t *i, VHDXCheckEntry *e);
 
 /*
  * Judge an entry in the window of @c, whose maps tell what all others use: what
@@ -67,6 +67,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const BatCheck *c, uint64_t index,
  * if the entry has been put right, 0 if not, or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_check_entry_judge(BlockDriverState *bs, BatCheck *c, Entry *e);
+vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c,
+                       VHDXCheckEntry *e);
 
 #endif

@@ -179,8 +179,8 @@ static int coroutine_fn GRAPH_RDLOCK
 region_table_put(BlockDriverState *bs, int copy, uint8_t *buf)
 {
     vhdx_region_table_seal(buf);
-    return vhdx_log_put(bs, VHDX_REGION_TABLE_OFFSET(copy),
-                        VHDX_REGION_TABLE_SIZE, buf);
+    return vhdx_commit_put(bs, VHDX_REGION_TABLE_OFFSET(copy),
+                           VHDX_REGION_TABLE_SIZE, buf);
 }
 
 /* Tell of regions that nobody needs to know, and that are not there. */
@@ -296,7 +296,7 @@ field_check(BlockDriverState *bs, VHDXCheck *check, uint64_t offset,
                           what, value);
     if (ret > 0) {
         stl_le_p(buf, value & known);
-        ret = vhdx_log_put(bs, offset, sizeof(buf), buf);
+        ret = vhdx_commit_put(bs, offset, sizeof(buf), buf);
     }
     return ret;
 }
@@ -317,10 +317,10 @@ table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
     ret = vhdx_check_odd(bs, check, "The metadata table has reserved bytes "
                           "set");
     if (ret > 0) {
-        ret = vhdx_log_put(bs, offset + METADATA_RESERVED, 2, zero);
+        ret = vhdx_commit_put(bs, offset + METADATA_RESERVED, 2, zero);
         if (ret == 0) {
-            ret = vhdx_log_put(bs, offset + METADATA_RESERVED2, sizeof(zero),
-                               zero);
+            ret = vhdx_commit_put(bs, offset + METADATA_RESERVED2, sizeof(zero),
+                                  zero);
         }
     }
     return ret;
@@ -355,7 +355,7 @@ item_check(BlockDriverState *bs, VHDXCheck *check, const VHDXItem *item,
                               expected);
         if (ret > 0) {
             stl_le_p(buf, expected);
-            ret = vhdx_log_put(bs, offset + ITEM_FLAGS, sizeof(buf), buf);
+            ret = vhdx_commit_put(bs, offset + ITEM_FLAGS, sizeof(buf), buf);
         }
     }
     return ret;

@@ -195,7 +195,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     WITH_VHDX_LOCK_GUARD(s) {
         /* What is wrong with an entry is told here. */
         s->reported = true;
-        s->keep_tail = true;
+        s->keep_end = true;
         /*
          * qemu-img looks twice: what the first check could not cut off is one
          * yet.  A node that may be longer than asked for has refused nothing.
@@ -232,7 +232,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
         ret = ret < 0 ? ret : closed;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        s->keep_tail = false;
+        s->keep_end = false;
     }
     if (ret < 0) {
         result->check_errors++;

@@ -37,13 +37,13 @@
 #define PUNCH_FLUSH 64
 
 /* What a commit has taken from the cache, in order of the pages' offsets. */
-typedef struct Batch {
+typedef struct Commit {
     GPtrArray *pages;               /* VHDXPage */
     uint8_t **data;                 /* what they held when taken */
     uint64_t *offsets;
     uint32_t written;               /* pages [0, written) are in the log */
     uint32_t stable;                /* pages [0, stable) are stable there */
-} Batch;
+} Commit;
 
 /* Empty the ring, all entries of which are stable.  Returns 0 or -errno. */
 static int coroutine_fn GRAPH_RDLOCK
@@ -73,43 +73,43 @@ checkpoint(BlockDriverState *bs)
 }
 
 /* Take all dirty pages.  lock is held. */
-static void batch_take(BDRVVHDXState *s, Batch *b)
+static void commit_take(BDRVVHDXState *s, Commit *c)
 {
     VHDXPage *page;
 
-    *b = (Batch) { .pages = g_ptr_array_new() };
+    *c = (Commit) { .pages = g_ptr_array_new() };
     while ((page = vhdx_cache_take_dirty(s))) {
-        g_ptr_array_add(b->pages, page);
+        g_ptr_array_add(c->pages, page);
     }
-    g_ptr_array_sort(b->pages, vhdx_page_compare);
-    b->data = g_new(uint8_t *, b->pages->len);
-    b->offsets = g_new(uint64_t, b->pages->len);
-    for (guint i = 0; i < b->pages->len; i++) {
-        page = g_ptr_array_index(b->pages, i);
-        b->offsets[i] = page->offset;
-        b->data[i] = page->committing;
-    }
-}
-
-/* What is written of the batch is stable: apply may have it. */
-static void batch_stable(BDRVVHDXState *s, Batch *b)
-{
-    VHDX_LOCK_GUARD(s);
-    for (; b->stable < b->written; b->stable++) {
-        vhdx_cache_settle(s, g_ptr_array_index(b->pages, b->stable), true);
+    g_ptr_array_sort(c->pages, vhdx_cache_page_compare);
+    c->data = g_new(uint8_t *, c->pages->len);
+    c->offsets = g_new(uint64_t, c->pages->len);
+    for (guint i = 0; i < c->pages->len; i++) {
+        page = g_ptr_array_index(c->pages, i);
+        c->offsets[i] = page->offset;
+        c->data[i] = page->committing;
     }
 }
 
-/* Give back what has not become stable, and free the batch. */
-static void batch_end(BDRVVHDXState *s, Batch *b)
+/* What is written of the commit is stable: apply may have it. */
+static void commit_stable(BDRVVHDXState *s, Commit *c)
 {
     VHDX_LOCK_GUARD(s);
-    for (guint i = b->stable; i < b->pages->len; i++) {
-        vhdx_cache_settle(s, g_ptr_array_index(b->pages, i), false);
+    for (; c->stable < c->written; c->stable++) {
+        vhdx_cache_settle(s, g_ptr_array_index(c->pages, c->stable), true);
     }
-    g_ptr_array_unref(b->pages);
-    g_free(b->data);
-    g_free(b->offsets);
+}
+
+/* Give back what has not become stable, and free the commit. */
+static void commit_end(BDRVVHDXState *s, Commit *c)
+{
+    VHDX_LOCK_GUARD(s);
+    for (guint i = c->stable; i < c->pages->len; i++) {
+        vhdx_cache_settle(s, g_ptr_array_index(c->pages, i), false);
+    }
+    g_ptr_array_unref(c->pages);
+    g_free(c->data);
+    g_free(c->offsets);
 }
 
 /*
@@ -129,10 +129,10 @@ static bool data_is_named(BDRVVHDXState *s)
  * data, an error is the guest's to deal with, as it is with a raw file.
  */
 static int coroutine_fn GRAPH_RDLOCK
-batch_flush(BlockDriverState *bs, Batch *b)
+commit_flush(BlockDriverState *bs, Commit *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool entries = b->written > b->stable;
+    bool entries = c->written > c->stable;
     bool data_only = !entries && vhdx_ring_applied_is_stable(s);
     int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
 
@@ -140,15 +140,15 @@ batch_flush(BlockDriverState *bs, Batch *b)
         vhdx_change_latch(bs, "failed to flush the data of new blocks");
     }
     if (ret == 0 && entries) {
-        batch_stable(s, b);
+        commit_stable(s, c);
         vhdx_ring_release(s);
     }
     return ret;
 }
 
-/* Write the batch to the log, in as many entries as it takes, and flush. */
+/* Write the pages to the log, in as many entries as it takes, and flush. */
 static int coroutine_fn GRAPH_RDLOCK
-batch_write(BlockDriverState *bs, Batch *b)
+commit_write(BlockDriverState *bs, Commit *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint32_t quarter = s->header.log_length / VHDX_LOG_SECTOR / 4;
@@ -162,32 +162,32 @@ batch_write(BlockDriverState *bs, Batch *b)
      * these sectors has a higher one, and then the reader looks in place, where
      * all is by now that was ever stable.
      */
-    while (ret == 0 && b->pages->len && vhdx_ring_has_given_up(s)) {
+    while (ret == 0 && c->pages->len && vhdx_ring_has_given_up(s)) {
         ret = checkpoint(bs);
     }
-    while (ret == 0 && b->written < b->pages->len) {
-        uint32_t count = MIN(most, b->pages->len - b->written);
+    while (ret == 0 && c->written < c->pages->len) {
+        uint32_t count = MIN(most, c->pages->len - c->written);
 
         if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {
-            ret = b->written > b->stable ? batch_flush(bs, b) : 0;
+            ret = c->written > c->stable ? commit_flush(bs, c) : 0;
             if (ret == 0) {
                 ret = checkpoint(bs);
             }
         }
         if (ret == 0) {
-            ret = vhdx_ring_write(bs, count, b->offsets + b->written,
-                                  b->data + b->written);
+            ret = vhdx_ring_write(bs, count, c->offsets + c->written,
+                                  c->data + c->written);
         }
         if (ret < 0) {
             break;
         }
-        b->written += count;
+        c->written += count;
     }
-    if (vhdx_change_is_broken(s) || (ret < 0 && b->written == b->stable)) {
+    if (vhdx_change_is_broken(s) || (ret < 0 && c->written == c->stable)) {
         return ret;
     }
     /* Even if no more fits, what has been written is part of the log now. */
-    flushed = batch_flush(bs, b);
+    flushed = commit_flush(bs, c);
     return ret < 0 ? ret : flushed;
 }
 
@@ -210,7 +210,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
     bool barrier, full;
-    Batch batch;
+    Commit commit;
     int ret = 0;
 
     vhdx_assert_commit_locked(s);
@@ -218,7 +218,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     WITH_VHDX_LOCK_GUARD(s) {
         barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
-        batch_take(s, &batch);
+        commit_take(s, &commit);
     }
     /* If it fails, FlushedFileOffset stays what it was, which is as good. */
     (void)vhdx_commit_assure_length(bs);
@@ -228,9 +228,9 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         barrier = ret < 0;
     }
     if (ret == 0) {
-        ret = batch_write(bs, &batch);
+        ret = commit_write(bs, &commit);
     }
-    batch_end(s, &batch);
+    commit_end(s, &commit);
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_commit_end(s, ret == 0);
         if (barrier) {
@@ -265,7 +265,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
  * twice, as what it has for certain and as what it needs.  If that can't be
  * had now, the image's closing will do it.
  */
-static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
+static void coroutine_fn GRAPH_RDLOCK cut_free_end(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t size;
@@ -285,7 +285,7 @@ static void coroutine_fn GRAPH_RDLOCK log_cut_tail(BlockDriverState *bs)
     qemu_co_mutex_unlock(&s->commit_lock);
 }
 
-int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
+int coroutine_fn vhdx_commit(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
@@ -307,14 +307,14 @@ int coroutine_fn vhdx_log_commit(BlockDriverState *bs)
         }
         qemu_co_mutex_unlock(&s->commit_lock);
         if (vhdx_space_reclaim(bs)) {
-            log_cut_tail(bs);
+            cut_free_end(bs);
         }
     }
     vhdx_space_punch(bs, PUNCH_FLUSH);
     return ret;
 }
 
-bool vhdx_log_relief_due(BDRVVHDXState *s)
+bool vhdx_commit_relief_due(BDRVVHDXState *s)
 {
     unsigned changed = vhdx_cache_count_changed(s);
     unsigned limit = vhdx_cache_limit(s);
@@ -328,10 +328,10 @@ bool vhdx_log_relief_due(BDRVVHDXState *s)
     return true;
 }
 
-int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
+int coroutine_fn vhdx_commit_relieve(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = vhdx_log_commit(bs);
+    int ret = vhdx_commit(bs);
 
     vhdx_assert_unlocked(s);
     VHDX_LOCK_GUARD(s);
@@ -339,8 +339,8 @@ int coroutine_fn vhdx_log_relieve(BlockDriverState *bs)
     return ret;
 }
 
-int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
-                              uint64_t bytes, const void *buf)
+int coroutine_fn vhdx_commit_put(BlockDriverState *bs, uint64_t offset,
+                                 uint64_t bytes, const void *buf)
 {
     BDRVVHDXState *s = bs->opaque;
     bool due;
@@ -349,12 +349,12 @@ int coroutine_fn vhdx_log_put(BlockDriverState *bs, uint64_t offset,
     vhdx_assert_unlocked(s);
     ret = vhdx_cache_write(bs, offset, bytes, buf);
     WITH_VHDX_LOCK_GUARD(s) {
-        due = ret == 0 && vhdx_log_relief_due(s);
+        due = ret == 0 && vhdx_commit_relief_due(s);
     }
-    return due ? vhdx_log_relieve(bs) : ret;
+    return due ? vhdx_commit_relieve(bs) : ret;
 }
 
-int coroutine_fn vhdx_log_checkpoint(BlockDriverState *bs)
+int coroutine_fn vhdx_commit_checkpoint(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;

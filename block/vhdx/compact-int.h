@@ -9,7 +9,7 @@
 
 #include "block/vhdx/move.h"
 
-typedef struct Compact {
+typedef struct VHDXCompact {
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
     unsigned phase, phases;
@@ -22,12 +22,12 @@ typedef struct Compact {
     uint64_t limit;                 /* blocks shall end here, bytes */
     uint64_t next;                  /* the BAT entry to go on with */
     bool stuck;                     /* there is no place for its block */
-    VHDXBatch batch;
+    VHDXMoveSet set;
     Error **errp;
-} Compact;
+} VHDXCompact;
 
 /* Tell how far it has got, by @c->done and @c->total of this phase. */
-void vhdx_compact_progress(BlockDriverState *bs, Compact *c);
+void vhdx_compact_progress(BlockDriverState *bs, VHDXCompact *c);
 
 /*
  * Move blocks down one after the other, as they lie in the file, until no more
@@ -36,6 +36,6 @@ void vhdx_compact_progress(BlockDriverState *bs, Compact *c);
  * space to move blocks out of the way; each block is in one place then, too.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_compact_slide(BlockDriverState *bs, Compact *c);
+vhdx_compact_slide(BlockDriverState *bs, VHDXCompact *c);
 
 #endif

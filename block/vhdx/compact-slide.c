@@ -44,7 +44,7 @@ typedef struct Stretch {
     uint64_t end;                   /* of the last block in the file, bytes */
 } Stretch;
 
-void vhdx_compact_progress(BlockDriverState *bs, Compact *c)
+void vhdx_compact_progress(BlockDriverState *bs, VHDXCompact *c)
 {
     uint64_t parts = c->phase * PROGRESS_PARTS;
 
@@ -92,20 +92,20 @@ static bool slide_is_worth_it(BDRVVHDXState *s, uint64_t offset, uint64_t end)
     uint64_t before, behind;
 
     VHDX_LOCK_GUARD(s);
-    before = offset - vhdx_space_used(s, 0, offset);
-    behind = end - offset - vhdx_space_used(s, offset, end);
+    before = offset - vhdx_space_count_used(s, 0, offset);
+    behind = end - offset - vhdx_space_count_used(s, offset, end);
     return before % s->geo.block_size + behind > s->geo.block_size;
 }
 
 /* Move blocks from number @*next of @st on down, as far as there are places. */
 static int coroutine_fn GRAPH_RDLOCK
-slide_down(BlockDriverState *bs, Compact *c, Stretch *st, guint *next)
+slide_down(BlockDriverState *bs, VHDXCompact *c, Stretch *st, guint *next)
 {
     BDRVVHDXState *s = bs->opaque;
     bool full = false;
     int ret;
 
-    c->batch.count = 0;
+    c->set.count = 0;
     while (*next < st->places->len && !full) {
         Place *p = &g_array_index(st->places, Place, *next);
         uint64_t to;
@@ -116,18 +116,18 @@ slide_down(BlockDriverState *bs, Compact *c, Stretch *st, guint *next)
         if (!to) {
             break;
         }
-        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
+        full = vhdx_move_add(s, &c->set, p->index, p->offset, to);
         ++*next;
     }
-    ret = vhdx_batch_move(bs, &c->batch);
-    c->done += c->batch.count;
+    ret = vhdx_move_blocks(bs, &c->set);
+    c->done += c->set.count;
     vhdx_compact_progress(bs, c);
     return ret;
 }
 
 /* Move some blocks from number @next of @st on out of the way, to the end. */
 static int coroutine_fn GRAPH_RDLOCK
-move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
+move_up(BlockDriverState *bs, VHDXCompact *c, Stretch *st, guint next)
 {
     BDRVVHDXState *s = bs->opaque;
     bool full = false;
@@ -136,7 +136,7 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
     if (ret < 0) {
         return ret;
     }
-    c->batch.count = 0;
+    c->set.count = 0;
     while (next < st->places->len && !full) {
         Place *p = &g_array_index(st->places, Place, next++);
         int64_t to;
@@ -145,16 +145,16 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
         WITH_VHDX_LOCK_GUARD(s) {
             to = vhdx_space_alloc(bs, s->geo.block_size, &zero);
         }
-        if (to < 0 && !c->batch.count) {
+        if (to < 0 && !c->set.count) {
             return to;
         }
         if (to < 0) {
             /* With those that there is space for */
             break;
         }
-        full = vhdx_batch_add(s, &c->batch, p->index, p->offset, to);
+        full = vhdx_move_add(s, &c->set, p->index, p->offset, to);
     }
-    return vhdx_batch_move(bs, &c->batch);
+    return vhdx_move_blocks(bs, &c->set);
 }
 
 /*
@@ -162,7 +162,7 @@ move_up(BlockDriverState *bs, Compact *c, Stretch *st, guint next)
  * the rest may stay, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
-slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
+slide_stretch(BlockDriverState *bs, VHDXCompact *c, Stretch *st)
 {
     BDRVVHDXState *s = bs->opaque;
     bool room = true;               /* there may be a place further down */
@@ -173,7 +173,7 @@ slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
 
         st->from = g_array_index(st->places, Place, i).offset;
         WITH_VHDX_LOCK_GUARD(s) {
-            gap = !vhdx_space_used(s, st->from - VHDX_MIB, st->from);
+            gap = !vhdx_space_count_used(s, st->from - VHDX_MIB, st->from);
         }
         if (!gap && !room) {
             c->done++;
@@ -184,7 +184,7 @@ slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
             return 1;
         }
         ret = slide_down(bs, c, st, &i);
-        if (ret == 0 && !c->batch.count) {
+        if (ret == 0 && !c->set.count) {
             room = false;
             if (gap) {
                 /* They may get into the midst of the others. */
@@ -196,7 +196,7 @@ slide_stretch(BlockDriverState *bs, Compact *c, Stretch *st)
     return ret;
 }
 
-int coroutine_fn vhdx_compact_slide(BlockDriverState *bs, Compact *c)
+int coroutine_fn vhdx_compact_slide(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     Stretch st = {

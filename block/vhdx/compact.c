@@ -51,7 +51,6 @@
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
-#include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
@@ -68,14 +67,14 @@
  * enough.
  */
 static int coroutine_fn GRAPH_RDLOCK
-batch_fill(BlockDriverState *bs, Compact *c,
+set_fill(BlockDriverState *bs, VHDXCompact *c,
            int (*func)(BlockDriverState *bs, uint64_t index,
                        const uint64_t *entries, uint64_t count, void *opaque))
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    c->batch.count = 0;
+    c->set.count = 0;
     ret = vhdx_bat_walk(bs, c->next, s->geo.bat_entries, func, c);
     if (ret == 0) {
         c->next = s->geo.bat_entries;
@@ -84,11 +83,11 @@ batch_fill(BlockDriverState *bs, Compact *c,
 }
 
 /* Add the present block of BAT entry @index, and return 1 if that is enough. */
-static int batch_add(BDRVVHDXState *s, Compact *c, uint64_t index,
+static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
                      uint64_t entry, uint64_t to)
 {
     c->next = index + 1;
-    return vhdx_batch_add(s, &c->batch, index, vhdx_bat_offset(entry), to);
+    return vhdx_move_add(s, &c->set, index, vhdx_bat_offset(entry), to);
 }
 
 /* -- What loses its place -- */
@@ -99,7 +98,7 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
               uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    Compact *c = opaque;
+    VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
@@ -126,7 +125,7 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 static int count_rest(BlockDriverState *bs, uint64_t index,
                       const uint64_t *entries, uint64_t count, void *opaque)
 {
-    Compact *c = opaque;
+    VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
         c->behind += entries[i] != 0;
@@ -154,8 +153,8 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
             if (entries[i]) {
-                ret = vhdx_log_put(bs, s->bat.offset + (index + i) *
-                                   VHDX_BAT_ENTRY_SIZE, sizeof(zero), &zero);
+                ret = vhdx_commit_put(bs, s->bat.offset + (index + i) *
+                                      VHDX_BAT_ENTRY_SIZE, sizeof(zero), &zero);
             }
             continue;
         }
@@ -171,14 +170,14 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
                 }
                 vhdx_bat_set(s, block, entry);
                 vhdx_change_note(s);
-                due = vhdx_log_relief_due(s);
+                due = vhdx_commit_relief_due(s);
             }
         }
         if (due) {
-            ret = vhdx_log_relieve(bs);
+            ret = vhdx_commit_relieve(bs);
         }
     }
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }
 
 static int add_present(BlockDriverState *bs, uint64_t index,
@@ -186,7 +185,7 @@ static int add_present(BlockDriverState *bs, uint64_t index,
 {
     for (uint64_t i = 0; i < count; i++) {
         if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT &&
-            batch_add(bs->opaque, opaque, index + i, entries[i], 0)) {
+            set_add(bs->opaque, opaque, index + i, entries[i], 0)) {
             return 1;
         }
     }
@@ -195,7 +194,7 @@ static int add_present(BlockDriverState *bs, uint64_t index,
 
 /* Turn blocks full of zeros into the state ZERO. */
 static int coroutine_fn GRAPH_RDLOCK
-drop_zeroes(BlockDriverState *bs, Compact *c)
+drop_zeroes(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t dropped = 0;
@@ -203,20 +202,20 @@ drop_zeroes(BlockDriverState *bs, Compact *c)
 
     c->total = c->present;
     for (c->next = 0; c->next < s->geo.bat_entries && ret == 0;) {
-        ret = batch_fill(bs, c, add_present);
+        ret = set_fill(bs, c, add_present);
         if (ret == 0) {
-            ret = vhdx_batch_drop_zeroes(bs, &c->batch, &dropped);
+            ret = vhdx_move_drop_zeroes(bs, &c->set, &dropped);
         }
-        c->done += c->batch.count;
+        c->done += c->set.count;
         vhdx_compact_progress(bs, c);
     }
     c->present -= dropped;
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }
 
 /* -- Moving -- */
 
-static bool is_behind(BDRVVHDXState *s, Compact *c, uint64_t entry)
+static bool is_behind(BDRVVHDXState *s, VHDXCompact *c, uint64_t entry)
 {
     return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
            vhdx_bat_offset(entry) + s->geo.block_size > c->limit;
@@ -225,7 +224,7 @@ static bool is_behind(BDRVVHDXState *s, Compact *c, uint64_t entry)
 static int count_behind(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
-    Compact *c = opaque;
+    VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
         c->total += is_behind(bs->opaque, c, entries[i]);
@@ -237,7 +236,7 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
                       const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    Compact *c = opaque;
+    VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
         uint64_t to;
@@ -253,7 +252,7 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
             c->next = index + i;
             return 1;
         }
-        if (batch_add(s, c, index + i, entries[i], to)) {
+        if (set_add(s, c, index + i, entries[i], to)) {
             return 1;
         }
     }
@@ -262,22 +261,22 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
 
 /* Move all blocks behind the limit; where that can't be, raise it. */
 static int coroutine_fn GRAPH_RDLOCK
-move_down(BlockDriverState *bs, Compact *c)
+move_down(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
     for (c->next = 0; c->next < s->geo.bat_entries && ret == 0;) {
         c->stuck = false;
-        ret = batch_fill(bs, c, add_behind);
+        ret = set_fill(bs, c, add_behind);
         if (ret == 0) {
-            ret = vhdx_batch_move(bs, &c->batch);
+            ret = vhdx_move_blocks(bs, &c->set);
         }
-        c->done += c->batch.count;
+        c->done += c->set.count;
         vhdx_compact_progress(bs, c);
         if (c->stuck) {
             VHDX_LOCK_GUARD(s);
-            c->limit += MAX(c->limit - vhdx_space_used(s, 0, c->limit),
+            c->limit += MAX(c->limit - vhdx_space_count_used(s, 0, c->limit),
                             VHDX_MIB);
         }
     }
@@ -315,7 +314,7 @@ static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
  * have them all.
  */
 static int coroutine_fn GRAPH_RDLOCK
-move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
+move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
 {
     BDRVVHDXState *s = bs->opaque;
     unsigned slides = SLIDES;
@@ -336,7 +335,7 @@ move_blocks(BlockDriverState *bs, Compact *c, uint64_t packed)
         }
     } while (ret == 0);
     /* Without space to move blocks up to the file is no longer than it was. */
-    return vhdx_no_space(ret) ? 0 : ret;
+    return vhdx_file_no_space(ret) ? 0 : ret;
 }
 
 /* How long a file is with all objects, @blocks payload blocks and no gap. */
@@ -352,7 +351,7 @@ static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks)
 }
 
 /* Bring what is in the file together, and cut it. */
-static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
+static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t packed = packed_size(s, c->present);
@@ -381,7 +380,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, Compact *c)
  * asking for this, unless the image is left alone for two blocks in one place.
  */
 static int coroutine_fn GRAPH_RDLOCK
-drop_rest(BlockDriverState *bs, Compact *c)
+drop_rest(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     bool overlap;
@@ -401,12 +400,12 @@ drop_rest(BlockDriverState *bs, Compact *c)
     if (ret == 0) {
         ret = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
     }
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }
 
 /* Let entries name nothing but the places of blocks that are present. */
 static int coroutine_fn GRAPH_RDLOCK
-drop_places(BlockDriverState *bs, Compact *c)
+drop_places(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -439,7 +438,7 @@ drop_places(BlockDriverState *bs, Compact *c)
 
 /* Know what of the file is free, and that no two blocks are in one place. */
 static int coroutine_fn GRAPH_RDLOCK
-find_space(BlockDriverState *bs, Compact *c)
+find_space(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t packed, used;
@@ -452,7 +451,7 @@ find_space(BlockDriverState *bs, Compact *c)
         return ret;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        used = vhdx_space_used(s, 0, UINT64_MAX);
+        used = vhdx_space_count_used(s, 0, UINT64_MAX);
         packed = packed_size(s, c->present);
     }
     if (used != packed) {
@@ -469,7 +468,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 {
     BDRVVHDXState *s = bs->opaque;
     ERRP_GUARD();
-    g_autofree Compact *c = g_new0(Compact, 1);
+    g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
     int ret = 0;
 
     if (s->params.leave_allocated) {
@@ -482,7 +481,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                    "Locator, but HasParent of File Parameters is 0");
         return -EINVAL;
     }
-    *c = (Compact) {
+    *c = (VHDXCompact) {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
         .phases = zeroes ? 2 : 1,
@@ -495,7 +494,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     }
     if (ret == 0) {
         /* What has been freed until now gets free. */
-        ret = vhdx_log_commit(bs);
+        ret = vhdx_commit(bs);
         vhdx_space_reclaim(bs);
     }
     if (ret == 0) {

@@ -25,7 +25,6 @@
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
-#include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 
@@ -228,7 +227,7 @@ request_wait_space(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     }
     vhdx_request_end(s, req);
     vhdx_unlock(s);
-    ret = vhdx_log_commit(bs);
+    ret = vhdx_commit(bs);
     vhdx_lock(s);
     while (ret == 0 && vhdx_space_waits(s)) {
         vhdx_request_wait(s);
@@ -251,9 +250,9 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
     bool due;
 
     vhdx_request_end(s, req);
-    due = ret == 0 && vhdx_log_relief_due(s);
+    due = ret == 0 && vhdx_commit_relief_due(s);
     vhdx_unlock(s);
-    return due ? vhdx_log_relieve(bs) : ret;
+    return due ? vhdx_commit_relieve(bs) : ret;
 }
 
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
@@ -281,7 +280,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
             continue;
         }
         ret = piece_allocate(bs, offset, bytes, &p);
-        if (vhdx_no_space(ret)) {
+        if (vhdx_file_no_space(ret)) {
             ret = request_wait_space(bs, &req, offset, bytes);
             continue;
         }
@@ -422,7 +421,7 @@ request_pause(BlockDriverState *bs, VHDXRequest *req, uint64_t offset,
     vhdx_request_end(s, req);
     vhdx_unlock(s);
     if (due) {
-        ret = vhdx_log_relieve(bs);
+        ret = vhdx_commit_relieve(bs);
     } else {
         aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
         qemu_coroutine_yield();
@@ -459,7 +458,7 @@ zero_range(BlockDriverState *bs, ZeroRange z)
         z.offset += n;
         z.bytes -= n;
         /* Something has been done since the last time in any case. */
-        due = z.bytes && vhdx_log_relief_due(s);
+        due = z.bytes && vhdx_commit_relief_due(s);
         if (due || ++pieces == ZERO_PIECES) {
             ret = request_pause(bs, &req, z.offset, z.bytes, due);
             pieces = 0;
@@ -567,5 +566,5 @@ int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
         /* Where that fails and nothing is uncommitted, all is in the file. */
         (void)vhdx_log_resume(bs);
     }
-    return vhdx_log_commit(bs);
+    return vhdx_commit(bs);
 }

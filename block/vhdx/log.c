@@ -126,12 +126,12 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     }
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_replayed(s);
-        if (s->keep_tail) {
+        if (s->keep_end) {
             return 0;
         }
     }
     if (vhdx_space_scan(bs) == 0) {
-        vhdx_space_trim(bs);
+        vhdx_space_truncate(bs);
     }
     return 0;
 }
@@ -199,7 +199,7 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
         if (ret < 0) {
             return ret;
         }
-        vhdx_space_begin(bs);
+        vhdx_space_reserve_last_block(bs);
         ret = log_open(bs, &header);
     } else if (from < to) {
         ret = vhdx_header_update(bs, &header, 2);
@@ -289,7 +289,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
         ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs);
         if (ret == 0) {
             vhdx_space_reclaim(bs);
-            vhdx_space_trim(bs);
+            vhdx_space_truncate(bs);
         }
     }
     qemu_co_mutex_unlock(&s->commit_lock);

@@ -130,18 +130,18 @@ block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
     }
 }
 
-/* Do @func with all blocks of @batch, from @at to @end in each. */
+/* Do @func with all blocks of @set, from @at to @end in each. */
 static int coroutine_fn GRAPH_RDLOCK
-batch_pieces(BlockDriverState *bs, VHDXBatch *batch, AioTaskFunc func,
-             uint64_t at, uint64_t end)
+set_pieces(BlockDriverState *bs, VHDXMoveSet *set, AioTaskFunc func,
+           uint64_t at, uint64_t end)
 {
     AioTaskPool *pool = aio_task_pool_new(PIECES);
     int ret;
 
-    for (unsigned i = 0; i < batch->count && aio_task_pool_status(pool) == 0;
+    for (unsigned i = 0; i < set->count && aio_task_pool_status(pool) == 0;
          i++) {
-        block_pieces(bs, pool, func, &batch->moves[i], at,
-                     MIN(end, batch->moves[i].bytes));
+        block_pieces(bs, pool, func, &set->moves[i], at,
+                     MIN(end, set->moves[i].bytes));
     }
     aio_task_pool_wait_all(pool);
     ret = aio_task_pool_status(pool);
@@ -149,18 +149,18 @@ batch_pieces(BlockDriverState *bs, VHDXBatch *batch, AioTaskFunc func,
     return ret;
 }
 
-/* -- Batches -- */
+/* -- Sets of blocks -- */
 
-bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
-                    uint64_t from, uint64_t to)
+bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,
+                   uint64_t from, uint64_t to)
 {
-    VHDXMove *m = &batch->moves[batch->count++];
+    VHDXMove *m = &set->moves[set->count++];
 
     *m = (VHDXMove) { .from = from, .to = to };
     vhdx_bat_index_is_bitmap(&s->geo, index, &m->block);
     m->bytes = vhdx_block_bytes(&s->geo, m->block);
-    return batch->count == ARRAY_SIZE(batch->moves) ||
-           (uint64_t)batch->count << s->geo.block_bits >= BATCH_BYTES;
+    return set->count == ARRAY_SIZE(set->moves) ||
+           (uint64_t)set->count << s->geo.block_bits >= BATCH_BYTES;
 }
 
 /*
@@ -188,41 +188,41 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
     return ret;
 }
 
-int coroutine_fn vhdx_batch_drop_zeroes(BlockDriverState *bs,
-                                        VHDXBatch *batch, uint64_t *dropped)
+int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
+                                       VHDXMoveSet *set, uint64_t *dropped)
 {
     BDRVVHDXState *s = bs->opaque;
     bool due;
     int ret;
 
-    ret = batch_pieces(bs, batch, piece_look, 0, LOOK_FIRST);
+    ret = set_pieces(bs, set, piece_look, 0, LOOK_FIRST);
     if (ret == 0) {
-        ret = batch_pieces(bs, batch, piece_look, LOOK_FIRST, UINT64_MAX);
+        ret = set_pieces(bs, set, piece_look, LOOK_FIRST, UINT64_MAX);
     }
-    for (unsigned i = 0; i < batch->count && ret == 0; i++) {
-        if (batch->moves[i].data) {
+    for (unsigned i = 0; i < set->count && ret == 0; i++) {
+        if (set->moves[i].data) {
             continue;
         }
         ret = vhdx_log_begin(bs, VHDX_METADATA);
         if (ret == 0) {
-            ret = entry_change(bs, &batch->moves[i], VHDX_BLOCK_ZERO, false);
+            ret = entry_change(bs, &set->moves[i], VHDX_BLOCK_ZERO, false);
         }
         *dropped += ret == 0;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        due = ret == 0 && vhdx_log_relief_due(s);
+        due = ret == 0 && vhdx_commit_relief_due(s);
     }
-    return due ? vhdx_log_relieve(bs) : ret;
+    return due ? vhdx_commit_relieve(bs) : ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-batch_copy(BlockDriverState *bs, VHDXBatch *batch)
+set_copy(BlockDriverState *bs, VHDXMoveSet *set)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
 
-    for (unsigned i = 0; i < batch->count && ret == 0; i++) {
-        VHDXMove *m = &batch->moves[i];
+    for (unsigned i = 0; i < set->count && ret == 0; i++) {
+        VHDXMove *m = &set->moves[i];
 
         /* What is left of the last block comes to light when the disk grows. */
         if (m->bytes < s->geo.block_size) {
@@ -231,33 +231,33 @@ batch_copy(BlockDriverState *bs, VHDXBatch *batch)
                                           BDRV_REQ_MAY_UNMAP);
         }
     }
-    return ret < 0 ? ret : batch_pieces(bs, batch, piece_copy, 0, UINT64_MAX);
+    return ret < 0 ? ret : set_pieces(bs, set, piece_copy, 0, UINT64_MAX);
 }
 
-int coroutine_fn vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch)
+int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
 {
     BDRVVHDXState *s = bs->opaque;
     unsigned moved = 0;
     int ret;
 
-    if (!batch->count) {
+    if (!set->count) {
         return 0;
     }
     ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret == 0) {
-        ret = batch_copy(bs, batch);
+        ret = set_copy(bs, set);
     }
-    while (moved < batch->count && ret == 0) {
-        VHDXMove *m = &batch->moves[moved];
+    while (moved < set->count && ret == 0) {
+        VHDXMove *m = &set->moves[moved];
 
         ret = entry_change(bs, m, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                  m->to), true);
         moved += ret == 0;
     }
     WITH_VHDX_LOCK_GUARD(s) {
-        for (unsigned i = moved; i < batch->count; i++) {
-            vhdx_space_abandon(s, batch->moves[i].to, s->geo.block_size, true);
+        for (unsigned i = moved; i < set->count; i++) {
+            vhdx_space_return(s, set->moves[i].to, s->geo.block_size, true);
         }
     }
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }

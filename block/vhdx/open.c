@@ -53,7 +53,7 @@ static void image_free(BDRVVHDXState *s)
 }
 
 /* Forget what is known of the image.  Pages stay. */
-static void vhdx_image_reset(BDRVVHDXState *s)
+static void image_reset(BDRVVHDXState *s)
 {
     vhdx_replay_free(s);
     g_free(s->regions);
@@ -66,9 +66,9 @@ static void vhdx_image_reset(BDRVVHDXState *s)
     }
 }
 
-void vhdx_state_free(BDRVVHDXState *s)
+void vhdx_open_free(BDRVVHDXState *s)
 {
-    vhdx_image_reset(s);
+    image_reset(s);
     image_free(s);
     vhdx_request_free(s);
     vhdx_cache_free(s);
@@ -76,7 +76,7 @@ void vhdx_state_free(BDRVVHDXState *s)
     vhdx_lock_destroy(s);
 }
 
-void vhdx_state_init(BDRVVHDXState *s)
+void vhdx_open_init(BDRVVHDXState *s)
 {
     *s = (BDRVVHDXState) {
         .cache_size = s->cache_size,
@@ -156,9 +156,9 @@ file_id_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
-/* One try of vhdx_load() */
+/* One try of vhdx_open_load() */
 static int coroutine_fn GRAPH_RDLOCK
-vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
+load_once(BlockDriverState *bs, bool inactive, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     int64_t size;
@@ -200,16 +200,17 @@ vhdx_load_once(BlockDriverState *bs, bool inactive, Error **errp)
     return 0;
 
 fail:
-    vhdx_image_reset(s);
+    image_reset(s);
     return ret;
 }
 
-int coroutine_fn vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
+int coroutine_fn vhdx_open_load(BlockDriverState *bs, bool inactive,
+                                Error **errp)
 {
     int tries = bs->force_share ? SHARED_TRIES : 1;
     int ret;
 
-    while ((ret = vhdx_load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
+    while ((ret = load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
            --tries) {
         g_usleep(SHARED_WAIT_US);
     }
@@ -219,7 +220,7 @@ int coroutine_fn vhdx_load(BlockDriverState *bs, bool inactive, Error **errp)
 /* -- Loading again -- */
 
 /* Let @to have what @from knows of the image, and @from nothing. */
-static void vhdx_image_move(BDRVVHDXState *to, BDRVVHDXState *from)
+static void image_move(BDRVVHDXState *to, BDRVVHDXState *from)
 {
     memcpy(to, from, offsetof(BDRVVHDXState, end_image));
     memset(from, 0, offsetof(BDRVVHDXState, end_image));
@@ -227,25 +228,25 @@ static void vhdx_image_move(BDRVVHDXState *to, BDRVVHDXState *from)
     vhdx_change_move(to, from);
 }
 
-int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
+int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree BDRVVHDXState *old = g_new0(BDRVVHDXState, 1);
     int ret;
 
-    vhdx_state_init(old);
+    vhdx_open_init(old);
     vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
     WITH_VHDX_LOCK_GUARD(s) {
         image_free(old);
-        vhdx_image_move(old, s);
+        image_move(old, s);
     }
-    ret = vhdx_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
+    ret = vhdx_open_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
     WITH_VHDX_LOCK_GUARD(s) {
         if (ret < 0) {
             image_free(s);
-            vhdx_image_move(s, old);
+            image_move(s, old);
         } else {
             vhdx_cache_free(s);
             vhdx_cache_init(s);
@@ -255,6 +256,6 @@ int coroutine_fn vhdx_load_anew(BlockDriverState *bs, Error **errp)
     qemu_co_mutex_unlock(&s->grow_lock);
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_request_thaw(s);
-    vhdx_state_free(old);
+    vhdx_open_free(old);
     return ret;
 }

@@ -39,12 +39,12 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     int ret;
 
     /* Alone, so that it is one log entry, and after all that it counts on. */
-    ret = vhdx_log_commit(bs);
+    ret = vhdx_commit(bs);
     if (ret == 0) {
         ret = vhdx_cache_write(bs, offset, bytes, buf);
     }
     if (ret == 0) {
-        ret = vhdx_log_commit(bs);
+        ret = vhdx_commit(bs);
         if (ret < 0) {
             /* The pages are dirty, thus in memory: nothing is read. */
             (void)vhdx_cache_write(bs, offset, bytes, old);
@@ -113,12 +113,12 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     if (ret < 0) {
         if (!stays) {
             VHDX_LOCK_GUARD(s);
-            vhdx_space_abandon(s, offset, length, false);
+            vhdx_space_return(s, offset, length, false);
         }
         return ret;
     }
     /* Then all of the region is in place: no replay writes there again. */
-    ret = vhdx_log_checkpoint(bs);
+    ret = vhdx_commit_checkpoint(bs);
     if (ret == 0 && !zero && !stays) {
         ret = vhdx_file_pwrite_zeroes(bs, offset, length,
                                       BDRV_REQ_MAY_UNMAP);
@@ -163,7 +163,7 @@ move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
 {
     int ret = vhdx_region_move(bs, region, to, length, zero);
 
-    return ret < 0 ? ret : vhdx_log_commit(bs);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }
 
 int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)

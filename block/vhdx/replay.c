@@ -248,7 +248,7 @@ static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
     }
     ret = vhdx_file_truncate(bs, s->replay->last_file_offset,
                              PREALLOC_MODE_OFF, 0);
-    if (vhdx_length_refused(ret)) {
+    if (vhdx_file_length_refused(ret)) {
         return vhdx_replay_index_find(s->replay->index, size, &range) ?
                -ENOSPC : 0;
     }

@@ -80,7 +80,7 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
         return ret;
     }
     place = vhdx_bat_offset(entry);
-    ret = vhdx_space_cover(bs, place + s->geo.block_size);
+    ret = vhdx_space_extend_to(bs, place + s->geo.block_size);
     if (ret == 0) {
         ret = vhdx_file_pwrite_zeroes(bs, place + used,
                                       s->geo.block_size - used,
@@ -132,7 +132,7 @@ blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
     *given = UINT64_MAX;
     if (keep) {
         ret = vhdx_space_reserve(bs, bytes, prealloc);
-        if (!vhdx_length_refused(ret)) {
+        if (!vhdx_file_length_refused(ret)) {
             *given = size;
             return ret;
         }
@@ -158,7 +158,7 @@ entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
     uint64_t entry = cpu_to_le64(vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                 offset));
 
-    return vhdx_log_put(bs, at, sizeof(entry), &entry);
+    return vhdx_commit_put(bs, at, sizeof(entry), &entry);
 }
 
 /*
@@ -194,7 +194,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
         }
         if (ret < 0) {
             VHDX_LOCK_GUARD(s);
-            vhdx_space_abandon(s, offset, s->geo.block_size, true);
+            vhdx_space_return(s, offset, s->geo.block_size, true);
             return ret;
         }
         /* If it is set though this fails, it is cleared with the others. */
@@ -467,7 +467,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     }
     geometry_set(s, params, &geo);
     if (ret == 0) {
-        ret = vhdx_log_commit(bs);
+        ret = vhdx_commit(bs);
     }
     if (ret == 0 && given_up + rest && vhdx_space_is_known(s)) {
         qemu_co_mutex_lock(&s->grow_lock);
@@ -528,7 +528,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
          * from its place and know nothing of the log.  The new one is stable,
          * so that nothing is lost if this has to wait for the next time.
          */
-        (void)vhdx_log_checkpoint(bs);
+        (void)vhdx_commit_checkpoint(bs);
     }
 out:
     vhdx_request_thaw(s);

@@ -59,8 +59,8 @@ static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
     g_array_append_val(list, freed);
 }
 
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
-                        bool touched)
+void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                       bool touched)
 {
     VHDXSpace *sp = s->space;
 
@@ -71,7 +71,7 @@ void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
     } else if (offset + bytes == sp->end && !sp->used) {
         sp->end = offset;
     } else {
-        vhdx_map_free(s, offset, bytes);
+        vhdx_space_map_free(s, offset, bytes);
     }
 }
 
@@ -159,7 +159,7 @@ static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
 }
 
 /* Whether so much is free at the end of the file that it is cut off now. */
-static bool tail_is_large(BDRVVHDXState *s)
+static bool free_end_is_large(BDRVVHDXState *s)
 {
     VHDXSpace *sp = s->space;
     uint64_t end;
@@ -168,13 +168,13 @@ static bool tail_is_large(BDRVVHDXState *s)
         test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
         return false;
     }
-    end = cut_size(s, vhdx_map_end(sp));
+    end = cut_size(s, vhdx_space_map_end(sp));
     return MIN(sp->end, vhdx_file_size(s)) >=
            end + vhdx_space_grow_step(s, end);
 }
 
 /* What is free at the end of the file by now is the host's. */
-static void tail_punch(BDRVVHDXState *s)
+static void free_end_punch(BDRVVHDXState *s)
 {
     VHDXSpace *sp = s->space;
     uint64_t end;
@@ -182,10 +182,10 @@ static void tail_punch(BDRVVHDXState *s)
     if (test_bit(sp->end / VHDX_MIB - 1, sp->used)) {
         return;
     }
-    end = vhdx_map_end(sp);
-    if (end < sp->tail) {
-        vhdx_punch_add(sp, end, MIN(sp->tail, sp->end) - end);
-        sp->tail = end;
+    end = vhdx_space_map_end(sp);
+    if (end < sp->free_end) {
+        vhdx_space_map_punch(sp, end, MIN(sp->free_end, sp->end) - end);
+        sp->free_end = end;
     }
 }
 
@@ -202,10 +202,10 @@ static bool reclaim_some(BDRVVHDXState *s, bool known)
         VHDXFreed *f = &g_array_index(sp->committed, VHDXFreed, sp->taken++);
 
         if (known) {
-            vhdx_map_free(s, f->offset, f->length);
+            vhdx_space_map_free(s, f->offset, f->length);
             /* It does not read as zeros, though it may lie behind those. */
             sp->zero_from = MAX(sp->zero_from, f->offset + f->length);
-            vhdx_punch_add(sp, f->offset, f->length);
+            vhdx_space_map_punch(sp, f->offset, f->length);
         }
     }
     if (sp->taken > sp->committed->len / 2) {
@@ -237,8 +237,8 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
         VHDX_LOCK_GUARD(s);
         more = reclaim_some(s, known);
         if (!more && known) {
-            tail_punch(s);
-            large = tail_is_large(s);
+            free_end_punch(s);
+            large = free_end_is_large(s);
         }
     } while (more);
     qemu_co_mutex_unlock(&s->grow_lock);
@@ -270,11 +270,11 @@ static bool punch_take(BDRVVHDXState *s, uint64_t *offset, uint64_t *bytes,
     end = find_next_zero_bit(sp->punch, end, first);
     *offset = first * VHDX_MIB;
     *bytes = (end - first) * VHDX_MIB;
-    if (*offset < sp->tail && *offset + *bytes > sp->tail) {
-        *bytes = sp->tail - *offset;
+    if (*offset < sp->free_end && *offset + *bytes > sp->free_end) {
+        *bytes = sp->free_end - *offset;
     }
-    *zero = *offset >= sp->tail && !vhdx_file_is_fixed(s);
-    vhdx_punch_forget(sp, *offset, *offset + *bytes);
+    *zero = *offset >= sp->free_end && !vhdx_file_is_fixed(s);
+    vhdx_space_map_unpunch(sp, *offset, *offset + *bytes);
     bitmap_set(sp->used, first, *bytes / VHDX_MIB);
     sp->punch_from = first;
     return true;
@@ -316,7 +316,7 @@ punch_slice(BlockDriverState *bs, unsigned most)
             punch(bs, offset, MIN(bytes, size - offset), zero);
         }
         WITH_VHDX_LOCK_GUARD(s) {
-            vhdx_map_free(s, offset, bytes);
+            vhdx_space_map_free(s, offset, bytes);
             sp->zero_from = MAX(sp->zero_from, offset + bytes);
         }
     }
@@ -356,14 +356,14 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
     vhdx_assert_commit_locked(s);
     vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
-    if (!tail_is_large(s)) {
+    if (!free_end_is_large(s)) {
         return false;
     }
     /* Nothing is taken behind this from now on. */
     *size = vhdx_file_size(s);
-    s->space->end = vhdx_map_end(s->space);
+    s->space->end = vhdx_space_map_end(s->space);
     vhdx_file_set_size(s, cut_size(s, s->space->end));
-    vhdx_punch_forget(s->space, s->space->end, UINT64_MAX);
+    vhdx_space_map_unpunch(s->space, s->space->end, UINT64_MAX);
     return true;
 }
 
@@ -434,7 +434,7 @@ int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
     /* Blocks may lie where the file ends no more. */
     size = MAX(size, vhdx_file_size(s));
     ret = vhdx_file_truncate(bs, size, PREALLOC_MODE_OFF, 0);
-    if (vhdx_length_refused(ret) && size == vhdx_file_size(s)) {
+    if (vhdx_file_length_refused(ret) && size == vhdx_file_size(s)) {
         /* What can't be made longer has not got shorter either. */
         ret = 0;
     }
@@ -447,7 +447,7 @@ int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
     return ret;
 }
 
-void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
+void coroutine_fn vhdx_space_truncate(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = s->space;
@@ -460,7 +460,7 @@ void coroutine_fn vhdx_space_trim(BlockDriverState *bs)
     }
     if (sp->scanned ? !sp->damaged && !sp->overlap &&
                       !test_bit(sp->end / VHDX_MIB - 1, sp->used)
-                    : !s->keep_tail && !s->params.leave_allocated) {
+                    : !s->keep_end && !s->params.leave_allocated) {
         /*
          * There may be more below it that was freed in the past, or is a tail
          * that another writer has left.

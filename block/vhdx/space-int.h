@@ -20,7 +20,7 @@ struct VHDXSpace {
     uint64_t end;                   /* end of the last object, bytes */
     uint64_t zero_from;             /* free space from here on reads as zeros */
     uint64_t keep;                  /* a fixed image isn't cut below, bytes */
-    bool uncut;                     /* the file has been told to shrink, in vain */
+    bool uncut;                     /* the file could not be cut */
     bool cut_told;                  /* ... and that has been reported */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
@@ -39,7 +39,7 @@ struct VHDXSpace {
     unsigned long *punch;           /* bitmap of free MiBs to be punched */
     uint64_t punch_bits;
     uint64_t punch_from;            /* MiB: there is none before */
-    uint64_t tail;                  /* bytes: what is free behind is punched */
+    uint64_t free_end;              /* bytes: what is free behind is punched */
 };
 
 #endif

@@ -14,7 +14,7 @@
 #include "block/vhdx/space-map.h"
 #include "space-int.h"
 
-void vhdx_space_reach(VHDXSpace *sp, uint64_t end)
+void vhdx_space_map_reach(VHDXSpace *sp, uint64_t end)
 {
     uint64_t from = sp->end / VHDX_MIB;
     uint64_t bits = end / VHDX_MIB;
@@ -34,7 +34,7 @@ void vhdx_space_reach(VHDXSpace *sp, uint64_t end)
     }
 }
 
-void vhdx_map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+void vhdx_space_map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     VHDXSpace *sp = s->space;
     uint64_t bits = sp->end / VHDX_MIB;
@@ -55,7 +55,7 @@ void vhdx_map_free(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
     sp->hint = MIN(sp->hint, first / VHDX_MIB);
 }
 
-void vhdx_punch_add(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
+void vhdx_space_map_punch(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
 {
     uint64_t first = offset / VHDX_MIB;
     uint64_t end = first + bytes / VHDX_MIB;
@@ -77,7 +77,7 @@ void vhdx_punch_add(VHDXSpace *sp, uint64_t offset, uint64_t bytes)
     sp->punch_from = MIN(sp->punch_from, first);
 }
 
-void vhdx_punch_forget(VHDXSpace *sp, uint64_t offset, uint64_t end)
+void vhdx_space_map_unpunch(VHDXSpace *sp, uint64_t offset, uint64_t end)
 {
     uint64_t first = offset / VHDX_MIB;
     uint64_t last = MIN(end / VHDX_MIB, sp->punch_bits);
@@ -87,8 +87,8 @@ void vhdx_punch_forget(VHDXSpace *sp, uint64_t offset, uint64_t end)
     }
 }
 
-uint64_t vhdx_map_take(BDRVVHDXState *s, uint64_t bytes, uint64_t from,
-                       uint64_t limit)
+uint64_t vhdx_space_map_take(BDRVVHDXState *s, uint64_t bytes, uint64_t from,
+                             uint64_t limit)
 {
     VHDXSpace *sp = s->space;
     uint64_t n = bytes / VHDX_MIB;
@@ -104,12 +104,12 @@ uint64_t vhdx_map_take(BDRVVHDXState *s, uint64_t bytes, uint64_t from,
     }
     bitmap_set(sp->used, at, n);
     at *= VHDX_MIB;
-    vhdx_punch_forget(sp, at, at + bytes);
-    sp->tail = MAX(sp->tail, at + bytes);
+    vhdx_space_map_unpunch(sp, at, at + bytes);
+    sp->free_end = MAX(sp->free_end, at + bytes);
     return at;
 }
 
-uint64_t vhdx_map_end(VHDXSpace *sp)
+uint64_t vhdx_space_map_end(VHDXSpace *sp)
 {
     return (find_last_bit(sp->used, sp->end / VHDX_MIB) + 1) * VHDX_MIB;
 }

@@ -449,7 +449,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
     }
     scan_use(&scan, sp);
     scan_free(&scan);
-    vhdx_punch_forget(sp, sp->end, UINT64_MAX);
+    vhdx_space_map_unpunch(sp, sp->end, UINT64_MAX);
     return 0;
 }
 

@@ -51,7 +51,7 @@ void vhdx_space_init(BDRVVHDXState *s, uint64_t size)
         .end = ROUND_UP(size, VHDX_MIB),
         .keep = size,
         .zero_from = UINT64_MAX,
-        .tail = UINT64_MAX,
+        .free_end = UINT64_MAX,
         .punch_from = UINT64_MAX,
         .freed = g_array_new(false, false, sizeof(VHDXFreed)),
         .committing = g_array_new(false, false, sizeof(VHDXFreed)),
@@ -191,7 +191,7 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
  */
 static int space_grown(BDRVVHDXState *s, int ret)
 {
-    if (vhdx_length_refused(ret)) {
+    if (vhdx_file_length_refused(ret)) {
         VHDX_LOCK_GUARD(s);
         vhdx_file_set_fixed(s, true);
         return -ENOSPC;
@@ -245,7 +245,8 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     if (sp->scanning) {
         return 0;
     }
-    offset = vhdx_map_take(s, bytes, block ? sp->hint : 0, sp->end / VHDX_MIB);
+    offset = vhdx_space_map_take(s, bytes, block ? sp->hint : 0,
+                                 sp->end / VHDX_MIB);
     if (block) {
         sp->hint = (offset ? offset + bytes : sp->end) / VHDX_MIB;
     }
@@ -254,14 +255,14 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
         if (offset + bytes > vhdx_file_size(s)) {
             return 0;
         }
-        vhdx_space_reach(sp, offset + bytes);
-        sp->tail = MAX(sp->tail, sp->end);
+        vhdx_space_map_reach(sp, offset + bytes);
+        sp->free_end = MAX(sp->free_end, sp->end);
     }
     *zero = offset >= sp->zero_from && vhdx_file_trusts_zeroes(s);
     return offset;
 }
 
-void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
+void coroutine_fn vhdx_space_reserve_last_block(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t entry;
@@ -275,13 +276,14 @@ void coroutine_fn vhdx_space_begin(BlockDriverState *bs)
     ret = vhdx_bat_get(bs, s->geo.blocks - 1, &entry);
     if (ret < 0) {
         /* It may lie at the end of the file. */
-        vhdx_space_reach(s->space, s->space->end + s->geo.block_size);
+        vhdx_space_map_reach(s->space, s->space->end + s->geo.block_size);
     } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-        vhdx_space_reach(s->space, vhdx_bat_offset(entry) + s->geo.block_size);
+        vhdx_space_map_reach(s->space,
+                             vhdx_bat_offset(entry) + s->geo.block_size);
     }
 }
 
-int coroutine_fn vhdx_space_cover(BlockDriverState *bs, uint64_t end)
+int coroutine_fn vhdx_space_extend_to(BlockDriverState *bs, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret = 0;
@@ -310,7 +312,7 @@ int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
     ret = vhdx_space_know(bs);
     if (ret == 0 && sp->end + bytes > vhdx_file_size(s)) {
         ret = file_grow(bs, sp->end + bytes, prealloc);
-        if (vhdx_length_refused(ret) && prealloc == PREALLOC_MODE_OFF) {
+        if (vhdx_file_length_refused(ret) && prealloc == PREALLOC_MODE_OFF) {
             /* There may be as much inside. */
             ret = 0;
         }
@@ -369,8 +371,8 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
 {
     VHDXSpace *sp = s->space;
     bool block = bytes == s->geo.block_size;
-    uint64_t offset = vhdx_map_take(s, bytes, block ? sp->hint : 0,
-                                    MIN(limit, sp->end) / VHDX_MIB);
+    uint64_t offset = vhdx_space_map_take(s, bytes, block ? sp->hint : 0,
+                                          MIN(limit, sp->end) / VHDX_MIB);
 
     vhdx_assert_locked(s);
     if (offset && block) {
@@ -379,7 +381,7 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
     return offset;
 }
 
-uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
+uint64_t vhdx_space_count_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
 {
     VHDXSpace *sp = s->space;
     uint64_t end = MIN(to / VHDX_MIB, sp->used_bits);

@@ -113,7 +113,7 @@ static int coroutine_mixed_fn vhdx_call(VHDXCall call)
 
 static int coroutine_fn GRAPH_RDLOCK vhdx_load_entry(const VHDXCall *call)
 {
-    return vhdx_load(call->bs, call->flag, call->errp);
+    return vhdx_open_load(call->bs, call->flag, call->errp);
 }
 
 /* Take the cache's size in bytes out of @options. */
@@ -156,7 +156,7 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    vhdx_state_init(s);
+    vhdx_open_init(s);
     ret = vhdx_call((VHDXCall) {
         .func = vhdx_load_entry,
         .bs = bs,
@@ -164,7 +164,7 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
         .errp = errp,
     });
     if (ret < 0) {
-        vhdx_state_free(s);
+        vhdx_open_free(s);
     }
     return ret;
 }
@@ -172,7 +172,7 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 static int coroutine_fn GRAPH_RDLOCK
 vhdx_load_anew_entry(const VHDXCall *call)
 {
-    return vhdx_load_anew(call->bs, call->errp);
+    return vhdx_open_load_anew(call->bs, call->errp);
 }
 
 /* Put everything in place; after this the file is whole without a log. */
@@ -204,7 +204,7 @@ static void vhdx_close(BlockDriverState *bs)
     if (!(bs->open_flags & BDRV_O_INACTIVE) && vhdx_settle(bs, &err) < 0) {
         error_report_err(err);
     }
-    vhdx_state_free(bs->opaque);
+    vhdx_open_free(bs->opaque);
 }
 
 /*
@@ -215,7 +215,7 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_place_entry(const VHDXCall *call)
 {
     BDRVVHDXState *s = call->bs->opaque;
 
-    return vhdx_change_log_is_open(s) ? vhdx_log_checkpoint(call->bs) : 0;
+    return vhdx_change_log_is_open(s) ? vhdx_commit_checkpoint(call->bs) : 0;
 }
 
 static int vhdx_reopen_prepare(BDRVReopenState *state,
@@ -323,7 +323,7 @@ vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
     ERRP_GUARD();
 
-    if (vhdx_load_anew(bs, errp) < 0) {
+    if (vhdx_open_load_anew(bs, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
     }
 }

@@ -109,7 +109,7 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
 GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s);
 
 /* Compare two VHDXPage * by offset, as g_ptr_array_sort() wants it. */
-int vhdx_page_compare(const void *a, const void *b);
+int vhdx_cache_page_compare(const void *a, const void *b);
 
 /*
  * Note that @page->logged is in place.  It is kept until a flush tells that it

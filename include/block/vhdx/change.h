@@ -64,8 +64,8 @@ void coroutine_fn vhdx_change_unlatch(BDRVVHDXState *s);
  * Raise QEMU's event for an image that is not as it should be, but can be read:
  * @message tells how.  Any lock may be held.
  */
-void GRAPH_RDLOCK vhdx_corrupted_event(BlockDriverState *bs,
-                                       const char *message);
+void GRAPH_RDLOCK vhdx_change_corrupted_event(BlockDriverState *bs,
+                                              const char *message);
 
 /* -- Which changes are stable; lock is held -- */
 

@@ -45,7 +45,7 @@ vhdx_check_begin_mend(BlockDriverState *bs, VHDXCheck *check);
 
 /*
  * Tell of something wrong that can be mended without guessing, and count it.
- * Returns 1 if it is to be mended now, by vhdx_log_put(): the log is open
+ * Returns 1 if it is to be mended now, by vhdx_commit_put(): the log is open
  * then.  Returns 0 if not, or -errno of opening the log.
  */
 int coroutine_fn GRAPH_RDLOCK G_GNUC_PRINTF(3, 4)

@@ -13,7 +13,7 @@
  * Make stable all changes that were complete when the call began.  No lock is
  * held.  Returns 0 or -errno; -ENOSPC may be tried again.
  */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_commit(BlockDriverState *bs);
+int coroutine_fn GRAPH_RDLOCK vhdx_commit(BlockDriverState *bs);
 
 /* The same for a caller that holds commit_lock. */
 int coroutine_fn GRAPH_RDLOCK vhdx_commit_locked(BlockDriverState *bs);
@@ -26,17 +26,17 @@ int coroutine_fn GRAPH_RDLOCK vhdx_commit_assure_length(BlockDriverState *bs);
 
 /*
  * Whether changed pages take half of the cache, or the list of what was freed
- * is long, so that the caller has to call vhdx_log_relieve().  While one
+ * is long, so that the caller has to call vhdx_commit_relieve().  While one
  * request does so this is false for others, unless changed pages fill all of
  * the cache.  lock is held.
  */
-bool vhdx_log_relief_due(BDRVVHDXState *s);
+bool vhdx_commit_relief_due(BDRVVHDXState *s);
 
 /*
  * Commit because that is due.  No lock is held.  Returns 0 or -errno, as
- * vhdx_log_commit().
+ * vhdx_commit().
  */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
+int coroutine_fn GRAPH_RDLOCK vhdx_commit_relieve(BlockDriverState *bs);
 
 /*
  * Replace @bytes bytes of metadata at file offset @offset by @buf, as
@@ -44,14 +44,14 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_relieve(BlockDriverState *bs);
  * lock is held.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_log_put(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-             const void *buf);
+vhdx_commit_put(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                const void *buf);
 
 /*
  * Commit, and put everything in place so that no replay writes there again:
  * the log's tail is past all of it, and stable.  No lock is held.  Returns 0
  * or -errno.
  */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_checkpoint(BlockDriverState *bs);
+int coroutine_fn GRAPH_RDLOCK vhdx_commit_checkpoint(BlockDriverState *bs);
 
 #endif

@@ -59,9 +59,19 @@ vhdx_file_truncate(BlockDriverState *bs, uint64_t size, PreallocMode prealloc,
  * Whether the error @ret of changing a node's length means that its length
  * can't be changed, or not this way.
  */
-static inline bool vhdx_length_refused(int ret)
+static inline bool vhdx_file_length_refused(int ret)
 {
     return ret == -EINVAL || ret == -ENOTSUP || ret == -EPERM;
+}
+
+/*
+ * Whether the error @ret means that the storage is full: it fails a request
+ * alone, which may be tried again.  EFBIG is a limit of the file's size, of the
+ * process or of the file system.
+ */
+static inline bool vhdx_file_no_space(int ret)
+{
+    return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
 }
 
 /* Whether the node has refused to grow; lock is held. */

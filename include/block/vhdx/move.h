@@ -18,34 +18,34 @@ typedef struct VHDXMove {
 } VHDXMove;
 
 /* Blocks that are looked at, or moved, together. */
-typedef struct VHDXBatch {
+typedef struct VHDXMoveSet {
     unsigned count;
     VHDXMove moves[64];
-} VHDXBatch;
+} VHDXMoveSet;
 
 /*
  * Add the payload block of BAT entry @index, present at @from, that may go to
  * @to.  Returns whether the batch is full.
  */
-bool vhdx_batch_add(BDRVVHDXState *s, VHDXBatch *batch, uint64_t index,
-                    uint64_t from, uint64_t to);
+bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,
+                   uint64_t from, uint64_t to);
 
 /*
- * Give blocks of @batch in which there are only zeros the state ZERO, and add
+ * Give blocks of @set in which there are only zeros the state ZERO, and add
  * their number to @dropped.  That is stable, and their space free, with the
  * next commit.  Requests are frozen, no lock is held.  Returns 0 or -errno; the
  * image is right in either case.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_batch_drop_zeroes(BlockDriverState *bs, VHDXBatch *batch,
-                       uint64_t *dropped);
+vhdx_move_drop_zeroes(BlockDriverState *bs, VHDXMoveSet *set,
+                      uint64_t *dropped);
 
 /*
- * Move the blocks of @batch, each to a place that is taken for it, and commit
+ * Move the blocks of @set, each to a place that is taken for it, and commit
  * that.  Requests are frozen, no lock is held.  Returns 0 or -errno; what has
  * not moved then is where it was, and its new place is free.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_batch_move(BlockDriverState *bs, VHDXBatch *batch);
+vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set);
 
 #endif

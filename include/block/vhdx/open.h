@@ -15,10 +15,10 @@
     "can only be opened read-only"
 
 /* Start with an image of which nothing is known; only options are kept. */
-void vhdx_state_init(BDRVVHDXState *s);
+void vhdx_open_init(BDRVVHDXState *s);
 
 /* Forget everything that was read from the image or is to be written to it. */
-void vhdx_state_free(BDRVVHDXState *s);
+void vhdx_open_free(BDRVVHDXState *s);
 
 /*
  * Read the image, of which nothing is known yet.  The log of one that is
@@ -26,7 +26,7 @@ void vhdx_state_free(BDRVVHDXState *s);
  * held.  Returns 0, or -errno with @errp set and nothing known.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_load(BlockDriverState *bs, bool inactive, Error **errp);
+vhdx_open_load(BlockDriverState *bs, bool inactive, Error **errp);
 
 /*
  * Read the image again: what is known of it may be out of date, and changes
@@ -35,6 +35,6 @@ vhdx_load(BlockDriverState *bs, bool inactive, Error **errp);
  * set and all as it was.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_load_anew(BlockDriverState *bs, Error **errp);
+vhdx_open_load_anew(BlockDriverState *bs, Error **errp);
 
 #endif

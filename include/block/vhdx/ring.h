@@ -11,16 +11,6 @@
 
 #include "block/vhdx/state.h"
 
-/*
- * Whether the error @ret means that the storage is full: it fails a request
- * alone, which may be tried again.  EFBIG is a limit of the file's size, of the
- * process or of the file system.
- */
-static inline bool vhdx_no_space(int ret)
-{
-    return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
-}
-
 /* A ring without entries, which is no log yet.  No lock is held. */
 void vhdx_ring_init(BDRVVHDXState *s);
 void vhdx_ring_free(BDRVVHDXState *s);

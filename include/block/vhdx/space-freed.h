@@ -14,13 +14,13 @@
  * file has ever named.  @touched tells whether it may have been written to: the
  * host then gets it back when all requests of now have ended.  lock is held.
  */
-void vhdx_space_abandon(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
-                        bool touched);
+void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                       bool touched);
 
 /*
  * Note that the object of @bytes bytes at @offset is no longer named: its
  * space is free once that is committed and all requests of now have ended.
- * For an object that the log may still write to, vhdx_log_checkpoint() comes
+ * For an object that the log may still write to, vhdx_commit_checkpoint() comes
  * first.  lock is held.
  */
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
@@ -98,6 +98,6 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_assure(BlockDriverState *bs);
  * keep.  commit_lock is held, no log is open and no request under way.  Errors
  * are told as by vhdx_space_cut().
  */
-void coroutine_fn GRAPH_RDLOCK vhdx_space_trim(BlockDriverState *bs);
+void coroutine_fn GRAPH_RDLOCK vhdx_space_truncate(BlockDriverState *bs);
 
 #endif

@@ -50,7 +50,8 @@ void vhdx_space_note_damage(BDRVVHDXState *s);
  * Keep off all of the last block, of which the file may have no more than what
  * the disk needs.  commit_lock is held, before any allocation.
  */
-void coroutine_fn GRAPH_RDLOCK vhdx_space_begin(BlockDriverState *bs);
+void coroutine_fn GRAPH_RDLOCK
+vhdx_space_reserve_last_block(BlockDriverState *bs);
 
 /*
  * Set @s->space's size to what the node has now; the block layer alone would
@@ -95,14 +96,14 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
  * How many bytes the map shows as used from file offset @from to @to, multiples
  * of 1 MiB.  lock is held, and the space has been scanned.
  */
-uint64_t vhdx_space_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
+uint64_t vhdx_space_count_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
 
 /*
  * Make the file at least @end bytes long.  No lock is held, or commit_lock.
  * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_space_cover(BlockDriverState *bs, uint64_t end);
+vhdx_space_extend_to(BlockDriverState *bs, uint64_t end);
 
 /*
  * Know what is free, and have @bytes more of it if the node can grow, by

@@ -76,7 +76,7 @@ typedef struct VHDXLock {
 } VHDXLock;
 
 typedef struct BDRVVHDXState {
-    /* What is known of the image: vhdx_load_anew() replaces all of it. */
+    /* What is known of the image: vhdx_open_load_anew() replaces all of it. */
 
     /* Fixed once the image is open, or changed with requests frozen */
     VHDXParams params;
@@ -99,7 +99,7 @@ typedef struct BDRVVHDXState {
 
     /* Changed under lock */
     bool reported;                  /* a bad BAT entry was reported */
-    bool keep_tail;                 /* a check decides what becomes of it */
+    bool keep_end;                 /* a check decides what becomes of it */
     VHDXFile *file;
     VHDXSpace *space;
     bool relieving;                 /* a commit makes room in the cache */
