@@ -30,6 +30,7 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
+#include "trace.h"
 
 /* Let go of a place that no entry uses; see vhdx_space_return(). */
 static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
@@ -69,9 +70,13 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
 {
     BDRVVHDXState *s = bs->opaque;
     int64_t offset = vhdx_bat_offset(entry);
-    int kept = vhdx_space_take_kept(bs, block, offset);
     bool zero = false;
+    int kept;
 
+    vhdx_unlock(s);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_CLUSTER_ALLOC);
+    vhdx_lock(s);
+    kept = vhdx_space_take_kept(bs, block, offset);
     if (kept == 0) {
         offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
     }
@@ -92,6 +97,7 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
         .barrier = !zero,
     };
     vhdx_request_alloc_add(s, *alloc);
+    trace_vhdx_alloc(s, block, offset, kept, zero);
     return 0;
 }
 
@@ -113,6 +119,7 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
         }
         alloc->phase = VHDX_ALLOC_PREPARING;
         vhdx_unlock(s);
+        BLKDBG_CO_EVENT(bs->file, BLKDBG_COW_WRITE);
         ret = vhdx_space_zero(bs, alloc->offset, bytes,
                               s->params.leave_allocated ? 0 :
                               BDRV_REQ_MAY_UNMAP);
@@ -159,6 +166,9 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
         *place = vhdx_bat_offset(entry);
         *alloc = NULL;
     } else if (ret == 0) {
+        if (a != own) {
+            trace_vhdx_alloc_share(s, block);
+        }
         a->refs++;
         ret = alloc_prepare(bs, a);
         if (ret < 0) {
@@ -191,6 +201,7 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
         vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                      alloc->offset));
         alloc->phase = VHDX_ALLOC_PUBLISHED;
+        trace_vhdx_alloc_publish(s, alloc->block, alloc->offset);
         if (alloc->barrier) {
             vhdx_change_order(s);
         }
@@ -207,6 +218,7 @@ void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
         /* It is still being written to: later writes go elsewhere. */
         vhdx_request_alloc_detach(s, alloc);
     }
+    trace_vhdx_block_free(s, block, place);
     vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
     vhdx_space_release(s, place, s->geo.block_size);
     vhdx_change_note(s);

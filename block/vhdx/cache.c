@@ -29,6 +29,7 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
+#include "trace.h"
 
 /* Buffers in a chunk, which is aligned to its size */
 #define CHUNK_BUFFERS   64
@@ -291,7 +292,9 @@ pages_load(BlockDriverState *bs, uint64_t offset)
         qemu_iovec_add(&qiov, pages[i]->data, VHDX_PAGE_SIZE);
     }
     vhdx_unlock(s);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_L2_LOAD);
     ret = vhdx_replay_readv(bs, offset, qiov.size, &qiov, 0);
+    trace_vhdx_page_load(s, offset, count, ret);
     vhdx_lock(s);
 
     for (unsigned i = 0; i < count; i++) {

@@ -34,6 +34,7 @@
 #include "qemu/error-report.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/lock.h"
+#include "trace.h"
 
 struct VHDXChange {
     VHDXWriteState state;           /* atomic; changed with commit_lock */
@@ -99,12 +100,20 @@ bool vhdx_change_log_is_open(BDRVVHDXState *s)
     return (state == VHDX_BROKEN ? s->change->before : state) != VHDX_READING;
 }
 
+static const char *const state_names[] = {
+    [VHDX_READING] = "reading",
+    [VHDX_METADATA] = "metadata",
+    [VHDX_DATA] = "data",
+    [VHDX_BROKEN] = "broken",
+};
+
 /* The state becomes @to, for which it has to be @from. */
 static void coroutine_fn state_set(BDRVVHDXState *s, VHDXWriteState from,
                                    VHDXWriteState to)
 {
     qemu_co_mutex_assert_locked(&s->commit_lock);
     assert(s->change->state == from && from != to);
+    trace_vhdx_write_state(s, state_names[from], state_names[to]);
     qatomic_set(&s->change->state, to);
 }
 
@@ -137,6 +146,7 @@ void coroutine_fn vhdx_change_latch(BlockDriverState *bs, const char *why)
     if (vhdx_change_is_broken(s)) {
         return;
     }
+    trace_vhdx_latch(s, why);
     s->change->before = s->change->state;
     state_set(s, s->change->before, VHDX_BROKEN);
     message = g_strdup_printf("VHDX image '%s': %s; all writes fail until the "

@@ -29,6 +29,7 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space-freed.h"
+#include "trace.h"
 
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536
@@ -53,23 +54,29 @@ checkpoint(BlockDriverState *bs)
     int ret;
 
     vhdx_assert_commit_locked(s);
+    trace_vhdx_checkpoint(s);
     ret = vhdx_header_verify(bs);
-    if (ret == 0) {
-        ret = vhdx_ring_apply(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
+    ret = vhdx_ring_apply(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_write(bs, 0, NULL, NULL);
+    ret = vhdx_ring_flush(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
+    ret = vhdx_ring_write(bs, 0, NULL, NULL);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        vhdx_ring_release(s);
+    ret = vhdx_ring_flush(bs);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    vhdx_ring_release(s);
+    return 0;
 }
 
 /* Take all dirty pages.  lock is held. */
@@ -205,11 +212,36 @@ int coroutine_fn vhdx_commit_assure_length(BlockDriverState *bs)
     return ret;
 }
 
+/*
+ * Put pages in place in good time, while two of the largest entries still fit
+ * into the log.  Lack of space is no error here: the next commit tries again.
+ */
+static int coroutine_fn GRAPH_RDLOCK apply_if_due(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool full = vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 4;
+    int ret;
+
+    if (!full && !vhdx_ring_is_half_full(s)) {
+        return 0;
+    }
+    ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
+    if (ret == 0 && full) {
+        /* Pages are kept until they are stable in place. */
+        ret = vhdx_ring_flush(bs);
+    }
+    if (!vhdx_change_is_broken(s) &&
+        vhdx_cache_count_logged(s) <= vhdx_cache_limit(s) / 2) {
+        return 0;
+    }
+    return ret;
+}
+
 int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
-    bool barrier, full;
+    bool barrier;
     Commit commit;
     int ret = 0;
 
@@ -220,6 +252,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         vhdx_space_commit_begin(s);
         commit_take(s, &commit);
     }
+    trace_vhdx_commit_start(s, last, commit.pages->len, barrier);
     /* If it fails, FlushedFileOffset stays what it was, which is as good. */
     (void)vhdx_commit_assure_length(bs);
     if (barrier) {
@@ -240,23 +273,8 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
             vhdx_change_stable(s, last);
         }
     }
-    full = vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 4;
-    if (ret == 0 && (vhdx_ring_is_half_full(s) || full)) {
-        /*
-         * Apply while two of the largest entries still fit.  Lack of space is
-         * no error here: the next commit tries again.
-         */
-        ret = vhdx_header_verify(bs) ?: vhdx_ring_apply(bs);
-        if (ret == 0 && full) {
-            /* Pages are kept until they are stable in place. */
-            ret = vhdx_ring_flush(bs);
-        }
-        if (!vhdx_change_is_broken(s) &&
-            vhdx_cache_count_logged(s) <= vhdx_cache_limit(s) / 2) {
-            ret = 0;
-        }
-    }
-    return ret;
+    trace_vhdx_commit_end(s, last, ret);
+    return ret < 0 ? ret : apply_if_due(bs);
 }
 
 /*
@@ -331,27 +349,37 @@ bool vhdx_commit_relief_due(BDRVVHDXState *s)
 int coroutine_fn vhdx_commit_relieve(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = vhdx_commit(bs);
+    int ret;
 
     vhdx_assert_unlocked(s);
+    trace_vhdx_relieve(s);
+    ret = vhdx_commit(bs);
+
     VHDX_LOCK_GUARD(s);
     s->relieving = false;
     return ret;
+}
+
+int coroutine_fn vhdx_commit_unlock(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool due = vhdx_commit_relief_due(s);
+
+    vhdx_unlock(s);
+    return due ? vhdx_commit_relieve(bs) : 0;
 }
 
 int coroutine_fn vhdx_commit_put(BlockDriverState *bs, uint64_t offset,
                                  uint64_t bytes, const void *buf)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool due;
-    int ret;
+    int ret = vhdx_cache_write(bs, offset, bytes, buf);
 
-    vhdx_assert_unlocked(s);
-    ret = vhdx_cache_write(bs, offset, bytes, buf);
-    WITH_VHDX_LOCK_GUARD(s) {
-        due = ret == 0 && vhdx_commit_relief_due(s);
+    if (ret < 0) {
+        return ret;
     }
-    return due ? vhdx_commit_relieve(bs) : ret;
+    vhdx_lock(s);
+    return vhdx_commit_unlock(bs);
 }
 
 int coroutine_fn vhdx_commit_checkpoint(BlockDriverState *bs)

@@ -23,6 +23,7 @@
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
+#include "trace.h"
 
 int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
 {
@@ -62,12 +63,14 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     int ret;
 
     vhdx_header_encode(header, buf);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_REFTABLE_UPDATE);
     ret = vhdx_file_pwrite(bs, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
                            buf);
     qemu_vfree(buf);
     if (ret == 0) {
         ret = vhdx_ring_flush(bs);
     }
+    trace_vhdx_header_write(s, copy, header->sequence, ret);
     if (ret < 0) {
         return ret;
     }

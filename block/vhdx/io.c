@@ -146,6 +146,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
             ret = vhdx_replay_readv(bs, p.file_offset, p.bytes, qiov,
                                     qiov_offset);
         } else {
+            BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
             ret = vhdx_file_preadv(bs, p.file_offset, p.bytes, qiov,
                                    qiov_offset);
         }
@@ -247,12 +248,13 @@ static int coroutine_fn GRAPH_RDLOCK
 request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool due;
 
     vhdx_request_end(s, req);
-    due = ret == 0 && vhdx_commit_relief_due(s);
-    vhdx_unlock(s);
-    return due ? vhdx_commit_relieve(bs) : ret;
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
+    }
+    return vhdx_commit_unlock(bs);
 }
 
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
@@ -291,6 +293,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
             p.alloc[i]->touched = true;
         }
         vhdx_unlock(s);
+        BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
         ret = vhdx_file_pwritev(bs, p.file_offset, p.bytes, qiov,
                                 qiov_offset);
         vhdx_lock(s);

@@ -24,6 +24,7 @@
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
+#include "trace.h"
 
 /* How many places the closing of the log punches at the most */
 #define PUNCH_CLOSE 4096
@@ -201,6 +202,7 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
         }
         vhdx_space_reserve_last_block(bs);
         ret = log_open(bs, &header);
+        trace_vhdx_log_open(s, ret);
     } else if (from < to) {
         ret = vhdx_header_update(bs, &header, 2);
     }
@@ -287,6 +289,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->commit_lock);
     if (vhdx_change_log_is_open(s)) {
         ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs);
+        trace_vhdx_log_close(s, ret);
         if (ret == 0) {
             vhdx_space_reclaim(bs);
             vhdx_space_truncate(bs);

@@ -30,6 +30,7 @@
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space-freed.h"
+#include "trace.h"
 
 /* A batch has as many blocks as make up so many bytes, if it has room. */
 #define BATCH_BYTES     (64 * MiB)
@@ -192,27 +193,32 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
                                        VHDXMoveSet *set, uint64_t *dropped)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool due;
     int ret;
 
     ret = set_pieces(bs, set, piece_look, 0, LOOK_FIRST);
-    if (ret == 0) {
-        ret = set_pieces(bs, set, piece_look, LOOK_FIRST, UINT64_MAX);
+    if (ret < 0) {
+        return ret;
     }
-    for (unsigned i = 0; i < set->count && ret == 0; i++) {
+    ret = set_pieces(bs, set, piece_look, LOOK_FIRST, UINT64_MAX);
+    if (ret < 0) {
+        return ret;
+    }
+    for (unsigned i = 0; i < set->count; i++) {
         if (set->moves[i].data) {
             continue;
         }
         ret = vhdx_log_begin(bs, VHDX_METADATA);
-        if (ret == 0) {
-            ret = entry_change(bs, &set->moves[i], VHDX_BLOCK_ZERO, false);
+        if (ret < 0) {
+            return ret;
         }
-        *dropped += ret == 0;
+        ret = entry_change(bs, &set->moves[i], VHDX_BLOCK_ZERO, false);
+        if (ret < 0) {
+            return ret;
+        }
+        (*dropped)++;
     }
-    WITH_VHDX_LOCK_GUARD(s) {
-        due = ret == 0 && vhdx_commit_relief_due(s);
-    }
-    return due ? vhdx_commit_relieve(bs) : ret;
+    vhdx_lock(s);
+    return vhdx_commit_unlock(bs);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -243,6 +249,7 @@ int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
     if (!set->count) {
         return 0;
     }
+    trace_vhdx_move_blocks(s, set->count);
     ret = vhdx_log_begin(bs, VHDX_METADATA);
     if (ret == 0) {
         ret = set_copy(bs, set);

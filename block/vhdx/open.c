@@ -27,6 +27,7 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
+#include "trace.h"
 
 /*
  * An image that another process writes to may change while it is being read:
@@ -197,6 +198,8 @@ load_once(BlockDriverState *bs, bool inactive, Error **errp)
         }
     }
     bs->total_sectors = s->params.disk_size / BDRV_SECTOR_SIZE;
+    trace_vhdx_open(s, bs->filename, s->params.disk_size, s->region_count,
+                    vhdx_replay_active(s));
     return 0;
 
 fail:

@@ -29,6 +29,7 @@
 #include "block/vhdx/region.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
+#include "trace.h"
 
 #define COPY_BYTES  MiB
 
@@ -117,6 +118,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
         }
         return ret;
     }
+    trace_vhdx_region_move(s, old.offset, offset, length);
     /* Then all of the region is in place: no replay writes there again. */
     ret = vhdx_commit_checkpoint(bs);
     if (ret == 0 && !zero && !stays) {

@@ -20,6 +20,7 @@
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/replay.h"
 #include "replay-int.h"
+#include "trace.h"
 
 /* What is read of the log at a time */
 #define READ_BYTES          MiB
@@ -432,6 +433,9 @@ int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
     ret = sequence_index(bs, s->replay, &tail, &head, errp);
     if (ret < 0) {
         vhdx_replay_free(s);
+        return ret;
     }
-    return ret;
+    trace_vhdx_replay_index(s, tail.sequence, head.sequence,
+                            s->replay->last_file_offset);
+    return 0;
 }

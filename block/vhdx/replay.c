@@ -29,6 +29,7 @@
 #include "block/vhdx/replay.h"
 #include "block/vhdx/replay-index.h"
 #include "replay-int.h"
+#include "trace.h"
 
 /* Pages that one task puts in place, and such tasks at a time */
 #define APPLY_PAGES         64
@@ -352,7 +353,10 @@ static int coroutine_fn GRAPH_RDLOCK index_apply(BlockDriverState *bs)
 
 int coroutine_fn vhdx_replay_apply(BlockDriverState *bs)
 {
-    int ret = length_apply(bs);
+    int ret;
 
+    vhdx_assert_commit_locked((BDRVVHDXState *)bs->opaque);
+    trace_vhdx_replay_apply(bs->opaque);
+    ret = length_apply(bs);
     return ret < 0 ? ret : index_apply(bs);
 }

@@ -16,6 +16,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
+#include "trace.h"
 
 struct VHDXRequests {
     GHashTable *allocs;             /* VHDXAlloc by block */
@@ -88,6 +89,7 @@ void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
         vhdx_wait(s, &r->queue);
     }
     assert(!g_hash_table_size(r->allocs));
+    trace_vhdx_freeze(s);
 }
 
 void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
@@ -95,6 +97,7 @@ void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
     VHDX_LOCK_GUARD(s);
     assert(s->requests->frozen);
     s->requests->frozen = false;
+    trace_vhdx_thaw(s);
     qemu_co_queue_restart_all(&s->requests->queue);
 }
 

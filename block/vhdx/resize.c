@@ -52,6 +52,7 @@
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
+#include "trace.h"
 
 /* So much of a place is read at a time. */
 #define READ_BYTES  MiB
@@ -489,11 +490,13 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     BDRVVHDXState *s = bs->opaque;
     VHDXGeometry geo;
     VHDXParams params;
+    uint64_t size;
     int ret;
 
     WITH_VHDX_LOCK_GUARD(s) {
         params = s->params;
     }
+    size = params.disk_size;
     params.disk_size = offset;
     if (vhdx_params_check(&params, errp) < 0) {
         return -EINVAL;
@@ -530,6 +533,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
          */
         (void)vhdx_commit_checkpoint(bs);
     }
+    trace_vhdx_resize(s, size, offset, ret);
 out:
     vhdx_request_thaw(s);
     return ret;

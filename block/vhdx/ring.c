@@ -50,6 +50,7 @@
 #include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
+#include "trace.h"
 
 /* Pages that one write puts in place, and such writes at a time */
 #define APPLY_PAGES     64
@@ -189,6 +190,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
         log->used -= span->length;
         g_free(span);
     }
+    trace_vhdx_ring_rewind(s, log->sequence, ret);
     return ret;
 }
 
@@ -293,6 +295,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                buf + first);
     }
     qemu_vfree(buf);
+    trace_vhdx_ring_write(s, entry.sequence, log->head, entry.tail, count, ret);
     if (ret < 0) {
         log->given_up = count ? entry.sequence : log->given_up;
         return ret;
@@ -345,6 +348,7 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
     for (unsigned i = 0; i < t->count; i++) {
         qemu_iovec_add(&qiov, t->pages[i]->logged, VHDX_PAGE_SIZE);
     }
+    BLKDBG_CO_EVENT(t->bs->file, BLKDBG_L2_UPDATE);
     ret = vhdx_file_pwritev(t->bs, t->pages[0]->offset, qiov.size, &qiov, 0);
     qemu_iovec_destroy(&qiov);
     if (ret == 0) {
@@ -399,6 +403,7 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     aio_task_pool_wait_all(pool);
     ret = aio_task_pool_status(pool);
     aio_task_pool_free(pool);
+    trace_vhdx_ring_apply(s, pages->len, ret);
     if (ret == 0) {
         s->log->applied = s->log->sequence;
     }

@@ -29,6 +29,7 @@
 #include "block/vhdx/space-scan.h"
 #include "block/vhdx/space.h"
 #include "space-int.h"
+#include "trace.h"
 
 /* Places that go into the map under one lock */
 #define RECLAIM_PLACES  1024
@@ -241,6 +242,7 @@ bool coroutine_fn vhdx_space_reclaim(BlockDriverState *bs)
             large = free_end_is_large(s);
         }
     } while (more);
+    trace_vhdx_space_reclaim(s, known);
     qemu_co_mutex_unlock(&s->grow_lock);
     return large;
 }
@@ -287,6 +289,8 @@ static bool punch_take(BDRVVHDXState *s, uint64_t *offset, uint64_t *bytes,
 static void coroutine_fn GRAPH_RDLOCK
 punch(BlockDriverState *bs, uint64_t offset, uint64_t bytes, bool zero)
 {
+    trace_vhdx_space_punch(bs->opaque, offset, bytes);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_CLUSTER_FREE);
     (void)vhdx_file_pdiscard(bs, offset, bytes);
     if (zero) {
         (void)vhdx_space_zero(bs, offset, bytes, BDRV_REQ_MAY_UNMAP |
@@ -405,6 +409,7 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
     int known = vhdx_space_measure(bs);
     bool cut;
 
+    trace_vhdx_space_cut(s, size, end, ret);
     WITH_VHDX_LOCK_GUARD(s) {
         cut = known == 0 && vhdx_file_size(s) <= end;
         sp->uncut = !cut;

@@ -43,6 +43,7 @@
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
 #include "space-int.h"
+#include "trace.h"
 
 typedef struct Scan {
     uint64_t size;                  /* of the file */
@@ -448,6 +449,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
     }
     scan_use(&scan, sp);
+    trace_vhdx_space_scan(s, sp->end, sp->overlap, sp->damaged);
     scan_free(&scan);
     vhdx_space_map_unpunch(sp, sp->end, UINT64_MAX);
     return 0;

@@ -31,6 +31,7 @@
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
 #include "space-int.h"
+#include "trace.h"
 
 /*
  * The file grows by an eighth of its length, within these bounds, and by eight
@@ -164,11 +165,13 @@ file_grow(BlockDriverState *bs, uint64_t size, PreallocMode prealloc)
         return -EIO;
     }
     old = vhdx_file_size(s);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_CLUSTER_ALLOC_SPACE);
     ret = vhdx_file_truncate(bs, size, prealloc, BDRV_REQ_ZERO_WRITE);
     if (ret == -ENOTSUP) {
         zero = false;
         ret = vhdx_file_truncate(bs, size, prealloc, 0);
     }
+    trace_vhdx_space_grow(s, old, size, ret);
     if (ret < 0) {
         /* It may have taken effect all the same. */
         (void)vhdx_space_measure(bs);

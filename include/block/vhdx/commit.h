@@ -39,6 +39,12 @@ bool vhdx_commit_relief_due(BDRVVHDXState *s);
 int coroutine_fn GRAPH_RDLOCK vhdx_commit_relieve(BlockDriverState *bs);
 
 /*
+ * Drop lock, which is held, and commit if that is due.  Returns 0 or -errno, as
+ * vhdx_commit().
+ */
+int coroutine_fn GRAPH_RDLOCK vhdx_commit_unlock(BlockDriverState *bs);
+
+/*
  * Replace @bytes bytes of metadata at file offset @offset by @buf, as
  * vhdx_cache_write() does, and commit if that is due.  The log is open, no
  * lock is held.  Returns 0 or -errno.
