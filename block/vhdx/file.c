@@ -46,6 +46,8 @@ void vhdx_file_set_size(BDRVVHDXState *s, uint64_t size)
 {
     vhdx_assert_locked(s);
     s->file->size = size;
+    /* What has been cut is not stable any more. */
+    s->file->stable_size = MIN(s->file->stable_size, size);
 }
 
 uint64_t vhdx_file_stable_size(BDRVVHDXState *s)

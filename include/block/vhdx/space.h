@@ -28,7 +28,10 @@ void vhdx_space_set_end(BDRVVHDXState *s, uint64_t end);
 /* A fixed image may be cut by @bytes bytes more.  lock is held. */
 void vhdx_space_keep_less(BDRVVHDXState *s, uint64_t bytes);
 
-/* Where the last object ends, as far as it is known, bytes; lock is held. */
+/*
+ * Where the last object ends, as far as it is known, bytes.  lock is held, or
+ * requests are frozen.
+ */
 uint64_t vhdx_space_end(BDRVVHDXState *s);
 
 /*
