@@ -131,6 +131,20 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
     return ret;
 }
 
+/* Let the caller have a reference to @alloc, ready to be written to. */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_share(BlockDriverState *bs, VHDXAlloc *alloc)
+{
+    int ret;
+
+    alloc->refs++;
+    ret = alloc_prepare(bs, alloc);
+    if (ret < 0) {
+        vhdx_alloc_unref(bs->opaque, alloc);
+    }
+    return ret;
+}
+
 int coroutine_fn
 vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
                VHDXAlloc **alloc)
@@ -141,15 +155,30 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
     int ret, failed = 0;
 
     vhdx_assert_locked(s);
+    *alloc = NULL;
     /*
      * Lock is dropped to allocate, so then look again: there may be no space
      * just because another request has got it for this block.
      */
     for (;;) {
         ret = vhdx_bat_get(bs, block, &entry);
+        if (ret < 0) {
+            break;
+        }
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+            *place = vhdx_bat_offset(entry);
+            break;
+        }
         a = vhdx_request_alloc(s, block);
-        if (ret < 0 || a ||
-            vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        if (a) {
+            if (a != own) {
+                trace_vhdx_alloc_share(s, block);
+            }
+            ret = alloc_share(bs, a);
+            if (ret == 0) {
+                *place = a->offset;
+                *alloc = a;
+            }
             break;
         }
         if (failed < 0) {
@@ -161,22 +190,6 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
             own = NULL;
         }
         failed = alloc_new(bs, block, entry, &own);
-    }
-    if (ret == 0 && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-        *place = vhdx_bat_offset(entry);
-        *alloc = NULL;
-    } else if (ret == 0) {
-        if (a != own) {
-            trace_vhdx_alloc_share(s, block);
-        }
-        a->refs++;
-        ret = alloc_prepare(bs, a);
-        if (ret < 0) {
-            vhdx_alloc_unref(s, a);
-        } else {
-            *place = a->offset;
-            *alloc = a;
-        }
     }
     if (own) {
         vhdx_alloc_unref(s, own);

@@ -153,14 +153,32 @@ commit_flush(BlockDriverState *bs, Commit *c)
     return ret;
 }
 
-/* Write the pages to the log, in as many entries as it takes, and flush. */
+/* Make room in the ring for the next entry, of @count pages. */
 static int coroutine_fn GRAPH_RDLOCK
-commit_write(BlockDriverState *bs, Commit *c)
+commit_make_room(BlockDriverState *bs, Commit *c, uint32_t count)
+{
+    int ret;
+
+    if (vhdx_log_entry_size(count) <= vhdx_ring_room(bs->opaque)) {
+        return 0;
+    }
+    if (c->written > c->stable) {
+        ret = commit_flush(bs, c);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return checkpoint(bs);
+}
+
+/* Write the pages to the log, in as many entries as it takes. */
+static int coroutine_fn GRAPH_RDLOCK
+commit_write_entries(BlockDriverState *bs, Commit *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint32_t quarter = s->header.log_length / VHDX_LOG_SECTOR / 4;
     uint32_t most = quarter - vhdx_log_desc_sectors(quarter);
-    int ret = 0, flushed;
+    int ret;
 
     /*
      * An entry that was given up may be in the file all the same, and a reader
@@ -169,28 +187,37 @@ commit_write(BlockDriverState *bs, Commit *c)
      * these sectors has a higher one, and then the reader looks in place, where
      * all is by now that was ever stable.
      */
-    while (ret == 0 && c->pages->len && vhdx_ring_has_given_up(s)) {
+    while (c->pages->len && vhdx_ring_has_given_up(s)) {
         ret = checkpoint(bs);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    while (ret == 0 && c->written < c->pages->len) {
+    while (c->written < c->pages->len) {
         uint32_t count = MIN(most, c->pages->len - c->written);
 
-        if (vhdx_log_entry_size(count) > vhdx_ring_room(s)) {
-            ret = c->written > c->stable ? commit_flush(bs, c) : 0;
-            if (ret == 0) {
-                ret = checkpoint(bs);
-            }
-        }
-        if (ret == 0) {
-            ret = vhdx_ring_write(bs, count, c->offsets + c->written,
-                                  c->data + c->written);
-        }
+        ret = commit_make_room(bs, c, count);
         if (ret < 0) {
-            break;
+            return ret;
+        }
+        ret = vhdx_ring_write(bs, count, c->offsets + c->written,
+                              c->data + c->written);
+        if (ret < 0) {
+            return ret;
         }
         c->written += count;
     }
-    if (vhdx_change_is_broken(s) || (ret < 0 && c->written == c->stable)) {
+    return 0;
+}
+
+/* Write the pages to the log, and flush. */
+static int coroutine_fn GRAPH_RDLOCK
+commit_write(BlockDriverState *bs, Commit *c)
+{
+    int ret = commit_write_entries(bs, c), flushed;
+
+    if (vhdx_change_is_broken(bs->opaque) ||
+        (ret < 0 && c->written == c->stable)) {
         return ret;
     }
     /* Even if no more fits, what has been written is part of the log now. */
@@ -389,9 +416,7 @@ int coroutine_fn vhdx_commit_checkpoint(BlockDriverState *bs)
 
     qemu_co_mutex_lock(&s->commit_lock);
     ret = vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
-    if (ret == 0) {
-        ret = checkpoint(bs);
-    }
+    ret = ret < 0 ? ret : checkpoint(bs);
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }

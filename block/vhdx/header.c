@@ -67,9 +67,7 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     ret = vhdx_file_pwrite(bs, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
                            buf);
     qemu_vfree(buf);
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
-    }
+    ret = ret < 0 ? ret : vhdx_ring_flush(bs);
     trace_vhdx_header_write(s, copy, header->sequence, ret);
     if (ret < 0) {
         return ret;

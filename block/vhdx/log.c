@@ -48,13 +48,20 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
     }
     /* Where another program has written, nothing makes that good. */
     ret = vhdx_header_verify(bs);
-    if (ret == 0) {
-        ret = vhdx_space_assure(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && vhdx_change_log_is_open(s)) {
+    ret = vhdx_space_assure(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    if (vhdx_change_log_is_open(s)) {
         ret = vhdx_ring_rewind(bs);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    return ret < 0 ? ret : vhdx_ring_flush_data(bs);
+    return vhdx_ring_flush_data(bs);
 }
 
 int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
@@ -101,12 +108,14 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
 
     /* The file is about to be modified: that shows first. */
     ret = vhdx_header_update(bs, header, 1);
-    if (ret == 0) {
-        ret = vhdx_replay_apply(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_ring_flush(bs);
+    ret = vhdx_replay_apply(bs);
+    if (ret < 0) {
+        return ret;
     }
+    ret = vhdx_ring_flush(bs);
     if (ret < 0) {
         return ret;
     }

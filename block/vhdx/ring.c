@@ -247,6 +247,43 @@ ring_fill(BlockDriverState *bs, uint32_t end)
     return ret;
 }
 
+/*
+ * Where the log begins for a replay of the next entry: at the oldest one whose
+ * pages may not be stable in place.
+ */
+static uint32_t ring_tail(const VHDXLog *log)
+{
+    for (GList *l = log->spans->head; l; l = l->next) {
+        VHDXLogSpan *span = l->data;
+
+        if (span->sequence > log->safe) {
+            return span->offset;
+        }
+    }
+    return log->head;
+}
+
+/* Write the @bytes bytes at @buf at the head, from where they may go round. */
+static int coroutine_fn GRAPH_RDLOCK
+ring_put(BlockDriverState *bs, const uint8_t *buf, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t head = s->log->head;
+    uint32_t first = MIN(bytes, s->header.log_length - head);
+    int ret;
+
+    ret = ring_fill(bs, head + first);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_file_pwrite(bs, s->header.log_offset + head, first, buf);
+    if (ret < 0 || first == bytes) {
+        return ret;
+    }
+    return vhdx_file_pwrite(bs, s->header.log_offset, bytes - first,
+                            buf + first);
+}
+
 int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  const uint64_t *offsets,
                                  uint8_t *const *data)
@@ -254,11 +291,10 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     BDRVVHDXState *s = bs->opaque;
     VHDXLog *log = s->log;
     uint64_t bytes = vhdx_log_entry_size(count);
-    uint32_t first = MIN(bytes, s->header.log_length - log->head);
     uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
     VHDXLogSpan *span;
     VHDXLogEntry entry = {
-        .tail = log->head,
+        .tail = ring_tail(log),
         .sequence = log->sequence + 1,
         .log_guid = log->guid,
         .flushed_file_offset = QEMU_ALIGN_DOWN(vhdx_file_stable_size(s),
@@ -276,24 +312,8 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                      QEMU_ALIGN_DOWN(vhdx_file_size(s),
                                                      VHDX_MIB));
     }
-    for (GList *l = log->spans->head; l; l = l->next) {
-        span = l->data;
-        if (span->sequence > log->safe) {
-            entry.tail = span->offset;
-            break;
-        }
-    }
     vhdx_log_entry_encode(&entry, count, offsets, data, buf);
-
-    ret = ring_fill(bs, log->head + first);
-    if (ret == 0) {
-        ret = vhdx_file_pwrite(bs, s->header.log_offset + log->head, first,
-                               buf);
-    }
-    if (ret == 0 && first < bytes) {
-        ret = vhdx_file_pwrite(bs, s->header.log_offset, bytes - first,
-                               buf + first);
-    }
+    ret = ring_put(bs, buf, bytes);
     qemu_vfree(buf);
     trace_vhdx_ring_write(s, entry.sequence, log->head, entry.tail, count, ret);
     if (ret < 0) {
@@ -312,6 +332,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     log->sequence = entry.sequence;
     log->head = (log->head + bytes) % s->header.log_length;
     log->used += bytes;
+    assert(log->used <= s->header.log_length);
     return 0;
 }
 

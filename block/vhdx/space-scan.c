@@ -339,11 +339,42 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     return 0;
 }
 
+/* Go through the blocks, of which there are @geo->bat_entries at the most. */
+static int coroutine_fn GRAPH_RDLOCK
+doubt_blocks(BlockDriverState *bs, const VHDXGeometry *geo)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Doubt d = { .bits = vhdx_file_size(s) / VHDX_MIB };
+    int ret = -ENOMEM;
+
+    d.used = bitmap_try_new(d.bits);
+    d.buf = qemu_try_blockalign(bs->file->bs, VHDX_MIB);
+    if (!d.used || !d.buf) {
+        goto out;
+    }
+    doubt_mark(&d, s->header.log_offset, s->header.log_length);
+    doubt_mark(&d, s->bat.offset, s->bat.length);
+    doubt_mark(&d, s->metadata.offset, s->metadata.length);
+    ret = vhdx_bat_walk(bs, 0, geo->bat_entries, doubt_entries, &d);
+    if (ret < 0) {
+        goto out;
+    }
+    ret = vhdx_bat_walk(bs, 0, geo->bat_entries, doubt_places, &d);
+    if (ret == 0) {
+        ret = d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
+    } else {
+        ret = MIN(ret, 0);
+    }
+out:
+    g_free(d.used);
+    qemu_vfree(d.buf);
+    return ret;
+}
+
 int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXParams params = s->params;
-    Doubt d = { .bits = vhdx_file_size(s) / VHDX_MIB };
     VHDXGeometry geo;
     int ret;
 
@@ -355,27 +386,7 @@ int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
     vhdx_geometry_init(&geo, &params);
     ret = vhdx_bat_walk(bs, geo.bat_entries, s->geo.bat_entries, any_entry,
                         NULL);
-    if (ret != 0) {
-        return MIN(ret, 0);
-    }
-    d.used = bitmap_try_new(d.bits);
-    d.buf = qemu_try_blockalign(bs->file->bs, VHDX_MIB);
-    ret = d.used && d.buf ? 0 : -ENOMEM;
-    if (ret == 0) {
-        doubt_mark(&d, s->header.log_offset, s->header.log_length);
-        doubt_mark(&d, s->bat.offset, s->bat.length);
-        doubt_mark(&d, s->metadata.offset, s->metadata.length);
-        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_entries, &d);
-    }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, geo.bat_entries, doubt_places, &d);
-    }
-    g_free(d.used);
-    qemu_vfree(d.buf);
-    if (ret != 0) {
-        return MIN(ret, 0);
-    }
-    return d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
+    return ret ? MIN(ret, 0) : doubt_blocks(bs, &geo);
 }
 
 /* The map is complete: @sp has it from now on. */
@@ -391,19 +402,46 @@ static void scan_use(Scan *scan, VHDXSpace *sp)
     sp->end = (find_last_bit(sp->used, sp->used_bits) + 1) * VHDX_MIB;
 }
 
+/*
+ * All entries have been seen, and nobody has taken space meanwhile: know what
+ * is free.  @allocs are the places that were being given to blocks before: the
+ * BAT may have told of them, or not, when it was read.  lock is held.
+ */
+static void scan_adopt(BDRVVHDXState *s, Scan *scan, GArray *allocs)
+{
+    VHDXSpace *sp = s->space;
+
+    sp->overlap = scan->overlap;
+    sp->lost = scan->lost;
+    sp->damaged |= scan->damaged;
+    for (guint i = 0; i < allocs->len; i++) {
+        scan_mark(scan, g_array_index(allocs, uint64_t, i), s->geo.block_size);
+    }
+    scan_mark_freed(scan, sp);
+    scan_settle_kept(scan, sp);
+    if (sp->damaged || sp->overlap) {
+        /* What no entry names may be a block whose entry is damaged. */
+        bitmap_set(scan->used, 0, MIN(sp->end / VHDX_MIB, scan->bits));
+    }
+    scan_use(scan, sp);
+    vhdx_space_map_unpunch(sp, sp->end, UINT64_MAX);
+    trace_vhdx_space_scan(s, sp->end, sp->overlap, sp->damaged);
+}
+
 int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXSpace *sp = s->space;
+    uint64_t size = vhdx_file_size(s);
     /* The last block may begin within the file and not end there. */
     Scan scan = {
-        .size = vhdx_file_size(s),
-        .bits = DIV_ROUND_UP(vhdx_file_size(s) + s->geo.block_size, VHDX_MIB),
+        .size = size,
+        .bits = DIV_ROUND_UP(size + s->geo.block_size, VHDX_MIB),
     };
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
     int ret, doubt;
 
-    if (vhdx_file_size(s) > VHDX_MAX_MAP_BYTES) {
+    if (size > VHDX_MAX_MAP_BYTES) {
         return -EOVERFLOW;
     }
     doubt = vhdx_space_doubt(bs);
@@ -426,33 +464,16 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
                             s->bat.length / VHDX_BAT_ENTRY_SIZE, scan_rest,
                             &scan);
     }
-
-    VHDX_LOCK_GUARD(s);
-    sp->scanning = false;
-    scan_mark_foreign(&scan, s);
-    if (ret < 0) {
-        scan_free(&scan);
-        return ret;
+    WITH_VHDX_LOCK_GUARD(s) {
+        sp->scanning = false;
+        scan_mark_foreign(&scan, s);
+        scan.overlap |= doubt;
+        if (ret == 0) {
+            scan_adopt(s, &scan, allocs);
+        }
     }
-    sp->overlap = scan.overlap || doubt;
-    sp->lost = scan.lost;
-    sp->damaged |= scan.damaged;
-    /* Of these the BAT may have told, or not, when it was read. */
-    for (guint i = 0; i < allocs->len; i++) {
-        scan_mark(&scan, g_array_index(allocs, uint64_t, i),
-                  s->geo.block_size);
-    }
-    scan_mark_freed(&scan, sp);
-    scan_settle_kept(&scan, sp);
-    if (sp->damaged || sp->overlap) {
-        /* What no entry names may be a block whose entry is damaged. */
-        bitmap_set(scan.used, 0, MIN(sp->end / VHDX_MIB, scan.bits));
-    }
-    scan_use(&scan, sp);
-    trace_vhdx_space_scan(s, sp->end, sp->overlap, sp->damaged);
     scan_free(&scan);
-    vhdx_space_map_unpunch(sp, sp->end, UINT64_MAX);
-    return 0;
+    return ret;
 }
 
 int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
