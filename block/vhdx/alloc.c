@@ -43,7 +43,8 @@ static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
     }
 }
 
-void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
+/* Drop a reference.  The last one gives back a place that no entry names. */
+static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
     vhdx_assert_locked(s);
     assert(alloc->refs);
@@ -140,14 +141,19 @@ alloc_share(BlockDriverState *bs, VHDXAlloc *alloc)
     alloc->refs++;
     ret = alloc_prepare(bs, alloc);
     if (ret < 0) {
-        vhdx_alloc_unref(bs->opaque, alloc);
+        alloc_unref(bs->opaque, alloc);
     }
     return ret;
 }
 
-int coroutine_fn
-vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
-               VHDXAlloc **alloc)
+/*
+ * Get the place of payload block @block, in bytes from the start of the file:
+ * that of its BAT entry, with @alloc NULL, or a new one with a reference to its
+ * @alloc.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
+          VHDXAlloc **alloc)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXAlloc *own = NULL, *a;
@@ -186,19 +192,20 @@ vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
         }
         if (own) {
             /* Others have used it already, and it has been freed again. */
-            vhdx_alloc_unref(s, own);
+            alloc_unref(s, own);
             own = NULL;
         }
         failed = alloc_new(bs, block, entry, &own);
     }
     if (own) {
-        vhdx_alloc_unref(s, own);
+        alloc_unref(s, own);
     }
     return ret;
 }
 
-int coroutine_fn
-vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
+/* Set the BAT entry of a block that now holds data, if nobody has yet. */
+static int coroutine_fn GRAPH_RDLOCK
+alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t entry;
@@ -219,6 +226,55 @@ vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
             vhdx_change_order(s);
         }
     }
+    return ret;
+}
+
+int coroutine_fn
+vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                  VHDXExtent *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    *e = (VHDXExtent) { .present = true };
+    while (e->bytes < bytes && e->allocs < VHDX_MAX_ALLOCS) {
+        uint64_t at = offset + e->bytes;
+        uint64_t place = 0;
+        VHDXAlloc *alloc = NULL;
+        int ret;
+
+        ret = alloc_get(bs, at >> s->geo.block_bits, &place, &alloc);
+        if (ret < 0) {
+            return e->bytes ? 0 : ret;
+        }
+        place += vhdx_in_block(&s->geo, at);
+        if (!e->bytes) {
+            e->file_offset = place;
+        } else if (place != e->file_offset + e->bytes) {
+            if (alloc) {
+                alloc_unref(s, alloc);
+            }
+            break;
+        }
+        if (alloc) {
+            e->alloc[e->allocs++] = alloc;
+        }
+        e->bytes += vhdx_to_block_end(&s->geo, at, bytes - e->bytes);
+    }
+    return 0;
+}
+
+int coroutine_fn
+vhdx_alloc_complete(BlockDriverState *bs, VHDXExtent *e, int ret)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (unsigned i = 0; i < e->allocs; i++) {
+        if (ret == 0) {
+            ret = alloc_publish(bs, e->alloc[i]);
+        }
+        alloc_unref(s, e->alloc[i]);
+    }
+    vhdx_change_note(s);
     return ret;
 }
 
@@ -254,7 +310,7 @@ vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
     ret = vhdx_file_pwrite_zeroes(bs, alloc->offset + offset, bytes,
                                   flags);
     vhdx_lock(s);
-    vhdx_alloc_unref(s, alloc);
+    alloc_unref(s, alloc);
     vhdx_change_note(s);
     return ret;
 }

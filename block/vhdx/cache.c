@@ -309,6 +309,32 @@ pages_load(BlockDriverState *bs, uint64_t offset)
     return count > 1 ? 0 : ret;
 }
 
+/*
+ * Get a page that is not there, or not yet.  Out of the way of those that find
+ * theirs.
+ */
+static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+page_fetch(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXCache *c = s->cache;
+    int ret;
+
+    for (;;) {
+        *page = g_hash_table_lookup(c->pages, &offset);
+        if (!*page) {
+            ret = pages_load(bs, offset);
+            if (ret < 0) {
+                return ret;
+            }
+        } else if ((*page)->loading) {
+            vhdx_wait(s, &c->loaded);
+        } else {
+            return 0;
+        }
+    }
+}
+
 int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
                                 VHDXPage **page)
 {
@@ -318,16 +344,9 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     int ret;
 
     vhdx_assert_locked(s);
-    for (;;) {
-        p = g_hash_table_lookup(c->pages, &offset);
-        if (p && !p->loading) {
-            break;
-        }
-        if (p) {
-            vhdx_wait(s, &c->loaded);
-            continue;
-        }
-        ret = pages_load(bs, offset);
+    p = g_hash_table_lookup(c->pages, &offset);
+    if (unlikely(!p || p->loading)) {
+        ret = page_fetch(bs, offset, &p);
         if (ret < 0) {
             return ret;
         }

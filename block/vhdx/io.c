@@ -28,56 +28,32 @@
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 
-/* New blocks that one piece can span */
-#define MAX_ALLOCS      16
-
 /* So many blocks, or runs of them, are zeroed or discarded in one go. */
 #define ZERO_PIECES     256
 
 /* Blocks that are looked up under one lock for the status of a range */
 #define STATUS_BLOCKS   ((uint64_t)64 * 1024)
 
-/* A piece of a request. */
-typedef struct Piece {
-    bool present;
-    uint64_t bytes;
-    uint64_t file_offset;           /* bytes, if present */
-    unsigned allocs;
-    VHDXAlloc *alloc[MAX_ALLOCS];   /* blocks of it that are new */
-} Piece;
-
-/* Where in its block @offset is. */
-static uint64_t in_block(BDRVVHDXState *s, uint64_t offset)
-{
-    return offset & (s->geo.block_size - 1);
-}
-
-/* Bytes from @offset to the end of its block, but no more than @bytes. */
-static uint64_t to_block_end(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
-{
-    return MIN(bytes, s->geo.block_size - in_block(s, offset));
-}
-
 /*
  * @entry, of the block at @offset, can't be used, or not be read: @error.
  * What the file has of the block can be read all the same if it is only too
- * short.  Returns 0 with that as @p, or @error, and in @p how many bytes can't
+ * short.  Returns 0 with that as @e, or @error, and in @e how many bytes can't
  * be read.  lock is held, and has been since the entry was looked up.
  */
-static int piece_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                         uint64_t entry, int error, Piece *p)
+static int extent_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                         uint64_t entry, int error, VHDXExtent *e)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t rest = vhdx_bat_get_rest(s, offset >> s->geo.block_bits, entry);
 
     rest = QEMU_ALIGN_DOWN(rest, bs->bl.request_alignment);
-    p->bytes = to_block_end(s, offset, bytes);
-    if (error != -EIO || rest <= in_block(s, offset)) {
+    e->bytes = vhdx_to_block_end(&s->geo, offset, bytes);
+    if (error != -EIO || rest <= vhdx_in_block(&s->geo, offset)) {
         return error;
     }
-    p->present = true;
-    p->file_offset = vhdx_bat_offset(entry) + in_block(s, offset);
-    p->bytes = MIN(p->bytes, rest - in_block(s, offset));
+    e->present = true;
+    e->file_offset = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, offset);
+    e->bytes = MIN(e->bytes, rest - vhdx_in_block(&s->geo, offset));
     return 0;
 }
 
@@ -85,16 +61,17 @@ static int piece_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
  * Find how much of [@offset, @offset + @bytes) is in one run of the file, or
  * not present at all.  Fewer bytes come back where the BAT can't be read later
  * on; that is for the next call to report.  If there is no more to be had than
- * an error, @p has the number of bytes for which it is known.  lock is held.
+ * an error, @e has the number of bytes for which it is known.  lock is held.
  */
 static int coroutine_fn GRAPH_RDLOCK
-piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
+extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+              VHDXExtent *e)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    *p = (Piece) { .present = false };
-    while (p->bytes < bytes) {
-        uint64_t at = offset + p->bytes;
+    *e = (VHDXExtent) { .present = false };
+    while (e->bytes < bytes) {
+        uint64_t at = offset + e->bytes;
         uint64_t block = at >> s->geo.block_bits;
         uint64_t last = (offset + bytes - 1) >> s->geo.block_bits;
         uint64_t entry, place, count;
@@ -103,20 +80,20 @@ piece_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
 
         ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
         if (ret < 0) {
-            return p->bytes ? 0 :
-                   piece_damaged(bs, at, bytes, entry, ret, p);
+            return e->bytes ? 0 :
+                   extent_damaged(bs, at, bytes, entry, ret, e);
         }
         present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-        place = vhdx_bat_offset(entry) + in_block(s, at);
-        if (!p->bytes) {
-            p->present = present;
-            p->file_offset = place;
-        } else if (present != p->present ||
-                   (present && place != p->file_offset + p->bytes)) {
+        place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, at);
+        if (!e->bytes) {
+            e->present = present;
+            e->file_offset = place;
+        } else if (present != e->present ||
+                   (present && place != e->file_offset + e->bytes)) {
             break;
         }
-        p->bytes += MIN(bytes - p->bytes, (count << s->geo.block_bits) -
-                        in_block(s, at));
+        e->bytes += MIN(bytes - e->bytes, (count << s->geo.block_bits) -
+                        vhdx_in_block(&s->geo, at));
     }
     return 0;
 }
@@ -133,80 +110,30 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
     vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
-        Piece p;
+        VHDXExtent e;
 
-        ret = piece_lookup(bs, offset, bytes, &p);
+        ret = extent_lookup(bs, offset, bytes, &e);
         if (ret < 0) {
             break;
         }
         vhdx_unlock(s);
-        if (!p.present) {
-            qemu_iovec_memset(qiov, qiov_offset, 0, p.bytes);
-        } else if (vhdx_replay_covers(s, p.file_offset, p.bytes)) {
-            ret = vhdx_replay_readv(bs, p.file_offset, p.bytes, qiov,
+        if (!e.present) {
+            qemu_iovec_memset(qiov, qiov_offset, 0, e.bytes);
+        } else if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
+            ret = vhdx_replay_readv(bs, e.file_offset, e.bytes, qiov,
                                     qiov_offset);
         } else {
             BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
-            ret = vhdx_file_preadv(bs, p.file_offset, p.bytes, qiov,
+            ret = vhdx_file_preadv(bs, e.file_offset, e.bytes, qiov,
                                    qiov_offset);
         }
         vhdx_lock(s);
-        offset += p.bytes;
-        qiov_offset += p.bytes;
-        bytes -= p.bytes;
+        offset += e.bytes;
+        qiov_offset += e.bytes;
+        bytes -= e.bytes;
     }
     vhdx_request_end(s, &req);
     vhdx_unlock(s);
-    return ret;
-}
-
-/* Find, or make, the places for the beginning of a write. */
-static int coroutine_fn GRAPH_RDLOCK
-piece_allocate(BlockDriverState *bs, uint64_t offset, uint64_t bytes, Piece *p)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    *p = (Piece) { .present = true };
-    while (p->bytes < bytes && p->allocs < MAX_ALLOCS) {
-        uint64_t at = offset + p->bytes;
-        uint64_t place = 0;
-        VHDXAlloc *alloc = NULL;
-        int ret;
-
-        ret = vhdx_alloc_get(bs, at >> s->geo.block_bits, &place, &alloc);
-        if (ret < 0) {
-            return p->bytes ? 0 : ret;
-        }
-        place += in_block(s, at);
-        if (!p->bytes) {
-            p->file_offset = place;
-        } else if (place != p->file_offset + p->bytes) {
-            if (alloc) {
-                vhdx_alloc_unref(s, alloc);
-            }
-            break;
-        }
-        if (alloc) {
-            p->alloc[p->allocs++] = alloc;
-        }
-        p->bytes += to_block_end(s, at, bytes - p->bytes);
-    }
-    return 0;
-}
-
-/* The data of @p has been written, or not: @ret. */
-static int coroutine_fn GRAPH_RDLOCK
-piece_complete(BlockDriverState *bs, Piece *p, int ret)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    for (unsigned i = 0; i < p->allocs; i++) {
-        if (ret == 0) {
-            ret = vhdx_alloc_publish(bs, p->alloc[i]);
-        }
-        vhdx_alloc_unref(s, p->alloc[i]);
-    }
-    vhdx_change_note(s);
     return ret;
 }
 
@@ -272,7 +199,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
     while (bytes && ret == 0) {
-        Piece p;
+        VHDXExtent e;
 
         /* Whoever held requests off may have closed the log. */
         if (vhdx_change_state(s) != VHDX_DATA) {
@@ -281,7 +208,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
             vhdx_lock(s);
             continue;
         }
-        ret = piece_allocate(bs, offset, bytes, &p);
+        ret = vhdx_alloc_extent(bs, offset, bytes, &e);
         if (vhdx_file_no_space(ret)) {
             ret = request_wait_space(bs, &req, offset, bytes);
             continue;
@@ -289,18 +216,18 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             break;
         }
-        for (unsigned i = 0; i < p.allocs; i++) {
-            p.alloc[i]->touched = true;
+        for (unsigned i = 0; i < e.allocs; i++) {
+            e.alloc[i]->touched = true;
         }
         vhdx_unlock(s);
         BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
-        ret = vhdx_file_pwritev(bs, p.file_offset, p.bytes, qiov,
+        ret = vhdx_file_pwritev(bs, e.file_offset, e.bytes, qiov,
                                 qiov_offset);
         vhdx_lock(s);
-        ret = piece_complete(bs, &p, ret);
-        offset += p.bytes;
-        qiov_offset += p.bytes;
-        bytes -= p.bytes;
+        ret = vhdx_alloc_complete(bs, &e, ret);
+        offset += e.bytes;
+        qiov_offset += e.bytes;
+        bytes -= e.bytes;
     }
     return request_changed(bs, &req, ret);
 }
@@ -344,17 +271,18 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = z->offset >> s->geo.block_bits;
     uint64_t last = (z->offset + z->bytes - 1) >> s->geo.block_bits;
-    uint64_t n = to_block_end(s, z->offset, z->bytes);
+    uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
     uint64_t entry, count;
     int ret;
 
     if (!z->discard && vhdx_request_allocates(s)) {
-        ret = vhdx_alloc_zero(bs, block, in_block(s, z->offset), n, z->flags);
+        ret = vhdx_alloc_zero(bs, block, vhdx_in_block(&s->geo, z->offset), n,
+                              z->flags);
         return ret < 0 ? ret : n;
     }
     ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
     return ret < 0 ? ret : MIN(z->bytes, (count << s->geo.block_bits) -
-                                         in_block(s, z->offset));
+                                         vhdx_in_block(&s->geo, z->offset));
 }
 
 /*
@@ -367,8 +295,9 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = z->offset >> s->geo.block_bits;
-    uint64_t n = to_block_end(s, z->offset, z->bytes);
-    bool free = !in_block(s, z->offset) && (z->flags & BDRV_REQ_MAY_UNMAP) &&
+    uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
+    bool free = !vhdx_in_block(&s->geo, z->offset) &&
+                (z->flags & BDRV_REQ_MAY_UNMAP) &&
                 (n == s->geo.block_size ||
                  z->offset + n == s->geo.disk_size);
     uint64_t entry = 0, place;
@@ -400,7 +329,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         vhdx_alloc_free(s, block, vhdx_bat_offset(entry));
         return n;
     }
-    place = vhdx_bat_offset(entry) + in_block(s, z->offset);
+    place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, z->offset);
     vhdx_unlock(s);
     ret = z->discard ? place_discard(bs, place, n) :
                        vhdx_file_pwrite_zeroes(bs, place, n, z->flags);
@@ -518,32 +447,32 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
-    Piece p = { .bytes = 0 };
+    VHDXExtent e = { .bytes = 0 };
     int ret;
 
     WITH_VHDX_LOCK_GUARD(s) {
         ret = vhdx_request_begin(s, &req, offset, bytes);
         if (ret == 0) {
             bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
-            ret = piece_lookup(bs, offset, bytes, &p);
+            ret = extent_lookup(bs, offset, bytes, &e);
         }
         vhdx_request_end(s, &req);
     }
-    if (ret < 0 && !p.bytes) {
+    if (ret < 0 && !e.bytes) {
         return ret;
     }
-    *pnum = p.bytes;
+    *pnum = e.bytes;
     if (ret < 0) {
         /* Nobody knows what is there: those who read it get the error. */
         return BDRV_BLOCK_DATA;
     }
-    if (!p.present) {
+    if (!e.present) {
         return BDRV_BLOCK_ZERO;
     }
-    if (vhdx_replay_covers(s, p.file_offset, p.bytes)) {
+    if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
         return BDRV_BLOCK_DATA;
     }
-    *map = p.file_offset;
+    *map = e.file_offset;
     *file = bs->file->bs;
     return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | BDRV_BLOCK_RECURSE;
 }

@@ -11,24 +11,33 @@
 
 #include "block/vhdx/request.h"
 
+/* New blocks that an extent can span */
+#define VHDX_MAX_ALLOCS 16
+
+/* A part of a request that lies in one run of the file, or not at all. */
+typedef struct VHDXExtent {
+    bool present;
+    uint64_t bytes;
+    uint64_t file_offset;           /* bytes, if present */
+    unsigned allocs;
+    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];   /* blocks of it that are new */
+} VHDXExtent;
+
 /*
- * Get the place of payload block @block, in bytes from the start of the file:
- * that of its BAT entry, with @alloc NULL, or a new one with a reference to its
- * @alloc.  Returns 0 or -errno; see vhdx_space_alloc().
+ * Find, or make, the places for the beginning of a write of @bytes bytes at
+ * @offset.  What is new has a reference to its allocation in @e.  Returns 0, or
+ * -errno where there is none for the first block; see vhdx_space_alloc().
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
-               VHDXAlloc **alloc);
-
-/* Drop a reference.  The last one gives back a place that no entry names. */
-void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc);
+vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                  VHDXExtent *e);
 
 /*
- * Set the BAT entry of a block that now holds data, if nobody has yet.  Returns
- * 0, or -errno of reading the entry.
+ * The data of @e has been written, or not: @ret.  If it has, the BAT gets to
+ * name the blocks that are new.  Returns @ret, or -errno of reading an entry.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc);
+vhdx_alloc_complete(BlockDriverState *bs, VHDXExtent *e, int ret);
 
 /*
  * Take the place at file offset @place away from @block, which is present and

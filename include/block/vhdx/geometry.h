@@ -65,6 +65,19 @@ static inline uint64_t vhdx_block_bytes(const VHDXGeometry *geo, uint64_t block)
            geo->disk_size - (block << geo->block_bits) : geo->block_size;
 }
 
+/* Where in its payload block offset @offset of the disk is. */
+static inline uint64_t vhdx_in_block(const VHDXGeometry *geo, uint64_t offset)
+{
+    return offset & (geo->block_size - 1);
+}
+
+/* Bytes from @offset to the end of its block, but no more than @bytes. */
+static inline uint64_t vhdx_to_block_end(const VHDXGeometry *geo,
+                                         uint64_t offset, uint64_t bytes)
+{
+    return MIN(bytes, geo->block_size - vhdx_in_block(geo, offset));
+}
+
 /* The BAT index of payload block @block. */
 static inline uint64_t vhdx_bat_index(const VHDXGeometry *geo, uint64_t block)
 {

@@ -1,7 +1,9 @@
 /*
  * VHDX: the lock of an open image, and who holds it
  *
- * state.h tells what it guards.
+ * state.h tells what it guards.  Whoever holds it is known, so that functions
+ * assert what their callers must hold.  A coroutine never yields with it, so it
+ * is a coroutine's as long as it is held, or a thread's outside of coroutines.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -11,8 +13,17 @@
 
 #include "block/vhdx/state.h"
 
-void vhdx_lock_init(BDRVVHDXState *s);
-void vhdx_lock_destroy(BDRVVHDXState *s);
+static inline void vhdx_lock_init(BDRVVHDXState *s)
+{
+    qemu_mutex_init(&s->lock.mutex);
+    s->lock.owner = NULL;
+}
+
+static inline void vhdx_lock_destroy(BDRVVHDXState *s)
+{
+    assert(!s->lock.owner);
+    qemu_mutex_destroy(&s->lock.mutex);
+}
 
 static inline bool vhdx_is_locked(BDRVVHDXState *s)
 {
@@ -45,7 +56,13 @@ static inline void vhdx_unlock(BDRVVHDXState *s)
 }
 
 /* Wait in @queue, without lock, and take it again. */
-void coroutine_fn vhdx_wait(BDRVVHDXState *s, CoQueue *queue);
+static inline void coroutine_fn vhdx_wait(BDRVVHDXState *s, CoQueue *queue)
+{
+    vhdx_assert_locked(s);
+    qatomic_set(&s->lock.owner, NULL);
+    qemu_co_queue_wait(queue, &s->lock.mutex);
+    qatomic_set(&s->lock.owner, qemu_coroutine_self());
+}
 
 /* Hold lock to the end of the block, or in the block that follows. */
 typedef struct VHDXLockGuard {
