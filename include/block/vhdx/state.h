@@ -22,8 +22,11 @@
  * What is read under lock but changes only with one of the CoMutexes is
  * changed under both, and its changer may read it under either: the header
  * (but for log_offset and log_length, which never change and are read under
- * none), whether the log is open, @logged of pages and their number, and @size,
- * @scanned and @fixed_size of the space.
+ * none), whether the log is open, @logged of pages and their number, the file's
+ * length and whether the node can grow, and whether it is known what is free.
+ *
+ * lock.h has these locks as assertions: each function that says what its caller
+ * holds asserts it.
  *
  * A page that is dirty, logged or being committed stays in memory, and so does
  * an allocation with a reference; other pointers to them end with lock.  What
@@ -99,7 +102,7 @@ typedef struct BDRVVHDXState {
 
     /* Changed under lock */
     bool reported;                  /* a bad BAT entry was reported */
-    bool keep_end;                 /* a check decides what becomes of it */
+    bool keep_end;                  /* a check decides what is cut off */
     VHDXFile *file;
     VHDXSpace *space;
     bool relieving;                 /* a commit makes room in the cache */
@@ -114,7 +117,7 @@ typedef struct BDRVVHDXState {
 
     VHDXLock lock;
     CoMutex commit_lock;
-    CoMutex grow_lock;              /* space.size, and making space.used */
+    CoMutex grow_lock;
 } BDRVVHDXState;
 
 #endif
