@@ -231,6 +231,25 @@ class Guest(iotests.VM):
         assert len(printed) == len(self.wanted), printed
 
 
+def failing(path, kind, event, number, errno=5, once=False):
+    '''
+    Image options for @path: the @number'th request of @kind fails, and unless
+    @once all after it; @event is the block layer's for such a request
+    '''
+    opts = ('driver=vhdx,file.driver=raw,file.file.driver=blkdebug,'
+            f'file.file.image.filename={path},'
+            f'file.file.inject-error.0.event={event},'
+            f'file.file.inject-error.0.state={number},'
+            f'file.file.inject-error.0.iotype={kind},'
+            f'file.file.inject-error.0.errno={errno},'
+            f'file.file.inject-error.0.once={"on" if once else "off"}')
+    for state in range(1, number):
+        rule = f'file.file.set-state.{state - 1}'
+        opts += (f',{rule}.event={event},{rule}.state={state},'
+                 f'{rule}.new_state={state + 1}')
+    return opts
+
+
 class Image:
     def __init__(self, path):
         self.path = path
@@ -322,6 +341,10 @@ class Image:
 
     def region(self, guid):
         return next(r for r in self.regions() if r[0] == guid)
+
+    def region_end(self, guid):
+        _, offset, length, _ = self.region(guid)
+        return offset + length
 
     def set_regions(self, regions, copies=(0, 1), count=None):
         '''@count is what the table says, where that shall not be true'''
