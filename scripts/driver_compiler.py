@@ -1,4 +1,4 @@
-"""How QEMU's build compiles a file of the driver, for scripts that do so, too"""
+"""How QEMU's build compiles a file of the driver, for scripts that do so"""
 import functools
 import json
 import os

@@ -2,9 +2,9 @@
 
 A program does N requests and then 2N; the difference, by N, is what one
 request costs, without start and end.  The image lies in memory.  All threads
-count: aio=threads hands each request to one of a pool of threads, which is the
-larger part of what raw takes.  Where the processor's counter is to be had, perf
-counts, else valgrind.
+count: aio=threads hands each request to one of a pool of threads, which is
+the larger part of what raw takes.  Where the processor's counter is to be had,
+perf counts, else valgrind.
 """
 import os
 import re

@@ -5,8 +5,8 @@ import subprocess
 from tools import MIB
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NAMES = {'raw': 'raw', 'ours': 'VHDX, this driver', 'stock': "VHDX, QEMU's own",
-         'qcow2': 'qcow2'}
+NAMES = {'raw': 'raw', 'ours': 'VHDX, this driver',
+         'stock': "VHDX, QEMU's own", 'qcow2': 'qcow2'}
 COMPARED = ('ours', 'stock', 'qcow2')
 GROUPS = (
     ('present', 'Blocks that are there', 'Requests per second on images that '
@@ -14,8 +14,8 @@ GROUPS = (
     ('allocating', 'New blocks', 'Writes all over a fresh disk of 64 GiB, '
      'nearly each to a block that is not there yet. Block sizes are those of '
      'VHDX; qcow2 has its default clusters, raw is a sparse file.'),
-    ('sequential', 'New blocks in a row', 'A fresh disk of 64 GiB with default '
-     'blocks is written from its beginning.'),
+    ('sequential', 'New blocks in a row', 'A fresh disk of 64 GiB with '
+     'default blocks is written from its beginning.'),
     ('convert', 'qemu-img convert', 'Times, so less is better. The end '
      'includes a flush.'),
 )
@@ -110,7 +110,7 @@ def over_raw(results, case, how, fmt):
 
 
 def scale(results):
-    cases = [c for c in results.cases('scale')]
+    cases = list(results.cases('scale'))
     if not cases:
         return
     yield from ['## As the disk grows', '',
@@ -198,7 +198,8 @@ def quoted(text):
 
 def plot_data(results, folder):
     """What gnuplot reads: one line for each group of bars, ? for none."""
-    with open(os.path.join(folder, 'ratios.dat'), 'w') as file:
+    with open(os.path.join(folder, 'ratios.dat'), 'w',
+              encoding='utf-8') as file:
         for group, _, _ in GROUPS:
             for case, how, _, _ in results.cases(group):
                 fields = [quoted('%s (%s)' % (case, how))]
@@ -210,7 +211,8 @@ def plot_data(results, folder):
                                             1 / value.low)
                     fields += ['%.4f' % v for v in value] if value else '???'
                 file.write(' '.join(fields) + '\n')
-    with open(os.path.join(folder, 'scale.dat'), 'w') as file:
+    with open(os.path.join(folder, 'scale.dat'), 'w',
+              encoding='utf-8') as file:
         for case, how, _, _ in results.cases('scale'):
             size, part = case.split(', ')
             fields = [quoted(part), quoted('%s, %s' % (size, how))]

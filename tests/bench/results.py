@@ -8,8 +8,10 @@ begin with # hold facts on the machine and failures.
 import collections
 import statistics
 
-COLUMNS = ('group', 'case', 'how', 'format', 'unit', 'target', 'round', 'value')
-Row = collections.namedtuple('Row', COLUMNS)
+Row = collections.namedtuple(
+    'Row', ('group', 'case', 'how', 'format', 'unit', 'target', 'round',
+            'value'))
+COLUMNS = Row._fields
 Spread = collections.namedtuple('Spread', 'median low high')
 
 

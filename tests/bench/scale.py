@@ -61,7 +61,8 @@ class QemuIO:
         return time.monotonic() - begin
 
     def peak(self):
-        with open('/proc/%d/status' % self.process.pid) as file:
+        with open('/proc/%d/status' % self.process.pid,
+                  encoding='utf-8') as file:
             for line in file:
                 if line.startswith('VmHWM:'):
                     return int(line.split()[1]) * KIB
@@ -89,10 +90,10 @@ def session(bench, fmt, path, size, number):
         def write():
             return io.command('write -q %d 4k' % (
                 where.randrange(size // (4 * KIB)) * 4 * KIB))
-        times = {'open': io.open_time, 'first write': write()}
-        times['random write'] = sum(write() for _ in range(WRITES)) / WRITES
-        times['close'] = io.close()
-        return times
+        taken = {'open': io.open_time, 'first write': write()}
+        taken['random write'] = sum(write() for _ in range(WRITES)) / WRITES
+        taken['close'] = io.close()
+        return taken
     finally:
         io.kill()
 

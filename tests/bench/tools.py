@@ -219,7 +219,8 @@ class Storage:
             [fmt.tool('qemu-storage-daemon'),
              '--blockdev', opts + ',node-name=disk',
              '--nbd-server', 'addr.type=unix,addr.path=' + self.socket,
-             '--export', 'type=nbd,id=export,node-name=disk,name=,writable=on'],
+             '--export',
+             'type=nbd,id=export,node-name=disk,name=,writable=on'],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True)
 

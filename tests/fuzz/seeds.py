@@ -75,9 +75,9 @@ STOCK = {
 
 def run_tools(folder, path, size, options, commands):
     """Make the image at @path with the qemu-img and qemu-io in @folder."""
-    quiet = {'check': True, 'stdout': subprocess.DEVNULL, 'timeout': 60}
+    quiet = {'stdout': subprocess.DEVNULL, 'timeout': 60}
     subprocess.run([folder + '/qemu-img', 'create', '-q', '-f', 'vhdx',
-                    '-o', options, path, size], **quiet)
+                    '-o', options, path, size], check=True, **quiet)
     if not commands:
         return
     args = [folder + '/qemu-io', '-f', 'vhdx', '-t', 'writeback', '-d',
@@ -88,11 +88,10 @@ def run_tools(folder, path, size, options, commands):
         args += ['-c', at]
     if killed:
         args += ['-c', 'sigraise 9']
-        done = subprocess.run(args + [path], stdout=subprocess.DEVNULL,
-                              timeout=60, check=False)
+        done = subprocess.run(args + [path], check=False, **quiet)
         assert done.returncode == -9, done
     else:
-        subprocess.run(args + [path], **quiet)
+        subprocess.run(args + [path], check=True, **quiet)
 
 
 def locator():

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from typing import Any, List, Tuple
 
 from strict.report import MIB
 from strict.view import View
@@ -73,7 +74,7 @@ def run(*command, status=0, timeout=120, **more):
     command = [str(c) for c in command]
     done = subprocess.run(command, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          timeout=timeout, **more)
+                          timeout=timeout, check=False, **more)
     text = done.stdout.decode(errors='replace')
     if status is not None and done.returncode != status:
         shown = ' '.join(command)
@@ -214,7 +215,7 @@ def _run_one(job):
     return (name, time.monotonic() - started) + result
 
 
-_JOBS = []
+_JOBS: List[Tuple[Any, ...]] = []
 
 
 def _run_number(number):

@@ -1,4 +1,4 @@
-"""The page for administrators tells the truth: its commands print what it says.
+"""The page for administrators tells the truth: commands print what it says.
 
 Blocks marked "console" are run from top to bottom in one folder, each line
 after a "$ " by a shell of its own, which has to succeed.  In what the page

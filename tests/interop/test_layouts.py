@@ -1,10 +1,10 @@
 """Images as other writers lay them out are used as our own.
 
-Those of FreeBSD's mkimg, DiscUtils and OpenVMM are made byte by byte from where
-these put the parts of a file (layouts.py), those of QEMU's own driver by the
-distribution's qemu-img.  Each is checked, read, written to, left with a live
-log, resized and compacted; the strict reader and the model look at every step,
-and QEMU's own driver reads the result.
+Those of FreeBSD's mkimg, DiscUtils and OpenVMM are made byte by byte from
+where these put the parts of a file (layouts.py), those of QEMU's own driver
+by the distribution's qemu-img.  Each is checked, read, written to, left with a
+live log, resized and compacted; the strict reader and the model look at every
+step, and QEMU's own driver reads the result.
 """
 from harness import expect, ours, run
 from layouts import LAYOUTS

@@ -1,8 +1,9 @@
 """libvhdi, by vhdiinfo and its Python reader, agrees with the driver.
 
 What it calls identifier is the DataWriteGuid.  It does not replay a log, so
-it gets closed images only.  The Python module is a C extension that comes as a Debian package for
-/usr/bin/python3, so a reader process of that Python does the reading.
+it gets closed images only.  The Python module is a C extension that comes as a
+Debian package for /usr/bin/python3, so a reader process of that Python does
+the reading.
 """
 import json
 import subprocess
@@ -59,7 +60,7 @@ def read_all(path, ranges):
     asked = ''.join('%d %d\n' % r for r in ranges)
     done = subprocess.run([python(), '-c', READER, path],
                           input=asked.encode(), capture_output=True,
-                          timeout=120)
+                          timeout=120, check=False)
     if done.returncode:
         raise Failure('pyvhdi: ' + done.stderr.decode())
     head, _, data = done.stdout.partition(b'\n')

@@ -124,7 +124,7 @@ def parallel(plan):
 
 def unflushed(script, plan):
     """Requests that a flush did not cover, no sector twice."""
-    offset, _ = plan.place(4096)
+    plan.place(4096)
     for start, length, pattern in parallel(plan):
         if pattern:
             script.write(start, length, pattern)

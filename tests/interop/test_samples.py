@@ -81,7 +81,7 @@ def windows(ctx, name):
 
 
 def known_sum(name):
-    with open(os.path.join(IMAGES, 'README.md')) as file:
+    with open(os.path.join(IMAGES, 'README.md'), encoding='utf-8') as file:
         for line in file:
             if name in line:
                 return line.split('|')[3].strip()

@@ -146,8 +146,9 @@ def full_host(ctx):
         run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-o',
             'block_size=1M', path, '60M')
         text = run(ours('qemu-io'), '-f', 'vhdx', '-d', 'unmap', '-t',
-                   'writeback', '-c', 'write 0 10M', '-c', 'flush', '-c', 'write 10M 30M',
-                   '-c', 'flush', '-c', 'discard 0 5M', '-c', 'flush',
+                   'writeback', '-c', 'write 0 10M', '-c', 'flush',
+                   '-c', 'write 10M 30M', '-c', 'flush',
+                   '-c', 'discard 0 5M', '-c', 'flush',
                    '-c', 'write -P 7 45M 15M', '-c', 'flush', path, status=1)
         expect(text.count('failed') == 1 and
                'write failed: No space left on device' in text, text)

@@ -16,7 +16,7 @@ from vhdx_strict import Image
 
 HEAD, TABLE = 64 * KIB, 192 * KIB
 LINKAGE = '{%s}' % uuid.UUID(int=2)
-CHILD = [('parent_linkage', LINKAGE), ('relative_path', '.\\parent.vhdx')]
+CHILD = (('parent_linkage', LINKAGE), ('relative_path', '.\\parent.vhdx'))
 NEWS = bytes(range(256)) * 16
 
 
@@ -64,8 +64,12 @@ def poke(at, data):
     return change
 
 
-# Name, what makes the sample, what breaks it, what has to be found; the checksums
-# are made to fit again afterwards.
+def cut_tail(sample):
+    del sample.data[-MIB // 2:]
+
+
+# Name, what makes the sample, what breaks it, what has to be found; the
+# checksums are made to fit again afterwards.
 BREAKAGES = [
     ('identifier', Sample, lambda s: set_bytes(s, 0, b'vhdxfilf'),
      'file identifier: signature'),
@@ -217,7 +221,7 @@ BREAKAGES = [
      '1 blocks of 6 of a fixed file'),
     ('tail', Sample, lambda s: s.data.extend(bytes(MIB)),
      'the last object ends at'),
-    ('cut', Sample, lambda s: s.data.__delitem__(slice(-MIB // 2, None)),
+    ('cut', Sample, cut_tail,
      'behind the end of the file'),
     ('child-no-bitmap', child, lambda s: s.put_entry(0, DATA | 7),
      'no sector bitmap'),
@@ -233,8 +237,8 @@ BREAKAGES = [
      lambda s: (s.put(s.item_at['size'], 'Q', 5 << 30),
                 s.put_entry(4096, DATA | 6)), 'sector bitmap entry is'),
     ('locator-linkage',
-     lambda: child([('parent_linkage', LINKAGE.upper().replace('0', 'A')),
-                    CHILD[1]]), None, 'parent_linkage is'),
+     lambda: child((('parent_linkage', LINKAGE.upper().replace('0', 'A')),
+                    CHILD[1])), None, 'parent_linkage is'),
     ('locator-no-path', lambda: child(CHILD[:1]), None, 'no path'),
     ('locator-no-linkage', lambda: child(CHILD[1:]), None,
      'no parent_linkage'),
@@ -245,7 +249,8 @@ BREAKAGES = [
     ('locator-offset', child,
      lambda s: s.put(s.item_at['locator'] + 20, 'I', 60000),
      'entry 0 is not readable'),
-    ('log-clean', lambda: with_log((0, log_entry(9, 0, []))), None, 'LogGuid is'),
+    ('log-clean', lambda: with_log((0, log_entry(9, 0, []))), None,
+     'LogGuid is'),
 ]
 
 # The same, with the checksums left as they were.

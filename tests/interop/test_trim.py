@@ -144,7 +144,8 @@ def nbd(sector):
                 expect(taken(image) <= before - 4608 * KIB + 64 * KIB,
                        '%s: %d bytes of %d are left', command, taken(image),
                        before)
-                io('read -P 0 %dM 4M' % place, 'read -P 1 %dM 1M' % (place - 1),
+                io('read -P 0 %dM 4M' % place,
+                   'read -P 1 %dM 1M' % (place - 1),
                    'read -P 1 %dM 1M' % (place + 4),
                    'read -P 0 %dM 512k' % (place + 5))
             io('discard 32M 32M')

@@ -1,7 +1,7 @@
 """A domain without an operating system; its disks are written by QEMU."""
 import os
 import re
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from report import expect, expect_equal
 from tools import wait_for
@@ -53,7 +53,7 @@ class Domain:
 
     def define(self):
         path = self.session.path(self.name + '.xml')
-        with open(path, 'w') as file:
+        with open(path, 'w', encoding='utf-8') as file:
             file.write(self.xml_text(*self.disks))
         self.session.virsh('define', '--validate', path)
 
@@ -87,9 +87,9 @@ class Domain:
     def xml(self, *args):
         return ElementTree.fromstring(self.virsh('dumpxml', *args))
 
-    def disk(self, target='sda', *args):
+    def disk(self, target='sda'):
         """The disk's element in the XML."""
-        for disk in self.xml(*args).iter('disk'):
+        for disk in self.xml().iter('disk'):
             if disk.find('target').get('dev') == target:
                 return disk
         return None

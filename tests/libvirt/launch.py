@@ -175,7 +175,7 @@ def outside(options):
 def last_line(folder):
     """What the run wants to be said at the very end."""
     try:
-        with open(os.path.join(folder, LAST_LINE)) as file:
+        with open(os.path.join(folder, LAST_LINE), encoding='utf-8') as file:
             return file.read()
     except FileNotFoundError:
         return ''

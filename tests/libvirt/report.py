@@ -79,7 +79,7 @@ def area_failed(name):
 
 def summary(path):
     """Leave the line of counts in a file; the status to exit with."""
-    with open(path, 'w') as file:
+    with open(path, 'w', encoding='utf-8') as file:
         file.write('smoke: %(passed)d passed, %(failed)d failed, '
                    '%(skipped)d skipped\n' % _steps)
     return 1 if _steps['failed'] or not _steps['passed'] else 0

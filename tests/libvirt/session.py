@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import uuid
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from report import expect, expect_in, Failure
 from tools import run, wait_for
@@ -32,7 +32,7 @@ class Pool:
         """vol-create from XML; 'more' stands beside <target>, 'target' in
         it."""
         path = os.path.join(self.session.folder, 'volume.xml')
-        with open(path, 'w') as file:
+        with open(path, 'w', encoding='utf-8') as file:
             file.write("<volume><name>%s</name><capacity>%s</capacity>%s"
                        "<target><format type='%s'/>%s</target></volume>"
                        % (name, capacity, more, form, target))
@@ -103,12 +103,13 @@ class Session:
             'LIBVIRT_DIR_OVERRIDE': '1', 'LIBVIRT_AUTOSTART': '0',
             'LC_ALL': 'C.UTF-8',
         }
-        with open(self.path('c/libvirt/qemu.conf'), 'w') as file:
+        with open(self.path('c/libvirt/qemu.conf'), 'w',
+                  encoding='utf-8') as file:
             file.write('stdio_handler = "file"\n'
                        'security_driver = "none"\n'
                        'remember_owner = 0\n'
                        'namespaces = []\n')
-        with open(self.path('libvirtd.conf'), 'w') as file:
+        with open(self.path('libvirtd.conf'), 'w', encoding='utf-8') as file:
             file.write('log_outputs = "1:file:%s"\n'
                        'log_filters = "1:qemu.qemu_monitor 1:util.command '
                        '2:storage"\n'
@@ -132,7 +133,7 @@ class Session:
 
     def _alive(self):
         if self.process.poll() is not None:
-            with open(self.path('libvirtd.out')) as file:
+            with open(self.path('libvirtd.out'), encoding='utf-8') as file:
                 raise Failure('libvirtd ended with exit status %d: %s'
                               % (self.process.returncode, file.read()[-1000:]))
         return True
@@ -148,8 +149,9 @@ class Session:
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(limit)
-        except subprocess.TimeoutExpired:
-            raise Failure('libvirtd does not end within %d s' % limit)
+        except subprocess.TimeoutExpired as why:
+            raise Failure('libvirtd does not end within %d s'
+                          % limit) from why
         expect(self.process.returncode == 0, 'libvirtd: exit status %d',
                self.process.returncode)
         self.process = None

@@ -23,8 +23,9 @@ def run(command, fails=None, limit=LIMIT, given='', **more):
         done = subprocess.run(command, input=given.encode(),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=limit, check=False, **more)
-    except subprocess.TimeoutExpired:
-        raise Failure('no end within %d s: %s' % (limit, ' '.join(command)))
+    except subprocess.TimeoutExpired as why:
+        raise Failure('no end within %d s: %s'
+                      % (limit, ' '.join(command))) from why
     text = done.stdout.decode(errors='replace')
     told = 'exit %d of %s\n%s' % (done.returncode, ' '.join(command),
                                   text.strip()[:2000])
@@ -120,6 +121,7 @@ class Unchanged:
     """The bytes of these files are the same at the end of the block."""
     def __init__(self, *paths):
         self.paths = paths
+        self.before = []
 
     def __enter__(self):
         self.before = [sha256(path) for path in self.paths]

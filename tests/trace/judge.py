@@ -125,16 +125,16 @@ class History:
 
     def runs(self):
         """(first, count) of the sectors that were ever written."""
-        run = None
+        first = count = 0
         for sector in sorted(self.sectors):
-            if run and run[0] + run[1] == sector and run[1] < 2048:
-                run[1] += 1
+            if first + count == sector and 0 < count < 2048:
+                count += 1
                 continue
-            if run:
-                yield tuple(run)
-            run = [sector, 1]
-        if run:
-            yield tuple(run)
+            if count:
+                yield first, count
+            first, count = sector, 1
+        if count:
+            yield first, count
 
     def rest_is_zero(self, image):
         """Nothing is where no request was."""

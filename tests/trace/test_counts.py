@@ -56,7 +56,7 @@ def opened(ctx, size='64M', node=None, **options):
     return image, io
 
 
-def placed(ctx, image, io, wrote):
+def placed(image, io, wrote):
     """Each guest write (offset, length) went, as one write, to just where the
     BAT of the closed image has it."""
     found = {(op.offset, op.length) for op in wrote}
@@ -140,7 +140,7 @@ def allocating(ctx):
         growth(names, 100)
         same(io.do('flush'), ['log', 'flush'])
         io.close()
-    placed(ctx, image, guest, wrote)
+    placed(image, guest, wrote)
 
 
 def ring(log_writes, layout, flushes):
@@ -161,7 +161,7 @@ def allocate_and_flush(ctx):
     log and one flush of the file.  Blocks' entries go in place for a quarter
     of the log at once, and that needs no flush of its own."""
     count = 500
-    image, io = opened(ctx, '512M')
+    _, io = opened(ctx, '512M')
     with io:
         names, log, bat = [], [], 0
         for number in range(1, count + 1):
@@ -222,7 +222,7 @@ def fixed(ctx):
 def many_pages(ctx):
     """A flush after changes of many BAT pages is one entry, one write, one
     flush."""
-    image, io = opened(ctx, '16G')
+    _, io = opened(ctx, '16G')
     with io:
         for pages in (2, 7, 30):
             io.do(*['write -q -P 1 %dM 4k' % (page * 512 + pages)
@@ -250,7 +250,7 @@ def parallel(ctx):
             same(without(io.do('flush'), 'BAT'), ['log', 'flush'])
         growth(names, 160)
         io.close()
-    placed(ctx, image, guest, wrote)
+    placed(image, guest, wrote)
 
 
 def parallel_in_block(ctx):
@@ -272,13 +272,13 @@ def parallel_in_block(ctx):
         expect('grow' in names, 'the file did not grow')
         growth(names, 48)
         io.close()
-    placed(ctx, image, guest, wrote)
+    placed(image, guest, wrote)
 
 
 def sequential(ctx):
     """Across blocks: new ones get places side by side, so that one request
     of the guest is one of the file, when writing and when reading."""
-    image, io = opened(ctx, '128M')
+    _, io = opened(ctx, '128M')
     with io:
         names = []
         for at in range(32):
@@ -333,7 +333,7 @@ def reading(ctx):
 def zeroes(ctx):
     """write_zeroes and discard: what is absent costs nothing; in place it is
     one request and no metadata; a block that goes, one BAT change."""
-    image, io = opened(ctx)
+    _, io = opened(ctx)
     with io:
         io.do('write -q -P 1 0 8M', 'flush')
         same(io.do('write -q -z 20M 4M', 'write -q -z -u 20M 4M',
@@ -383,7 +383,7 @@ def reuse(ctx):
 
 def growing(ctx):
     """Blocks larger than the step: one growth for each, at the most."""
-    image, io = opened(ctx, '16G', block_size='256M')
+    _, io = opened(ctx, '16G', block_size='256M')
     with io:
         names = []
         for block in range(1, 20):
@@ -398,7 +398,7 @@ def small_log(ctx):
     """More pages than an entry may have, which is a quarter of the log: the
     flush that has to log them all writes several entries, and is one."""
     pages, sectors = 100, 256 // 4
-    image, io = opened(ctx, '64G', log_size='1M')
+    _, io = opened(ctx, '64G', log_size='1M')
     with io:
         names = []
         for page in range(pages):

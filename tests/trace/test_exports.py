@@ -21,10 +21,11 @@ class Export:
         image = ctx.create('a.vhdx', size, block_size='1M')
         self.layout = Layout(image)
         self.record = Record(ctx.path('nbd.record'))
+        self.client, self.ops = None, []
         self.context = exported(ctx, image, self.record.path, **more)
 
     def __enter__(self):
-        self.client, _ = self.context.__enter__()
+        self.client = self.context.__enter__()[0]
         self.do(write(0), Request(FLUSH))
         return self
 

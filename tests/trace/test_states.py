@@ -78,7 +78,7 @@ class Workload:
 
     def run(self, client, count, stop=None):
         """Send so many requests; stop() may then end the other side."""
-        for number in range(count):
+        for _ in range(count):
             while len(client.flying) >= self.depth:
                 self.check(client.receive())
             client.send(self.request(client.flying.values()))
@@ -111,6 +111,7 @@ class Disk:
         self.layout = Layout(self.image)
         self.workload = Workload(self.chance, self.history)
         self.seen = collections.Counter()
+        self.before, self.ops = None, []
 
     def session(self, count, kill, delay=1500, direct=False):
         """Work on the image; 'before' is then the file as it was."""
@@ -158,7 +159,7 @@ class Disk:
             except Failure as why:
                 raise Failure('cut at %d of %d, %s pending calls arrive of '
                               '%d: %s' % (point, cuts.last, mode,
-                                          len(pending), why))
+                                          len(pending), why)) from why
         return target, numbers
 
     def check(self, path, clock, pending):

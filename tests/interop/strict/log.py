@@ -33,7 +33,7 @@ class Ring:
 
 
 def parse_entry(ring, at, log_guid):
-    """The entry at this offset of the ring, or the reason why there is none."""
+    """The entry at this offset of the ring, or why there is none."""
     head = ring.read(at, 64)
     if head[:4] != b'loge':
         return None
@@ -54,7 +54,8 @@ def parse_entry(ring, at, log_guid):
     if count > IN_FIRST_SECTOR:
         table += -(-(count - IN_FIRST_SECTOR) // PER_SECTOR)
     if table * SECTOR > length:
-        return 'DescriptorCount is %d in an entry of %d bytes' % (count, length)
+        return 'DescriptorCount is %d in an entry of %d bytes' % (count,
+                                                                  length)
     updates, sector = [], table
     for i in range(count):
         update = parse_descriptor(data, 64 + 32 * i, sector, sequence)
@@ -145,7 +146,7 @@ def replay(view, header, report):
     if sum(e.length for e in active) > ring.length:
         report.fatal('log', 'the active sequence is longer than the log')
     for entry in active:
-        check_entry(view, report, entry)
+        check_entry(report, entry)
         for update in entry.descriptors:
             if update.kind == 'data':
                 view.put_page(update.offset, update.data)
@@ -161,7 +162,7 @@ def replay(view, header, report):
     return active
 
 
-def check_entry(view, report, entry):
+def check_entry(report, entry):
     where = 'log entry %d' % entry.sequence
     for flaw in entry.flaws:
         report.error(where, flaw)

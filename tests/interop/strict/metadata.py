@@ -204,7 +204,8 @@ def parse_locator(data, report):
             report.error(where, '%s is %r' % (key, found[key]))
     if 'parent_linkage' not in found:
         report.error(where, 'no parent_linkage')
-    if not {'relative_path', 'volume_path', 'absolute_win32_path'} & set(found):
+    if not {'relative_path', 'volume_path',
+            'absolute_win32_path'} & set(found):
         report.error(where, 'no path')
     return found
 

@@ -33,7 +33,8 @@ def run(bench):
         expect_in(writable(child), rules)
         expect(parent not in rules, '%s', rules)
     with step("the helper's profile lets it read .vhdx and .avhdx"):
-        with open(os.path.join(bench.source, PROFILE)) as file:
+        with open(os.path.join(bench.source, PROFILE),
+                  encoding='utf-8') as file:
             text = file.read()
         expect_in(['  /**.vhdx r,', '  /**.avhdx r,'], text)
 
@@ -54,7 +55,7 @@ def rules_for(bench, disk):
         raise Skip('libvirt is built without AppArmor')
     number = str(uuid.uuid4())
     path = session.path('apparmor.xml')
-    with open(path, 'w') as file:
+    with open(path, 'w', encoding='utf-8') as file:
         file.write((XML % {'name': 'aa', 'disks': disk,
                            'emulator': bench.tools.emulator}).replace(
                                '</name>', '</name><uuid>%s</uuid>' % number))

@@ -32,7 +32,7 @@ def begin(session, domain, xml, checkpoint=None, **how):
     files = []
     for name, text in (('backup.xml', xml), ('checkpoint.xml', checkpoint)):
         if text:
-            with open(session.path(name), 'w') as file:
+            with open(session.path(name), 'w', encoding='utf-8') as file:
                 file.write(text)
             files.append(session.path(name))
     return domain.virsh('backup-begin', *files, **how)

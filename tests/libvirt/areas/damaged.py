@@ -4,10 +4,9 @@ import os
 import struct
 
 from report import Skip, expect, expect_equal, expect_in, step
-from tools import GIB, MIB
+from tools import GIB, MIB, run as run_program
 from vhdxfile import (DISK_SIZE, FILE_PARAMETERS, METADATA, PARENT_LOCATOR,
                       REQUIRED, VHDXFile, damage_identifier)
-from tools import run as run_program
 
 
 def child_of(tools, path, parent, size='1G', **more):

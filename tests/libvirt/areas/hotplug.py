@@ -84,7 +84,7 @@ class Plug:
         self.file = session.path('disk.xml')
 
     def attach(self, xml, **how):
-        with open(self.file, 'w') as file:
+        with open(self.file, 'w', encoding='utf-8') as file:
             file.write(xml)
         return self.domain.virsh('attach-device', self.file, **how)
 

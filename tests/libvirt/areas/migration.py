@@ -92,7 +92,7 @@ def copied(tools, source, target, pool):
 
 def migrate_copy(source, target, domain, copy, **how):
     path = source.path('target.xml')
-    with open(path, 'w') as file:
+    with open(path, 'w', encoding='utf-8') as file:
         file.write(domain.xml_text(disk_xml(copy, driver="cache='none'"))
                    .replace('</name>', '</name><uuid>%s</uuid>'
                             % domain.virsh('domuuid').strip()))

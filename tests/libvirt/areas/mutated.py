@@ -6,7 +6,7 @@ checksum, or it would not be looked at.  SEED= takes another seed.
 import os
 import random
 import struct
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from areas.damaged import child_of
 from report import expect, expect_equal, expect_in, step

@@ -11,7 +11,7 @@ def run(bench):
     session = bench.daemon()
     pool = bench.pool('resize')
     dynamic(tools, session, pool)
-    fixed(tools, session, pool)
+    fixed(tools, pool)
     damaged(tools, session, pool)
     sectors(tools, pool)
 
@@ -83,7 +83,7 @@ def dynamic(tools, session, pool):
                        fails='preallocate')
 
 
-def fixed(tools, session, pool):
+def fixed(tools, pool):
     path = pool.path('fixed.vhdx')
     with step('a fixed image: from 64 MiB up to 96 MiB'):
         pool.create('fixed.vhdx', '64M', '--allocation', '64M',

@@ -1,0 +1,1 @@
+"""The areas of the smoke run, a module each."""
