@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by every script here: strict mode, where things are, and how to speak.
 #
 # A build folder (BUILD, by default build/) holds everything that is made:
@@ -38,7 +39,8 @@ lock_build() {
 # was told.
 load_config() {
     [ -f "$BUILD/config" ] || "$top/configure" --build-dir="$BUILD"
-    fuzzing=no
+    suite='' source='' sanitizers=no fuzzing=no qemu_options=()
+    # shellcheck source=/dev/null
     . "$BUILD/config"
 }
 

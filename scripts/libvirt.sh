@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced after common.sh: which libvirt, and where it is built.
 #
 # SUITE names the Debian release whose source package is taken; LIBVIRT_SOURCE

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: makes a meson that is new enough for QEMU's line available.
 #
 # QEMU 10 wants meson 1.5. Where the system's is older, the package of the

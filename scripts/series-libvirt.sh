@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: the steps of the patch series for libvirt.
 #
 # Step N is the hook patch of this name, if this libvirt line has one, together

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: the steps of the patch series for QEMU.
 #
 # Step N of the series is the hook patch N-*.patch of this QEMU line, together

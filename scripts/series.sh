@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by series-qemu.sh and series-libvirt.sh: a patch series is made in a
 # scratch repository, $repo, with a branch "pristine" (the source as it came)
 # and a branch "series". They say what its steps are, where their messages and
