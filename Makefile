@@ -18,7 +18,11 @@ demo: all
 # A short fuzz run: what a long one finds is for another day.
 check: export RUNS ?= 500
 check:
-	@scripts/run-checks limits layers unit iotests interop trace crash fuzz series
+	@scripts/run-checks limits lint layers unit iotests interop trace crash fuzz series
+
+# QEMU's checkpatch.pl, codespell, shellcheck, pylint and mypy over our files
+lint:
+	@scripts/run-checks lint
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-crash check-fuzz check-series check-compat check-mutations:
@@ -73,7 +77,7 @@ install: all
 clean:
 	rm -rf "$(BUILD)"
 
-.PHONY: all demo check check-limits check-layers check-unit check-iotests \
+.PHONY: all demo check lint check-limits check-layers check-unit check-iotests \
         check-interop check-trace check-crash check-fuzz check-series \
         check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \
