@@ -41,15 +41,17 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 
     /* Alone, so that it is one log entry, and after all that it counts on. */
     ret = vhdx_commit(bs);
-    if (ret == 0) {
-        ret = vhdx_cache_write(bs, offset, bytes, buf);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_commit(bs);
-        if (ret < 0) {
-            /* The pages are dirty, thus in memory: nothing is read. */
-            (void)vhdx_cache_write(bs, offset, bytes, old);
-        }
+    ret = vhdx_cache_write(bs, offset, bytes, buf);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_commit(bs);
+    if (ret < 0) {
+        /* The pages are dirty, thus in memory: nothing is read. */
+        (void)vhdx_cache_write(bs, offset, bytes, old);
     }
     return ret;
 }
@@ -61,14 +63,24 @@ static int coroutine_fn GRAPH_RDLOCK
 copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
 {
     uint8_t *buf = qemu_try_blockalign(bs->file->bs, COPY_BYTES);
-    int ret = buf ? 0 : -ENOMEM;
+    int ret = 0;
 
-    for (uint64_t at = 0; at < bytes && ret == 0; at += COPY_BYTES) {
+    if (!buf) {
+        return -ENOMEM;
+    }
+    for (uint64_t at = 0; at < bytes; at += COPY_BYTES) {
         uint64_t n = MIN(bytes - at, COPY_BYTES);
 
         ret = vhdx_file_pread(bs, from + at, n, buf);
-        if (ret == 0 && !buffer_is_zero(buf, n)) {
-            ret = vhdx_file_pwrite(bs, to + at, n, buf);
+        if (ret < 0) {
+            break;
+        }
+        if (buffer_is_zero(buf, n)) {
+            continue;
+        }
+        ret = vhdx_file_pwrite(bs, to + at, n, buf);
+        if (ret < 0) {
+            break;
         }
     }
     qemu_vfree(buf);
@@ -95,13 +107,18 @@ region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
                                      buf, buf + 2 * bytes);
 }
 
-int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
-                                  uint64_t offset, uint32_t length, bool zero)
+/*
+ * Make stable what is in the file, and then that @region has @length bytes at
+ * @offset.  What it had and no longer has is released.  Returns 0, or -errno
+ * with @region as it was.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
+             uint32_t length)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXRegion old = *region;
-    bool stays = offset == old.offset;
-    uint64_t keep = stays ? length : 0;     /* bytes of the old place */
+    uint64_t keep = offset == old.offset ? length : 0;
     size_t index = region - s->regions;
     g_autofree VHDXRegion *regions = g_memdup2(s->regions, s->region_count *
                                                sizeof(*regions));
@@ -109,40 +126,16 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
 
     regions[index].offset = offset;
     regions[index].length = regions[index].held = length;
-
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_log_flush(bs);
     if (ret < 0) {
-        if (!stays) {
-            VHDX_LOCK_GUARD(s);
-            vhdx_space_return(s, offset, length, false);
-        }
         return ret;
     }
-    trace_vhdx_region_move(s, old.offset, offset, length);
-    /* Then all of the region is in place: no replay writes there again. */
-    ret = vhdx_commit_checkpoint(bs);
-    if (ret == 0 && !zero && !stays) {
-        ret = vhdx_file_pwrite_zeroes(bs, offset, length,
-                                      BDRV_REQ_MAY_UNMAP);
-    }
-    if (ret == 0 && !stays) {
-        ret = copy_range(bs, old.offset, offset, MIN(length, old.length));
-    }
-    if (ret == 0) {
-        ret = vhdx_log_flush(bs);
-    }
-    if (ret == 0) {
-        ret = region_tables_commit(bs, s->regions, regions);
+    ret = region_tables_commit(bs, s->regions, regions);
+    if (ret < 0) {
+        return ret;
     }
 
     VHDX_LOCK_GUARD(s);
-    if (ret < 0) {
-        if (!stays) {
-            /* It is free when the old tables are there again and stable. */
-            vhdx_space_release(s, offset, length);
-        }
-        return ret;
-    }
     *region = regions[index];
     if (vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
         s->bat = *region;
@@ -156,14 +149,74 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     return 0;
 }
 
+int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
+                                  uint64_t offset, uint32_t length, bool zero)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    assert(offset != region->offset);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    if (ret < 0) {
+        VHDX_LOCK_GUARD(s);
+        vhdx_space_return(s, offset, length, false);
+        return ret;
+    }
+    trace_vhdx_region_move(s, region->offset, offset, length);
+    /* Then all of the region is in place: no replay writes there again. */
+    ret = vhdx_commit_checkpoint(bs);
+    if (ret < 0) {
+        goto fail;
+    }
+    if (!zero) {
+        ret = vhdx_file_pwrite_zeroes(bs, offset, length, BDRV_REQ_MAY_UNMAP);
+        if (ret < 0) {
+            goto fail;
+        }
+    }
+    ret = copy_range(bs, region->offset, offset, MIN(length, region->length));
+    if (ret < 0) {
+        goto fail;
+    }
+    ret = region_enter(bs, region, offset, length);
+    if (ret < 0) {
+        goto fail;
+    }
+    return 0;
+
+fail:
+    WITH_VHDX_LOCK_GUARD(s) {
+        /* It is free when the old tables are there again and stable. */
+        vhdx_space_release(s, offset, length);
+    }
+    return ret;
+}
+
+/* Let @region stay where it is, but have only @length bytes. */
+static int coroutine_fn GRAPH_RDLOCK
+region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
+{
+    int ret = vhdx_log_begin(bs, VHDX_METADATA);
+
+    if (ret < 0) {
+        return ret;
+    }
+    trace_vhdx_region_move(bs->opaque, region->offset, region->offset, length);
+    /* No replay may write to what the region loses. */
+    ret = vhdx_commit_checkpoint(bs);
+    return ret < 0 ? ret : region_enter(bs, region, region->offset, length);
+}
+
 /* -- Compacting -- */
 
-/* Move @region to @length bytes at the file offset @to, taken for it. */
+/*
+ * Move @region to the file offset @to, a place that is taken for it and reads
+ * as zeros if @zero, and commit that.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to,
-            uint32_t length, bool zero)
+move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
 {
-    int ret = vhdx_region_move(bs, region, to, length, zero);
+    int ret = vhdx_region_move(bs, region, to, region->length, zero);
 
     return ret < 0 ? ret : vhdx_commit(bs);
 }
@@ -173,6 +226,7 @@ int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint32_t length = vhdx_bat_region_length(&s->geo);
     VHDXRegion *bat = s->regions;
+    int ret;
 
     while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
         bat++;
@@ -180,7 +234,8 @@ int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
     if (bat->length <= length) {
         return 0;
     }
-    return move_region(bs, bat, bat->offset, length, false);
+    ret = region_shorten(bs, bat, length);
+    return ret < 0 ? ret : vhdx_commit(bs);
 }
 
 /* The first free place before that of @region, taken for it, or 0. */
@@ -191,8 +246,8 @@ static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
 }
 
 /*
- * Move @region down.  Where it would overlap itself it has to go up before;
- * that is done if it ends behind @far.
+ * Move @region down.  If it would overlap itself there it has to go up first,
+ * which is done only if it ends behind @far.
  */
 static int coroutine_fn GRAPH_RDLOCK
 lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
@@ -203,24 +258,28 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     bool zero;
     int ret;
 
-    if (!to) {
-        if (region->offset + region->length <= far) {
-            return 0;
-        }
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
-        if (ret < 0) {
-            return ret;
-        }
-        WITH_VHDX_LOCK_GUARD(s) {
-            up = vhdx_space_alloc(bs, region->length, &zero);
-        }
-        ret = up < 0 ? up : move_region(bs, region, up, region->length, zero);
-        if (ret < 0) {
-            return ret;
-        }
-        to = place_before(s, region);
+    if (to) {
+        return move_region(bs, region, to, false);
     }
-    return to ? move_region(bs, region, to, region->length, false) : 0;
+    if (region->offset + region->length <= far) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    if (ret < 0) {
+        return ret;
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        up = vhdx_space_alloc(bs, region->length, &zero);
+    }
+    if (up < 0) {
+        return up;
+    }
+    ret = move_region(bs, region, up, zero);
+    if (ret < 0) {
+        return ret;
+    }
+    to = place_before(s, region);
+    return to ? move_region(bs, region, to, false) : 0;
 }
 
 static bool region_can_move(const VHDXRegion *region)
@@ -233,15 +292,19 @@ int coroutine_fn
 vhdx_region_lower_all(BlockDriverState *bs, uint64_t limit, uint64_t far)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
 
-    for (uint32_t i = 0; i < s->region_count && ret == 0; i++) {
+    for (uint32_t i = 0; i < s->region_count; i++) {
         VHDXRegion *region = &s->regions[i];
+        int ret;
 
-        if (region_can_move(region) &&
-            region->offset + region->length > limit) {
-            ret = lower_region(bs, region, far);
+        if (!region_can_move(region) ||
+            region->offset + region->length <= limit) {
+            continue;
+        }
+        ret = lower_region(bs, region, far);
+        if (ret < 0) {
+            return ret;
         }
     }
-    return ret;
+    return 0;
 }

@@ -22,10 +22,9 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 /*
  * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
  * place that is taken for it, and which reads as zeros if @zero; the old place
- * is released.  What the new length adds reads as zeros.  Where @offset is the
- * old one @region stays there and gets shorter: what it loses is released.
- * Requests are frozen, no lock is held.  Returns 0 or -errno; then nothing has
- * changed, and the new place has been given back.  Sections 2.2.3 and 2.4.
+ * is released.  What the new length adds reads as zeros.  Requests are frozen,
+ * no lock is held.  Returns 0 or -errno; then nothing has changed, and the new
+ * place has been given back.  Sections 2.2.3 and 2.4.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
