@@ -63,28 +63,30 @@
 #define SLIDES          2
 
 /*
- * Fill the batch from entry @c->next on by @func, which returns 1 when there is
- * enough.
+ * Fill the set from BAT entry @c->next on by @func, which returns 1 when there
+ * are enough blocks in it, and moves @c->next on to where to begin next time.
  */
 static int coroutine_fn GRAPH_RDLOCK
 set_fill(BlockDriverState *bs, VHDXCompact *c,
-           int (*func)(BlockDriverState *bs, uint64_t index,
-                       const uint64_t *entries, uint64_t count, void *opaque))
+         int (*func)(BlockDriverState *bs, uint64_t index,
+                     const uint64_t *entries, uint64_t count, void *opaque))
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
     c->set.count = 0;
     ret = vhdx_bat_walk(bs, c->next, s->geo.bat_entries, func, c);
-    if (ret == 0) {
-        c->next = s->geo.bat_entries;
+    if (ret > 0) {
+        /* There are more entries to look at. */
+        return 0;
     }
-    return MIN(ret, 0);
+    c->next = s->geo.bat_entries;
+    return ret;
 }
 
 /* Add the present block of BAT entry @index, and return 1 if that is enough. */
 static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
-                     uint64_t entry, uint64_t to)
+                   uint64_t entry, uint64_t to)
 {
     c->next = index + 1;
     return vhdx_move_add(s, &c->set, index, vhdx_bat_offset(entry), to);
@@ -133,51 +135,70 @@ static int count_rest(BlockDriverState *bs, uint64_t index,
     return 0;
 }
 
+/* Clear the sector bitmap's entry with index @index. */
+static int coroutine_fn GRAPH_RDLOCK
+clear_bitmap_entry(BlockDriverState *bs, uint64_t index)
+{
+    BDRVVHDXState *s = bs->opaque;
+    static const uint64_t zero;
+
+    return vhdx_commit_put(bs, s->bat.offset + index * VHDX_BAT_ENTRY_SIZE,
+                           sizeof(zero), &zero);
+}
+
+/*
+ * Drop the place that @block's entry names in a state other than FULLY_PRESENT.
+ * A block that reads as present all the same gets that state.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+drop_place(BlockDriverState *bs, uint64_t block)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    bool due;
+    int ret;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        ret = vhdx_bat_get(bs, block, &entry);
+        if (ret < 0) {
+            return ret;
+        }
+        if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+            entry = vhdx_bat_state(entry);
+        }
+        vhdx_bat_set(s, block, entry);
+        vhdx_change_note(s);
+        due = vhdx_commit_relief_due(s);
+    }
+    return due ? vhdx_commit_relieve(bs) : 0;
+}
+
 /*
  * Drop the places that entries name without using them.  Such an offset may be
- * anything, so what is free now is for a scan to find.  A block that is read as
- * present, though its state is another, gets the right one, and entries of
- * sector bitmaps, none of which looks like a block's, are cleared.
+ * anything, so what is free now is for a scan to find.  None of the entries of
+ * sector bitmaps looks like a block's, so they are cleared.
  */
 static int coroutine_fn GRAPH_RDLOCK
 drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    static const uint64_t zero;
-    int ret = 0;
 
-    for (uint64_t i = 0; i < count && ret == 0; i++) {
-        uint64_t block, entry;
-        bool due = false;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t block;
+        int ret = 0;
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            if (entries[i]) {
-                ret = vhdx_commit_put(bs, s->bat.offset + (index + i) *
-                                      VHDX_BAT_ENTRY_SIZE, sizeof(zero), &zero);
-            }
-            continue;
+            ret = entries[i] ? clear_bitmap_entry(bs, index + i) : 0;
+        } else if (vhdx_bat_offset(entries[i]) &&
+                   vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
+            ret = drop_place(bs, block);
         }
-        if (!vhdx_bat_offset(entries[i]) ||
-            vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT) {
-            continue;
-        }
-        WITH_VHDX_LOCK_GUARD(s) {
-            ret = vhdx_bat_get(bs, block, &entry);
-            if (ret == 0) {
-                if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
-                    entry = vhdx_bat_state(entry);
-                }
-                vhdx_bat_set(s, block, entry);
-                vhdx_change_note(s);
-                due = vhdx_commit_relief_due(s);
-            }
-        }
-        if (due) {
-            ret = vhdx_commit_relieve(bs);
+        if (ret < 0) {
+            return ret;
         }
     }
-    return ret < 0 ? ret : vhdx_commit(bs);
+    return vhdx_commit(bs);
 }
 
 static int add_present(BlockDriverState *bs, uint64_t index,
@@ -198,19 +219,23 @@ drop_zeroes(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t dropped = 0;
-    int ret = 0;
+    int ret;
 
     c->total = c->present;
-    for (c->next = 0; c->next < s->geo.bat_entries && ret == 0;) {
+    for (c->next = 0; c->next < s->geo.bat_entries;) {
         ret = set_fill(bs, c, add_present);
-        if (ret == 0) {
-            ret = vhdx_move_drop_zeroes(bs, &c->set, &dropped);
+        if (ret < 0) {
+            return ret;
+        }
+        ret = vhdx_move_drop_zeroes(bs, &c->set, &dropped);
+        if (ret < 0) {
+            return ret;
         }
         c->done += c->set.count;
         vhdx_compact_progress(bs, c);
     }
     c->present -= dropped;
-    return ret < 0 ? ret : vhdx_commit(bs);
+    return vhdx_commit(bs);
 }
 
 /* -- Moving -- */
@@ -264,13 +289,17 @@ static int coroutine_fn GRAPH_RDLOCK
 move_down(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
+    int ret;
 
-    for (c->next = 0; c->next < s->geo.bat_entries && ret == 0;) {
+    for (c->next = 0; c->next < s->geo.bat_entries;) {
         c->stuck = false;
         ret = set_fill(bs, c, add_behind);
-        if (ret == 0) {
-            ret = vhdx_move_blocks(bs, &c->set);
+        if (ret < 0) {
+            return ret;
+        }
+        ret = vhdx_move_blocks(bs, &c->set);
+        if (ret < 0) {
+            return ret;
         }
         c->done += c->set.count;
         vhdx_compact_progress(bs, c);
@@ -280,7 +309,7 @@ move_down(BlockDriverState *bs, VHDXCompact *c)
                             VHDX_MIB);
         }
     }
-    return ret;
+    return 0;
 }
 
 /* -- All of it -- */
@@ -321,7 +350,7 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     uint64_t limit;
     int ret;
 
-    do {
+    for (;;) {
         c->limit = limit = block_limit(s, packed);
         ret = move_down(bs, c);
         if (ret < 0 || c->limit <= limit + s->geo.block_size || !slides--) {
@@ -330,10 +359,14 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
         c->total = c->done + c->present;
         /* No gap gets past a region, but a region gets past a gap. */
         ret = vhdx_region_lower_all(bs, 0, UINT64_MAX);
-        if (ret == 0) {
-            ret = vhdx_compact_slide(bs, c);
+        if (ret < 0) {
+            break;
         }
-    } while (ret == 0);
+        ret = vhdx_compact_slide(bs, c);
+        if (ret < 0) {
+            break;
+        }
+    }
     /* Without space to move blocks up to the file is no longer than it was. */
     return vhdx_file_no_space(ret) ? 0 : ret;
 }
@@ -362,17 +395,27 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
     c->done = c->total = 0;
     c->limit = limit;
     ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_behind, c);
-    if (ret == 0 && c->total) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (c->total) {
         ret = move_blocks(bs, c, packed);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (ret == 0) {
-        ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
+    ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && vhdx_space_end(s) < vhdx_file_size(s)) {
+    if (vhdx_space_end(s) < vhdx_file_size(s)) {
         ret = vhdx_log_begin(bs, VHDX_METADATA);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    /* Where nothing was to be done no log has been opened. */
-    return ret < 0 ? ret : vhdx_log_close(bs);
+    /* If there was nothing to do, no log has been opened. */
+    return vhdx_log_close(bs);
 }
 
 /*
@@ -384,23 +427,26 @@ drop_rest(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     bool overlap;
-    int64_t ret;
+    int64_t given_up;
+    int ret;
 
     qemu_co_mutex_lock(&s->grow_lock);
     ret = vhdx_space_scan(bs);
     overlap = vhdx_space_overlaps(s);
     qemu_co_mutex_unlock(&s->grow_lock);
-    if (ret == 0 && overlap) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (overlap) {
         error_setg(c->errp, "Blocks overlap in the file");
-        ret = -EINVAL;
+        return -EINVAL;
     }
-    if (ret == 0) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
-    }
-    return ret < 0 ? ret : vhdx_commit(bs);
+    given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+    return given_up < 0 ? given_up : vhdx_commit(bs);
 }
 
 /* Let entries name nothing but the places of blocks that are present. */
@@ -414,26 +460,34 @@ drop_places(BlockDriverState *bs, VHDXCompact *c)
     if (ret > 0) {
         error_setg(c->errp, "There is data behind each block where a longer "
                    "one would have it: the block size may be damaged");
-        ret = -EINVAL;
+        return -EINVAL;
     }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                            s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest,
-                            c);
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && c->behind) {
+    ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                        s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest, c);
+    if (ret < 0) {
+        return ret;
+    }
+    if (c->behind) {
         ret = drop_rest(bs, c);
-    }
-    if (ret == 0 && c->unused) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
-        if (ret == 0) {
-            ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
+        if (ret < 0) {
+            return ret;
         }
     }
-    return ret;
+    if (!c->unused) {
+        return 0;
+    }
+    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    if (ret < 0) {
+        return ret;
+    }
+    return vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
 }
 
 /* Know what of the file is free, and that no two blocks are in one place. */
@@ -462,6 +516,45 @@ find_space(BlockDriverState *bs, VHDXCompact *c)
     return 0;
 }
 
+/* The steps, with requests frozen. */
+static int coroutine_fn GRAPH_RDLOCK
+compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
+{
+    int ret;
+
+    if (vhdx_replay_active(bs->opaque)) {
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    /* What has been given up until now gets free. */
+    ret = vhdx_commit(bs);
+    vhdx_space_reclaim(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = drop_places(bs, c);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = find_space(bs, c);
+    if (ret < 0) {
+        return ret;
+    }
+    if (zeroes) {
+        ret = drop_zeroes(bs, c);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    ret = vhdx_region_shorten_bat(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    return pack(bs, c);
+}
+
 int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                                  BlockDriverAmendStatusCB *status_cb,
                                  void *cb_opaque, Error **errp)
@@ -469,7 +562,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     BDRVVHDXState *s = bs->opaque;
     ERRP_GUARD();
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
-    int ret = 0;
+    int ret;
 
     if (s->params.leave_allocated) {
         error_setg(errp, "Only a dynamic image can be compacted, and this one "
@@ -489,29 +582,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     };
 
     vhdx_request_freeze(s);
-    if (vhdx_replay_active(s)) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
-    }
-    if (ret == 0) {
-        /* What has been freed until now gets free. */
-        ret = vhdx_commit(bs);
-        vhdx_space_reclaim(bs);
-    }
-    if (ret == 0) {
-        ret = drop_places(bs, c);
-    }
-    if (ret == 0) {
-        ret = find_space(bs, c);
-    }
-    if (ret == 0 && zeroes) {
-        ret = drop_zeroes(bs, c);
-    }
-    if (ret == 0) {
-        ret = vhdx_region_shorten_bat(bs);
-    }
-    if (ret == 0) {
-        ret = pack(bs, c);
-    }
+    ret = compact_frozen(bs, c, zeroes);
     vhdx_request_thaw(s);
 
     if (ret < 0 && *errp) {
