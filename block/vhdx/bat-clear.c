@@ -82,20 +82,22 @@ static int coroutine_fn GRAPH_RDLOCK
 entries_clear_run(BlockDriverState *bs, uint64_t index,
                   const uint64_t *entries, uint64_t count, void *opaque)
 {
-    int ret = 0;
-
-    while (count && ret == 0) {
+    while (count) {
         uint64_t n = MIN(count, VHDX_BAT_PAGE_ENTRIES -
                                 index % VHDX_BAT_PAGE_ENTRIES);
 
         if (!buffer_is_zero(entries, n * VHDX_BAT_ENTRY_SIZE)) {
-            ret = entries_clear_page(bs, index, entries, n, opaque);
+            int ret = entries_clear_page(bs, index, entries, n, opaque);
+
+            if (ret < 0) {
+                return ret;
+            }
         }
         index += n;
         entries += n;
         count -= n;
     }
-    return ret;
+    return 0;
 }
 
 int64_t coroutine_fn

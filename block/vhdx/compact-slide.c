@@ -166,9 +166,9 @@ slide_stretch(BlockDriverState *bs, VHDXCompact *c, Stretch *st)
 {
     BDRVVHDXState *s = bs->opaque;
     bool room = true;               /* there may be a place further down */
-    int ret = 0;
+    int ret;
 
-    for (guint i = 0; i < st->places->len && ret == 0;) {
+    for (guint i = 0; i < st->places->len;) {
         bool gap;
 
         st->from = g_array_index(st->places, Place, i).offset;
@@ -184,7 +184,10 @@ slide_stretch(BlockDriverState *bs, VHDXCompact *c, Stretch *st)
             return 1;
         }
         ret = slide_down(bs, c, st, &i);
-        if (ret == 0 && !c->set.count) {
+        if (ret < 0) {
+            return ret;
+        }
+        if (!c->set.count) {
             room = false;
             if (gap) {
                 /* They may get into the midst of the others. */
@@ -193,7 +196,7 @@ slide_stretch(BlockDriverState *bs, VHDXCompact *c, Stretch *st)
         }
     }
     st->from = st->to;
-    return ret;
+    return 0;
 }
 
 int coroutine_fn vhdx_compact_slide(BlockDriverState *bs, VHDXCompact *c)
@@ -208,10 +211,11 @@ int coroutine_fn vhdx_compact_slide(BlockDriverState *bs, VHDXCompact *c)
         g_array_set_size(st.places, 0);
         st.to = st.from + ((uint64_t)STRETCH_BLOCKS << s->geo.block_bits);
         ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, add_to_stretch, &st);
-        if (ret == 0) {
-            g_array_sort(st.places, place_compare);
-            ret = slide_stretch(bs, c, &st);
+        if (ret < 0) {
+            break;
         }
+        g_array_sort(st.places, place_compare);
+        ret = slide_stretch(bs, c, &st);
     } while (ret == 0 && st.from < st.end);
     g_array_unref(st.places);
     return MIN(ret, 0);

@@ -178,15 +178,16 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
 
     VHDX_LOCK_GUARD(s);
     ret = vhdx_bat_get(bs, m->block, &old);
-    if (ret == 0) {
-        vhdx_bat_set(s, m->block, entry);
-        vhdx_space_release(s, m->from, s->geo.block_size);
-        if (barrier) {
-            vhdx_change_order(s);
-        }
-        vhdx_change_note(s);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    vhdx_bat_set(s, m->block, entry);
+    vhdx_space_release(s, m->from, s->geo.block_size);
+    if (barrier) {
+        vhdx_change_order(s);
+    }
+    vhdx_change_note(s);
+    return 0;
 }
 
 int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
@@ -225,19 +226,23 @@ static int coroutine_fn GRAPH_RDLOCK
 set_copy(BlockDriverState *bs, VHDXMoveSet *set)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
 
-    for (unsigned i = 0; i < set->count && ret == 0; i++) {
+    for (unsigned i = 0; i < set->count; i++) {
         VHDXMove *m = &set->moves[i];
+        int ret;
 
+        if (m->bytes == s->geo.block_size) {
+            continue;
+        }
         /* What is left of the last block comes to light when the disk grows. */
-        if (m->bytes < s->geo.block_size) {
-            ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes,
-                                          s->geo.block_size - m->bytes,
-                                          BDRV_REQ_MAY_UNMAP);
+        ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes,
+                                      s->geo.block_size - m->bytes,
+                                      BDRV_REQ_MAY_UNMAP);
+        if (ret < 0) {
+            return ret;
         }
     }
-    return ret < 0 ? ret : set_pieces(bs, set, piece_copy, 0, UINT64_MAX);
+    return set_pieces(bs, set, piece_copy, 0, UINT64_MAX);
 }
 
 int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
@@ -251,16 +256,24 @@ int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
     }
     trace_vhdx_move_blocks(s, set->count);
     ret = vhdx_log_begin(bs, VHDX_METADATA);
-    if (ret == 0) {
-        ret = set_copy(bs, set);
+    if (ret < 0) {
+        goto out;
     }
-    while (moved < set->count && ret == 0) {
+    ret = set_copy(bs, set);
+    if (ret < 0) {
+        goto out;
+    }
+    for (; moved < set->count; moved++) {
         VHDXMove *m = &set->moves[moved];
 
         ret = entry_change(bs, m, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                  m->to), true);
-        moved += ret == 0;
+        if (ret < 0) {
+            goto out;
+        }
     }
+out:
+    /* Blocks that have not moved stay, and what was taken for them is free. */
     WITH_VHDX_LOCK_GUARD(s) {
         for (unsigned i = moved; i < set->count; i++) {
             vhdx_space_return(s, set->moves[i].to, s->geo.block_size, true);
