@@ -94,13 +94,17 @@ node_ask(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     }
     if (length < end) {
         ret = node_grow(blk, layout, end, PREALLOC_MODE_OFF, &zero, errp);
+        if (ret < 0) {
+            goto out;
+        }
     }
     end = MAX(end, length) + TRIAL_BYTES;
     /* Zeros are written to a node that is long enough and can't grow. */
-    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC &&
+    if (prealloc == PREALLOC_MODE_FALLOC &&
         node_truncate(blk, end, PREALLOC_MODE_OFF, &zero, NULL) == 0) {
         ret = node_grow(blk, layout, end + TRIAL_BYTES, prealloc, &zero, errp);
     }
+out:
     if (length < layout->file_size || prealloc == PREALLOC_MODE_FALLOC) {
         /* What has failed may have taken effect all the same. */
         (void)blk_co_truncate(blk, length, false, PREALLOC_MODE_OFF, 0, NULL);
@@ -204,20 +208,56 @@ write_bat(BlockBackend *blk, const VHDXLayout *layout, uint8_t *buf)
 {
     uint64_t first_block = layout->state == VHDX_BLOCK_FULLY_PRESENT ?
                            layout->first_block : 0;
-    int ret = 0;
 
     if (layout->state == VHDX_BLOCK_NOT_PRESENT) {
         return blk_co_pwrite_zeroes(blk, layout->bat_offset,
                                     layout->bat_length, BDRV_REQ_MAY_UNMAP);
     }
-    for (uint64_t at = 0; at < layout->bat_length && ret == 0;
-         at += WRITE_BYTES) {
+    for (uint64_t at = 0; at < layout->bat_length; at += WRITE_BYTES) {
+        int ret;
+
         vhdx_bat_fill(&layout->geo, at / VHDX_BAT_ENTRY_SIZE,
                       WRITE_BYTES / VHDX_BAT_ENTRY_SIZE, layout->state,
                       first_block, buf);
         ret = blk_co_pwrite(blk, layout->bat_offset + at, WRITE_BYTES, buf, 0);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    return ret;
+    return 0;
+}
+
+/* Write what lies behind the header section. */
+static int coroutine_fn
+write_objects(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
+              BdrvRequestFlags zero_flags, uint8_t *buf)
+{
+    uint64_t payload = layout->file_size - layout->first_block;
+    int ret;
+
+    ret = write_bat(blk, layout, buf);
+    if (ret < 0) {
+        return ret;
+    }
+    memset(buf, 0, layout->metadata_length);
+    vhdx_metadata_encode(&layout->params, buf);
+    ret = blk_co_pwrite(blk, layout->metadata_offset, layout->metadata_length,
+                        buf, 0);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!(zero_flags & BDRV_REQ_MAY_UNMAP)) {
+        /* No request to preallocated payload fails for want of space. */
+        ret = blk_co_pwrite_zeroes(blk, layout->log_offset, layout->log_length,
+                                   zero_flags);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    if (!zero_payload || !payload) {
+        return 0;
+    }
+    return blk_co_pwrite_zeroes(blk, layout->first_block, payload, zero_flags);
 }
 
 /* Write everything but the file identifier, then that. */
@@ -225,50 +265,67 @@ static int coroutine_fn
 write_layout(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
              BdrvRequestFlags zero_flags, uint8_t *buf)
 {
-    uint64_t payload = layout->file_size - layout->first_block;
     int ret;
 
     ret = blk_co_pwrite_zeroes(blk, 0, VHDX_FILE_ID_SIZE, 0);
-    if (ret == 0) {
-        ret = blk_co_flush(blk);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = write_bat(blk, layout, buf);
+    ret = blk_co_flush(blk);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        memset(buf, 0, layout->metadata_length);
-        vhdx_metadata_encode(&layout->params, buf);
-        ret = blk_co_pwrite(blk, layout->metadata_offset,
-                            layout->metadata_length, buf, 0);
+    ret = write_objects(blk, layout, zero_payload, zero_flags, buf);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && !(zero_flags & BDRV_REQ_MAY_UNMAP)) {
-        /* No request to preallocated payload fails for want of space. */
-        ret = blk_co_pwrite_zeroes(blk, layout->log_offset, layout->log_length,
-                                   zero_flags);
+    encode_header_section(layout, buf);
+    ret = blk_co_pwrite(blk, VHDX_FILE_ID_SIZE,
+                        VHDX_HEADER_SECTION_SIZE - VHDX_FILE_ID_SIZE,
+                        buf + VHDX_FILE_ID_SIZE, 0);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && zero_payload && payload) {
-        ret = blk_co_pwrite_zeroes(blk, layout->first_block, payload,
-                                   zero_flags);
+    ret = blk_co_flush(blk);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        encode_header_section(layout, buf);
-        ret = blk_co_pwrite(blk, VHDX_FILE_ID_SIZE,
-                            VHDX_HEADER_SECTION_SIZE - VHDX_FILE_ID_SIZE,
-                            buf + VHDX_FILE_ID_SIZE, 0);
+    ret = blk_co_pwrite(blk, 0, VHDX_FILE_ID_SIZE, buf, 0);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = blk_co_flush(blk);
-    }
-    if (ret == 0) {
-        ret = blk_co_pwrite(blk, 0, VHDX_FILE_ID_SIZE, buf, 0);
-    }
-    if (ret == 0) {
-        ret = blk_co_flush(blk);
-    }
-    return ret;
+    return blk_co_flush(blk);
 }
 
 /* -- Creating -- */
+
+/* Let the node have the length, and then the content, of a new image. */
+static int coroutine_fn
+node_make_image(BlockBackend *blk, const VHDXLayout *layout,
+                PreallocMode prealloc, Error **errp)
+{
+    bool space = wants_space(prealloc);
+    bool zero = false, full = false;
+    uint8_t *buf;
+    int ret;
+
+    ret = node_ask(blk, layout, prealloc, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = node_resize(blk, layout, prealloc, &zero, &full, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    buf = blk_blockalign(blk, MAX(WRITE_BYTES, VHDX_HEADER_SECTION_SIZE));
+    ret = write_layout(blk, layout, !zero || (space && !full),
+                       space ? 0 : BDRV_REQ_MAY_UNMAP, buf);
+    qemu_vfree(buf);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the VHDX image");
+    }
+    return ret;
+}
 
 int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
                                 Error **errp)
@@ -278,15 +335,14 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
     VHDXLayout layout;
     BlockDriverState *bs;
     BlockBackend *blk;
-    bool zero = false, full = false, prealloc;
-    uint8_t *buf;
     int ret;
 
     assert(create_options->driver == BLOCKDEV_DRIVER_VHDX);
     ret = vhdx_options_parse(vhdx_opts, &opts, errp);
-    if (ret == 0) {
-        ret = vhdx_layout_plan(&opts, &layout, errp);
+    if (ret < 0) {
+        return ret;
     }
+    ret = vhdx_layout_plan(&opts, &layout, errp);
     if (ret < 0) {
         return ret;
     }
@@ -307,21 +363,7 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
                     "than the " VHDX_OPT_LOGICAL_SECTOR " of %" PRIu64,
                     opts.physical_sector, opts.logical_sector);
     }
-
-    ret = node_ask(blk, &layout, opts.prealloc, errp);
-    if (ret == 0) {
-        ret = node_resize(blk, &layout, opts.prealloc, &zero, &full, errp);
-    }
-    if (ret == 0) {
-        prealloc = wants_space(opts.prealloc);
-        buf = qemu_blockalign(bs, MAX(WRITE_BYTES, VHDX_HEADER_SECTION_SIZE));
-        ret = write_layout(blk, &layout, !zero || (prealloc && !full),
-                           prealloc ? 0 : BDRV_REQ_MAY_UNMAP, buf);
-        qemu_vfree(buf);
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "Could not write the VHDX image");
-        }
-    }
+    ret = node_make_image(blk, &layout, opts.prealloc, errp);
     blk_co_unref(blk);
     bdrv_co_unref(bs);
     return ret;
@@ -389,7 +431,7 @@ file_ask(const char *filename, const VHDXLayout *layout, PreallocMode prealloc,
 int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
                                      QemuOpts *opts, Error **errp)
 {
-    BlockdevCreateOptions *create_options;
+    g_autoptr(BlockdevCreateOptions) create_options = NULL;
     BlockdevRef *file;
     VHDXCreateOptions parsed;
     VHDXLayout layout;
@@ -402,25 +444,26 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
         return -EINVAL;
     }
     ret = vhdx_options_parse(&create_options->u.vhdx, &parsed, errp);
-    if (ret == 0) {
-        ret = vhdx_layout_plan(&parsed, &layout, errp);
-    }
     if (ret < 0) {
-        goto out;
+        return ret;
+    }
+    ret = vhdx_layout_plan(&parsed, &layout, errp);
+    if (ret < 0) {
+        return ret;
     }
 
     ret = file_ask(filename, &layout, parsed.prealloc, &existed, errp);
-    if (ret == 0) {
-        ret = vhdx_create_file(filename, opts, errp);
-    }
     if (ret < 0) {
-        goto out;
+        return ret;
+    }
+    ret = vhdx_create_file(filename, opts, errp);
+    if (ret < 0) {
+        return ret;
     }
     bs = bdrv_co_open(filename, NULL, NULL,
                       BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_PROTOCOL, errp);
     if (!bs) {
-        ret = -EIO;
-        goto out;
+        return -EIO;
     }
     file = create_options->u.vhdx.file;
     g_free(file->u.reference);
@@ -432,7 +475,5 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
         bdrv_co_delete_file_noerr(bs);
     }
     bdrv_co_unref(bs);
-out:
-    qapi_free_BlockdevCreateOptions(create_options);
     return ret;
 }

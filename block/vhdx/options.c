@@ -145,12 +145,10 @@ static int sector_size_check(const char *option, uint64_t value, Error **errp)
     return 0;
 }
 
-int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
-                     Error **errp)
+/* Whether there can be an image of @opts, whose blocks are of @block_size. */
+static int options_check(const VHDXCreateOptions *opts, uint64_t block_size,
+                         Error **errp)
 {
-    uint64_t block_size = opts->block_size ?: default_block_size(opts->size);
-    uint64_t payload;
-
     if (sector_size_check(VHDX_OPT_LOGICAL_SECTOR, opts->logical_sector,
                           errp) ||
         sector_size_check(VHDX_OPT_PHYSICAL_SECTOR, opts->physical_sector,
@@ -192,7 +190,20 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
                    PreallocMode_str(opts->prealloc));
         return -EINVAL;
     }
+    return 0;
+}
 
+int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
+                     Error **errp)
+{
+    uint64_t block_size = opts->block_size ?: default_block_size(opts->size);
+    uint64_t payload;
+    int ret;
+
+    ret = options_check(opts, block_size, errp);
+    if (ret < 0) {
+        return ret;
+    }
     *layout = (VHDXLayout) {
         .params = {
             .disk_size = opts->size,
@@ -362,12 +373,11 @@ static int measure_blocks(BlockDriverState *in_bs, const VHDXLayout *layout,
 BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
                                Error **errp)
 {
-    BlockdevCreateOptions *create_options;
+    g_autoptr(BlockdevCreateOptions) create_options = NULL;
     VHDXCreateOptions parsed;
     BlockMeasureInfo *info;
     VHDXLayout layout;
     uint64_t blocks = 0;
-    int ret;
 
     if (in_bs) {
         int64_t length = bdrv_getlength(in_bs);
@@ -385,15 +395,12 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
     if (!create_options) {
         return NULL;
     }
-    ret = vhdx_options_parse(&create_options->u.vhdx, &parsed, errp);
-    qapi_free_BlockdevCreateOptions(create_options);
-    if (ret == 0) {
-        ret = vhdx_layout_plan(&parsed, &layout, errp);
+    if (vhdx_options_parse(&create_options->u.vhdx, &parsed, errp) < 0 ||
+        vhdx_layout_plan(&parsed, &layout, errp) < 0) {
+        return NULL;
     }
-    if (ret == 0 && in_bs && !parsed.fixed) {
-        ret = measure_blocks(in_bs, &layout, &blocks, errp);
-    }
-    if (ret < 0) {
+    if (in_bs && !parsed.fixed &&
+        measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
         return NULL;
     }
     info = g_new0(BlockMeasureInfo, 1);
