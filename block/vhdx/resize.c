@@ -59,16 +59,29 @@
 
 /* -- Longer -- */
 
-/*
- * In the last block of a disk of @disk_size bytes, make what is behind its end
- * zeros.
- */
+/* Let the file have the block at @place in full, zeros after @used bytes. */
+static int coroutine_fn GRAPH_RDLOCK
+block_end_zero(BlockDriverState *bs, uint64_t place, uint64_t used)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_space_extend_to(bs, place + s->geo.block_size);
+    if (ret < 0) {
+        return ret;
+    }
+    return vhdx_file_pwrite_zeroes(bs, place + used, s->geo.block_size - used,
+                                   s->params.leave_allocated ? 0 :
+                                   BDRV_REQ_MAY_UNMAP);
+}
+
+/* Zero what a disk of @disk_size bytes does not use of its last block. */
 static int coroutine_fn GRAPH_RDLOCK
 last_block_zero(BlockDriverState *bs, uint64_t disk_size)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t used = disk_size & (s->geo.block_size - 1);
-    uint64_t entry, place;
+    uint64_t entry;
     int ret;
 
     if (!used) {
@@ -80,14 +93,7 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     if (ret < 0 || vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
         return ret;
     }
-    place = vhdx_bat_offset(entry);
-    ret = vhdx_space_extend_to(bs, place + s->geo.block_size);
-    if (ret == 0) {
-        ret = vhdx_file_pwrite_zeroes(bs, place + used,
-                                      s->geo.block_size - used,
-                                      s->params.leave_allocated ? 0 :
-                                      BDRV_REQ_MAY_UNMAP);
-    }
+    ret = block_end_zero(bs, vhdx_bat_offset(entry), used);
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_change_note(s);
     }
@@ -139,12 +145,14 @@ blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
         }
     }
     ret = vhdx_space_reserve(bs, bytes, PREALLOC_MODE_OFF);
-    if (ret == 0 && prealloc == PREALLOC_MODE_FALLOC &&
-        vhdx_file_size(s) > size) {
-        /* It can get longer: it is the mode that it does not know. */
+    if (ret < 0) {
+        return ret;
+    }
+    if (prealloc == PREALLOC_MODE_FALLOC && vhdx_file_size(s) > size) {
+        /* The node can get longer: it is the mode that it does not know. */
         return -ENOTSUP;
     }
-    return ret;
+    return 0;
 }
 
 /*
@@ -163,9 +171,38 @@ entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
 }
 
 /*
- * Find places for blocks @first to @end - 1 of a fixed image, all of them
- * zeros, and enter them behind the last entry.
+ * Find a place for block @block of a fixed image, make it zeros, and set its
+ * entry behind the last one.  If @keep, the host gives the space now; it has
+ * given what lies from file offset @given on.
  */
+static int coroutine_fn GRAPH_RDLOCK
+block_allocate(BlockDriverState *bs, uint64_t block, bool keep, uint64_t given)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t offset;
+    bool zero;
+    int ret;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+    }
+    if (offset < 0) {
+        return offset;
+    }
+    if (!zero || (keep && offset < given)) {
+        ret = vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
+                                      keep ? 0 : BDRV_REQ_MAY_UNMAP);
+        if (ret < 0) {
+            VHDX_LOCK_GUARD(s);
+            vhdx_space_return(s, offset, s->geo.block_size, true);
+            return ret;
+        }
+    }
+    /* If it is set though this fails, it is cleared with the others. */
+    return entry_set_present(bs, block, offset);
+}
+
+/* The same for blocks @first to @end - 1, with space as @prealloc asks. */
 static int coroutine_fn GRAPH_RDLOCK
 blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
                 PreallocMode prealloc)
@@ -179,29 +216,16 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
     /* A scan on the way would not find what the last entry does not cover. */
     ret = blocks_reserve(bs, (end - first) << s->geo.block_bits, prealloc,
                          keep, &given);
-    for (uint64_t block = first; block < end && ret == 0; block++) {
-        int64_t offset;
-        bool zero;
-
-        WITH_VHDX_LOCK_GUARD(s) {
-            offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
-        }
-        if (offset < 0) {
-            return offset;
-        }
-        if (!zero || (keep && offset < given)) {
-            ret = vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
-                                          keep ? 0 : BDRV_REQ_MAY_UNMAP);
-        }
+    if (ret < 0) {
+        return ret;
+    }
+    for (uint64_t block = first; block < end; block++) {
+        ret = block_allocate(bs, block, keep, given);
         if (ret < 0) {
-            VHDX_LOCK_GUARD(s);
-            vhdx_space_return(s, offset, s->geo.block_size, true);
             return ret;
         }
-        /* If it is set though this fails, it is cleared with the others. */
-        ret = entry_set_present(bs, block, offset);
     }
-    return ret;
+    return 0;
 }
 
 /* Change the disk's size, in the image and then here. */
@@ -357,6 +381,7 @@ stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
     }
     qemu_vfree(st.buf);
     if (ret > 0) {
+        /* There is data in that place: it is another block's, or lost. */
         qemu_co_mutex_lock(&s->grow_lock);
         ret = vhdx_space_scan(bs);
         qemu_co_mutex_unlock(&s->grow_lock);
@@ -377,13 +402,55 @@ stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
     return ret;
 }
 
+/*
+ * Have ready, and stable, all that a longer disk of @geo needs.  Returns 0, or
+ * -errno with @what naming the step that has failed.  @placed: entries behind
+ * the disk's old end may name blocks now.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
+             PreallocMode prealloc, const char **what, bool *placed)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t given_up;
+    int ret;
+
+    *what = "make room at the end of the last block";
+    ret = last_block_zero(bs, s->geo.disk_size);
+    if (ret < 0) {
+        return ret;
+    }
+    if (geo->bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
+        *what = "move the BAT";
+        ret = bat_move(bs, geo);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    *what = "clear the BAT behind its last entry";
+    given_up = vhdx_bat_clear(bs, s->geo.bat_entries, geo->bat_entries, false);
+    if (given_up < 0) {
+        return given_up;
+    }
+    if (!s->params.leave_allocated) {
+        return 0;
+    }
+    *what = "allocate the new blocks";
+    *placed = true;
+    ret = blocks_allocate(bs, s->geo.blocks, geo->blocks, prealloc);
+    if (ret == -ENOTSUP) {
+        *what = "allocate the new blocks: the protocol node " VHDX_NO_FALLOC;
+    }
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
           Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    const char *what = "make room at the end of the last block";
-    bool placed = false;            /* blocks behind the disk's old end */
+    const char *what;
+    bool placed = false;
     VHDXGeometry geo;
     int ret;
 
@@ -392,51 +459,86 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     if (ret < 0) {
         return ret;
     }
-    ret = last_block_zero(bs, s->geo.disk_size);
-    if (ret == 0 && geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
-        what = "move the BAT";
-        ret = bat_move(bs, &geo);
+    ret = disk_prepare(bs, &geo, prealloc, &what, &placed);
+    if (ret < 0) {
+        goto fail;
     }
-    if (ret == 0) {
-        what = "clear the BAT behind its last entry";
-        ret = MIN(vhdx_bat_clear(bs, s->geo.bat_entries, geo.bat_entries,
-                                 false), 0);
+    what = "write the new size";
+    ret = disk_size_commit(bs, params->disk_size);
+    if (ret < 0) {
+        goto fail;
     }
-    if (ret == 0 && s->params.leave_allocated) {
-        what = "allocate the new blocks";
-        placed = true;
-        ret = blocks_allocate(bs, s->geo.blocks, geo.blocks, prealloc);
-        if (ret == -ENOTSUP) {
-            what = "allocate the new blocks: the protocol node " VHDX_NO_FALLOC;
-        }
-    }
-    if (ret == 0) {
-        what = "write the new size";
-        ret = disk_size_commit(bs, params->disk_size);
-    }
-    if (ret < 0 && placed && !vhdx_change_is_broken(s)) {
+    geometry_set(s, params, &geo);
+    return 0;
+
+fail:
+    if (placed && !vhdx_change_is_broken(s)) {
         /*
          * The new blocks get free by a commit, as any others.  If this fails as
          * well, the entries mean nothing.
          */
         (void)vhdx_bat_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
     }
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not %s", what);
-        return ret;
-    }
-    geometry_set(s, params, &geo);
-    return 0;
+    error_setg_errno(errp, -ret, "Could not %s", what);
+    return ret;
 }
 
 /* -- Shorter -- */
+
+/*
+ * Give up what is behind the end of a disk of @geo: the rest of its last block,
+ * the blocks behind that, and what entries behind the old end name.  Returns
+ * how many entries can't have been right, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t given_up, rest;
+    int ret;
+
+    ret = last_block_zero(bs, geo->disk_size);
+    if (ret < 0) {
+        return ret;
+    }
+    given_up = vhdx_bat_clear(bs, geo->bat_entries, s->geo.bat_entries, true);
+    if (given_up < 0) {
+        return given_up;
+    }
+    if (given_up > 0) {
+        warn_report("VHDX image '%s': %" PRId64 " blocks whose BAT entries "
+                    "can't be right have been given up with the end of the "
+                    "disk", bs->filename, given_up);
+    }
+    rest = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+    return rest < 0 ? rest : given_up + rest;
+}
+
+/* Commit that, and find the space that only a scan can if @scan. */
+static int coroutine_fn GRAPH_RDLOCK
+disk_end_free(BlockDriverState *bs, bool scan)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_commit(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    if (scan && vhdx_space_is_known(s)) {
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = vhdx_space_scan(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+    }
+    return ret;
+}
 
 static int coroutine_fn GRAPH_RDLOCK
 disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXGeometry geo;
-    int64_t given_up = 0, rest = 0;
+    int64_t given_up;
     uint64_t gone;
     int ret;
 
@@ -446,40 +548,51 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
         error_setg_errno(errp, -ret, "Could not write the new size");
         return ret;
     }
-    ret = last_block_zero(bs, params->disk_size);
-    if (ret == 0) {
-        given_up = vhdx_bat_clear(bs, geo.bat_entries, s->geo.bat_entries,
-                                  true);
-        ret = MIN(given_up, 0);
-    }
-    if (given_up > 0) {
-        warn_report("VHDX image '%s': %" PRId64 " blocks whose BAT entries "
-                    "can't be right have been given up with the end of the "
-                    "disk", bs->filename, given_up);
-    }
-    if (ret == 0) {
-        rest = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
-        ret = MIN(rest, 0);
-    }
+    given_up = disk_end_drop(bs, &geo);
     WITH_VHDX_LOCK_GUARD(s) {
         /* Of a fixed image, what the disk has lost may go. */
         gone = (s->geo.blocks - geo.blocks) << geo.block_bits;
         vhdx_space_keep_less(s, gone);
     }
     geometry_set(s, params, &geo);
-    if (ret == 0) {
-        ret = vhdx_commit(bs);
-    }
-    if (ret == 0 && given_up + rest && vhdx_space_is_known(s)) {
-        qemu_co_mutex_lock(&s->grow_lock);
-        ret = vhdx_space_scan(bs);
-        qemu_co_mutex_unlock(&s->grow_lock);
-    }
+    ret = given_up < 0 ? given_up : disk_end_free(bs, given_up > 0);
     if (ret < 0) {
         warn_report("VHDX image '%s': the disk was shrunk, but some of the "
                     "space that it no longer uses could not be freed: %s",
                     bs->filename, strerror(-ret));
     }
+    return 0;
+}
+
+/* -- Either -- */
+
+/* Requests are frozen, and the disk has another size than in @params. */
+static int coroutine_fn GRAPH_RDLOCK
+disk_resize(BlockDriverState *bs, const VHDXParams *params,
+            PreallocMode prealloc, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    ret = vhdx_log_begin(bs, VHDX_DATA);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not begin to change the image");
+        return ret;
+    }
+    if (params->disk_size > s->params.disk_size) {
+        ret = disk_grow(bs, params, prealloc, errp);
+    } else {
+        ret = disk_shrink(bs, params, errp);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    /*
+     * Programs that look at an image in use, as libvirt does, take the size
+     * from its place and know nothing of the log.  The new one is stable, so
+     * that nothing is lost if this has to wait for the next time.
+     */
+    (void)vhdx_commit_checkpoint(bs);
     return 0;
 }
 
@@ -517,22 +630,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     if (ret < 0) {
         goto out;
     }
-    ret = vhdx_log_begin(bs, VHDX_DATA);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not begin to change the image");
-    } else if (offset > s->params.disk_size) {
-        ret = disk_grow(bs, &params, prealloc, errp);
-    } else {
-        ret = disk_shrink(bs, &params, errp);
-    }
-    if (ret == 0) {
-        /*
-         * Programs that look at an image in use, as libvirt does, take the size
-         * from its place and know nothing of the log.  The new one is stable,
-         * so that nothing is lost if this has to wait for the next time.
-         */
-        (void)vhdx_commit_checkpoint(bs);
-    }
+    ret = disk_resize(bs, &params, prealloc, errp);
     trace_vhdx_resize(s, size, offset, ret);
 out:
     vhdx_request_thaw(s);
