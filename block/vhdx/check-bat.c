@@ -262,18 +262,22 @@ window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
     c->bits = c->mibs + s->geo.block_size / VHDX_MIB;
 
     ret = window_mark(bs, c);
-    if (ret == 0 && c->first) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (c->first) {
         /* Now all of the BAT has been seen. */
         c->child = s->has_locator || (c->partial && c->bitmaps);
         c->whole = c->partial && !c->child;
         if (c->whole) {
             ret = window_mark(bs, c);
+            if (ret < 0) {
+                return ret;
+            }
         }
     }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, s->bat.length / VHDX_BAT_ENTRY_SIZE,
-                            judge_entries, c);
-    }
+    ret = vhdx_bat_walk(bs, 0, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+                        judge_entries, c);
     if (ret < 0) {
         return ret;
     }
@@ -287,7 +291,9 @@ window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
     return 0;
 }
 
-int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
+/* Look at all windows in which there is something. */
+static int coroutine_fn GRAPH_RDLOCK
+windows_check(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t block_mibs = s->geo.block_size / VHDX_MIB;
@@ -302,10 +308,12 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
         .windows = bitmap_new(ALL_WINDOWS),
     };
     uint64_t count = 0;
-    int ret = c.used && c.twice && c.named ? 0 : -ENOMEM;
+    int ret = -ENOMEM;
 
-    check->result->bfi.total_clusters = s->geo.blocks;
-    for (uint64_t number = 0; ret == 0 && number < ALL_WINDOWS;
+    if (!c.used || !c.twice || !c.named) {
+        goto out;
+    }
+    for (uint64_t number = 0; number < ALL_WINDOWS;
          number = find_next_bit(c.windows, ALL_WINDOWS, number + 1)) {
         if (++count > MAX_WINDOWS) {
             check->result->check_errors++;
@@ -315,26 +323,39 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
             break;
         }
         ret = window_check(bs, &c, number, all_mibs);
+        if (ret < 0) {
+            goto out;
+        }
     }
-    if (ret == 0) {
-        tell_odd(&c);
-    }
+    tell_odd(&c);
+out:
     qemu_vfree(c.buf);
     g_free(c.used);
     g_free(c.twice);
     g_free(c.named);
     g_free(c.windows);
-    if (ret == 0) {
-        /* It may take as much memory. */
-        ret = vhdx_space_doubt(bs);
-    }
-    if (ret > 0) {
-        check->doubt = true;
-        vhdx_check_note(check, "There is data behind each block where a longer "
-                        "one would have it: if the block size of %" PRIu32
-                        " is damaged, blocks read wrongly; free space is not "
-                        "used again", s->geo.block_size);
-        ret = 0;
-    }
     return ret;
+}
+
+int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    check->result->bfi.total_clusters = s->geo.blocks;
+    ret = windows_check(bs, check);
+    if (ret < 0) {
+        return ret;
+    }
+    /* It may take as much memory as the maps that are gone now. */
+    ret = vhdx_space_doubt(bs);
+    if (ret <= 0) {
+        return ret;
+    }
+    check->doubt = true;
+    vhdx_check_note(check, "There is data behind each block where a longer one "
+                    "would have it: if the block size of %" PRIu32 " is "
+                    "damaged, blocks read wrongly; free space is not used "
+                    "again", s->geo.block_size);
+    return 0;
 }

@@ -331,18 +331,21 @@ int coroutine_fn
 vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
+    int ret;
 
     if (e->present ? is_marked(s, c, c->twice, e)
                    : !is_state_known(e->value) ||
                      vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
         judge_wrong(s, c, e);
-    } else if (e->value != e->raw || is_taken(s, c, e)) {
-        ret = judge_mendable(bs, c, e);
-        if (ret > 0) {
-            ret = entry_put(bs, e->index, e->value);
-            return ret < 0 ? ret : 1;
-        }
+        return 0;
     }
-    return ret;
+    if (e->value == e->raw && !is_taken(s, c, e)) {
+        return 0;
+    }
+    ret = judge_mendable(bs, c, e);
+    if (ret <= 0) {
+        return ret;
+    }
+    ret = entry_put(bs, e->index, e->value);
+    return ret < 0 ? ret : 1;
 }

@@ -253,10 +253,11 @@ int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
     int ret;
 
     ret = headers_check(bs, &f);
-    odd_headers = odd->len;
-    if (ret == 0) {
-        ret = region_tables_read(bs, tables, damaged, &f);
+    if (ret < 0) {
+        return ret;
     }
+    odd_headers = odd->len;
+    ret = region_tables_read(bs, tables, damaged, &f);
     if (ret < 0) {
         return ret;
     }
@@ -269,11 +270,13 @@ int coroutine_fn vhdx_check_copies(BlockDriverState *bs, VHDXCheck *check)
         /* Opening the log has mended damaged copies, and all of the headers. */
         return MIN(ret, 0);
     }
-    ret = 0;
-    for (int i = 0; i < 2 && ret == 0; i++) {
+    for (int i = 0; i < 2; i++) {
         ret = region_table_put(bs, i, tables[damaged[i] ? !i : i]);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    return ret;
+    return 0;
 }
 
 /* -- Metadata -- */
@@ -293,12 +296,12 @@ field_check(BlockDriverState *bs, VHDXCheck *check, uint64_t offset,
         return 0;
     }
     ret = vhdx_check_odd(bs, check, "%s has reserved bits set: 0x%08" PRIx32,
-                          what, value);
-    if (ret > 0) {
-        stl_le_p(buf, value & known);
-        ret = vhdx_commit_put(bs, offset, sizeof(buf), buf);
+                         what, value);
+    if (ret <= 0) {
+        return ret;
     }
-    return ret;
+    stl_le_p(buf, value & known);
+    return vhdx_commit_put(bs, offset, sizeof(buf), buf);
 }
 
 /* The table's own reserved fields: two bytes, and 20 more */
@@ -316,14 +319,14 @@ table_head_check(BlockDriverState *bs, VHDXCheck *check, const uint8_t *table)
     }
     ret = vhdx_check_odd(bs, check, "The metadata table has reserved bytes "
                           "set");
-    if (ret > 0) {
-        ret = vhdx_commit_put(bs, offset + METADATA_RESERVED, 2, zero);
-        if (ret == 0) {
-            ret = vhdx_commit_put(bs, offset + METADATA_RESERVED2, sizeof(zero),
-                                  zero);
-        }
+    if (ret <= 0) {
+        return ret;
     }
-    return ret;
+    ret = vhdx_commit_put(bs, offset + METADATA_RESERVED, 2, zero);
+    if (ret < 0) {
+        return ret;
+    }
+    return vhdx_commit_put(bs, offset + METADATA_RESERVED2, sizeof(zero), zero);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -349,22 +352,57 @@ item_check(BlockDriverState *bs, VHDXCheck *check, const VHDXItem *item,
         return field_check(bs, check, offset + ITEM_FLAGS, item->flags,
                            ITEM_FLAGS_KNOWN, what);
     }
-    if (item->flags != expected) {
-        ret = vhdx_check_odd(bs, check, "Metadata item %s has flags 0x%" PRIx32
-                              " in place of 0x%" PRIx32, guid, item->flags,
-                              expected);
-        if (ret > 0) {
-            stl_le_p(buf, expected);
-            ret = vhdx_commit_put(bs, offset + ITEM_FLAGS, sizeof(buf), buf);
+    if (item->flags == expected) {
+        return 0;
+    }
+    ret = vhdx_check_odd(bs, check, "Metadata item %s has flags 0x%" PRIx32
+                         " in place of 0x%" PRIx32, guid, item->flags,
+                         expected);
+    if (ret <= 0) {
+        return ret;
+    }
+    stl_le_p(buf, expected);
+    return vhdx_commit_put(bs, offset + ITEM_FLAGS, sizeof(buf), buf);
+}
+
+/* The table, into @items, of which there are @count, and each of its entries */
+static int coroutine_fn GRAPH_RDLOCK
+table_check(BlockDriverState *bs, VHDXCheck *check, VHDXItem **items,
+            uint32_t *count)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree uint8_t *table = g_malloc(VHDX_METADATA_TABLE_SIZE);
+    int ret;
+
+    ret = vhdx_replay_read(bs, s->metadata.offset, VHDX_METADATA_TABLE_SIZE,
+                           table);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_metadata_table_decode(table, s->metadata.length, items, count,
+                                     NULL);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = table_head_check(bs, check, table);
+    if (ret < 0) {
+        return ret;
+    }
+    for (uint32_t i = 0; i < *count; i++) {
+        size_t at = VHDX_METADATA_ENTRY(i);
+
+        ret = item_check(bs, check, &(*items)[i], table + at,
+                         s->metadata.offset + at);
+        if (ret < 0) {
+            return ret;
         }
     }
-    return ret;
+    return 0;
 }
 
 int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autofree uint8_t *table = g_malloc(VHDX_METADATA_TABLE_SIZE);
     g_autofree VHDXItem *items = NULL;
     const VHDXItem *item;
     uint8_t bits[4];
@@ -372,20 +410,7 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
     uint64_t offset;
     int ret;
 
-    ret = vhdx_replay_read(bs, s->metadata.offset, VHDX_METADATA_TABLE_SIZE,
-                           table);
-    if (ret == 0) {
-        ret = vhdx_metadata_table_decode(table, s->metadata.length, &items,
-                                         &count, NULL);
-    }
-    if (ret == 0) {
-        ret = table_head_check(bs, check, table);
-    }
-    for (uint32_t i = 0; ret == 0 && i < count; i++) {
-        offset = VHDX_METADATA_ENTRY(i);
-        ret = item_check(bs, check, &items[i], table + offset,
-                         s->metadata.offset + offset);
-    }
+    ret = table_check(bs, check, &items, &count);
     if (ret < 0) {
         return ret;
     }
@@ -400,9 +425,9 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
     item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
     offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;
     ret = vhdx_replay_read(bs, offset, sizeof(bits), bits);
-    if (ret == 0) {
-        ret = field_check(bs, check, offset, ldl_le_p(bits),
-                          FILE_PARAMETERS_KNOWN, "File Parameters");
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    return field_check(bs, check, offset, ldl_le_p(bits), FILE_PARAMETERS_KNOWN,
+                       "File Parameters");
 }

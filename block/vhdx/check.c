@@ -144,7 +144,7 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
 /* -- The check as a whole -- */
 
 /*
- * The log holds changes.  That is no error, but to put them in place, with
+ * The log may hold changes.  That is no error, but putting them in place, with
  * which any change begins, counts as a repair.
  */
 static int coroutine_fn GRAPH_RDLOCK
@@ -153,14 +153,54 @@ check_replay(BlockDriverState *bs, VHDXCheck *check)
     static const char text[] = "The log has changes that are not applied yet";
     int ret;
 
+    if (!check->replay) {
+        return 0;
+    }
     if (!check->fix) {
         vhdx_check_note(check, "%s; they are taken into account", text);
         return 0;
     }
     ret = vhdx_log_begin(bs, VHDX_METADATA);
-    if (ret == 0) {
-        vhdx_check_note(check, "Repairing: %s", text);
-        check->result->corruptions_fixed++;
+    if (ret < 0) {
+        return ret;
+    }
+    vhdx_check_note(check, "Repairing: %s", text);
+    check->result->corruptions_fixed++;
+    return 0;
+}
+
+/* All that is looked at before the free space, in this order */
+static int coroutine_fn GRAPH_RDLOCK
+check_objects(BlockDriverState *bs, VHDXCheck *check)
+{
+    static int coroutine_fn (*const passes[])(BlockDriverState *bs,
+                                              VHDXCheck *check) = {
+        vhdx_check_copies,
+        check_replay,
+        vhdx_check_metadata,
+        vhdx_check_bat,
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(passes); i++) {
+        int ret = passes[i](bs, check);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+/* Let what is behind the last object be cut when the log is closed. */
+static int coroutine_fn GRAPH_RDLOCK
+tail_release(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_log_begin(bs, VHDX_METADATA);
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        /* Also where it is a fixed image's: that is what was asked for. */
+        vhdx_space_set_end(s, check->end);
     }
     return ret;
 }
@@ -175,6 +215,20 @@ static void count_leaks(BDRVVHDXState *s, VHDXCheck *check, uint64_t tail,
 
     check->result->leaks_fixed = MIN(fixed, INT_MAX);
     check->result->leaks = MIN(left, INT_MAX);
+}
+
+/* From now on all that is wrong is told here, and the file keeps its end. */
+static void check_begin(BDRVVHDXState *s, VHDXCheck *check)
+{
+    VHDX_LOCK_GUARD(s);
+    s->reported = true;
+    s->keep_end = true;
+    /*
+     * qemu-img looks twice: what the first check could not cut off is a leak
+     * still.  A node that may be longer than asked for has refused nothing.
+     */
+    check->leak = check->replay ||
+                  (vhdx_replay_is_done(s) && vhdx_space_cut_is_refused(s));
 }
 
 int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
@@ -192,41 +246,19 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     uint64_t tail = 0;
     int ret, closed;
 
-    WITH_VHDX_LOCK_GUARD(s) {
-        /* What is wrong with an entry is told here. */
-        s->reported = true;
-        s->keep_end = true;
-        /*
-         * qemu-img looks twice: what the first check could not cut off is one
-         * yet.  A node that may be longer than asked for has refused nothing.
-         */
-        check.leak = check.replay ||
-                     (vhdx_replay_is_done(s) && vhdx_space_cut_is_refused(s));
+    check_begin(s, &check);
+    ret = check_objects(bs, &check);
+    if (ret < 0) {
+        goto out;
     }
-    ret = vhdx_check_copies(bs, &check);
-    if (ret == 0 && check.replay) {
-        ret = check_replay(bs, &check);
-    }
-    if (ret == 0) {
-        ret = vhdx_check_metadata(bs, &check);
-    }
-    if (ret == 0) {
-        ret = vhdx_check_bat(bs, &check);
-    }
-    if (ret == 0) {
-        cut = check_space(bs, &check, live, &tail);
-        /* What it has kept a replay from cutting, whatever the node */
-        cut |= check.replay && fix && !result->corruptions &&
-               !result->check_errors;
-        cut &= !check.doubt;
-    }
+    cut = check_space(bs, &check, live, &tail);
+    /* What it has kept a replay from cutting, whatever the node */
+    cut |= check.replay && fix && !result->corruptions && !result->check_errors;
+    cut &= !check.doubt;
     if (cut) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
-        WITH_VHDX_LOCK_GUARD(s) {
-            /* Also where it is a fixed image's: that is what was asked for. */
-            vhdx_space_set_end(s, check.end);
-        }
+        ret = tail_release(bs, &check);
     }
+out:
     if (vhdx_change_log_is_open(s) && !live) {
         closed = vhdx_log_close(bs);
         ret = ret < 0 ? ret : closed;
