@@ -183,9 +183,10 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     int ret;
 
     ret = region_table_load(bs, errp);
-    if (ret == 0) {
-        ret = objects_in_file(s, errp);
+    if (ret < 0) {
+        return ret;
     }
+    ret = objects_in_file(s, errp);
     if (ret < 0) {
         return ret;
     }
@@ -198,11 +199,14 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     }
     ret = vhdx_metadata_table_decode(buf, s->metadata.length, &items, &count,
                                      errp);
-    for (int i = 0; ret == 0 && i < ARRAY_SIZE(vhdx_known_items); i++) {
-        ret = item_load(bs, items, count, i, errp);
-    }
     if (ret < 0) {
         return ret;
+    }
+    for (int i = 0; i < ARRAY_SIZE(vhdx_known_items); i++) {
+        ret = item_load(bs, items, count, i, errp);
+        if (ret < 0) {
+            return ret;
+        }
     }
     ret = vhdx_params_check(&s->params, errp);
     if (ret < 0) {
@@ -236,18 +240,23 @@ int coroutine_fn vhdx_region_table_mend(BlockDriverState *bs)
     bad = s->mend_region_table[0] ? 0 : 1;
     ret = vhdx_replay_read(bs, VHDX_REGION_TABLE_OFFSET(!bad),
                            VHDX_REGION_TABLE_SIZE, buf);
-    if (ret == 0 && vhdx_region_table_require(buf)) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (vhdx_region_table_require(buf)) {
         /* Both, as the copies are to agree */
         vhdx_region_table_seal(buf);
         ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(!bad),
                                VHDX_REGION_TABLE_SIZE, buf);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (ret == 0) {
-        ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(bad),
-                               VHDX_REGION_TABLE_SIZE, buf);
+    ret = vhdx_cache_write(bs, VHDX_REGION_TABLE_OFFSET(bad),
+                           VHDX_REGION_TABLE_SIZE, buf);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        s->mend_region_table[bad] = false;
-    }
-    return ret;
+    s->mend_region_table[bad] = false;
+    return 0;
 }

@@ -166,14 +166,18 @@ load_once(BlockDriverState *bs, bool inactive, Error **errp)
     int ret;
 
     ret = file_id_load(bs, errp);
-    if (ret == 0) {
-        ret = vhdx_header_load(bs, errp);
-    }
-    if (ret == 0 && !inactive && !vhdx_guid_is_nil(&s->header.log_guid)) {
-        ret = vhdx_replay_load(bs, errp);
-    }
     if (ret < 0) {
         goto fail;
+    }
+    ret = vhdx_header_load(bs, errp);
+    if (ret < 0) {
+        goto fail;
+    }
+    if (!inactive && !vhdx_guid_is_nil(&s->header.log_guid)) {
+        ret = vhdx_replay_load(bs, errp);
+        if (ret < 0) {
+            goto fail;
+        }
     }
     size = vhdx_file_length(bs);
     if (size < 0) {

@@ -121,20 +121,21 @@ static int cache_size_get(QDict *options, uint64_t *size, Error **errp)
 {
     QemuOpts *opts = qemu_opts_create(&vhdx_runtime_opts, NULL, 0,
                                       &error_abort);
-    int ret = 0;
+    int ret = -EINVAL;
 
     if (!qemu_opts_absorb_qdict(opts, options, errp)) {
-        ret = -EINVAL;
-    } else {
-        *size = qemu_opt_get_size(opts, VHDX_OPT_CACHE_SIZE, VHDX_CACHE_SIZE);
-        if (*size < VHDX_CACHE_SIZE_MIN || *size > VHDX_CACHE_SIZE_MAX) {
-            error_setg(errp, VHDX_OPT_CACHE_SIZE " %" PRIu64 " is not from %"
-                       PRIu64 " to %" PRIu64 " bytes", *size,
-                       (uint64_t)VHDX_CACHE_SIZE_MIN,
-                       (uint64_t)VHDX_CACHE_SIZE_MAX);
-            ret = -EINVAL;
-        }
+        goto out;
     }
+    *size = qemu_opt_get_size(opts, VHDX_OPT_CACHE_SIZE, VHDX_CACHE_SIZE);
+    if (*size < VHDX_CACHE_SIZE_MIN || *size > VHDX_CACHE_SIZE_MAX) {
+        error_setg(errp, VHDX_OPT_CACHE_SIZE " %" PRIu64 " is not from %"
+                   PRIu64 " to %" PRIu64 " bytes", *size,
+                   (uint64_t)VHDX_CACHE_SIZE_MIN,
+                   (uint64_t)VHDX_CACHE_SIZE_MAX);
+        goto out;
+    }
+    ret = 0;
+out:
     qemu_opts_del(opts);
     return ret;
 }
@@ -222,25 +223,27 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
                                BlockReopenQueue *queue, Error **errp)
 {
     BDRVVHDXState *s = state->bs->opaque;
-    uint64_t *cache_size = g_new(uint64_t, 1);
+    g_autofree uint64_t *cache_size = g_new(uint64_t, 1);
     int ret = cache_size_get(state->options, cache_size, errp);
 
-    if (ret == 0 && (state->flags & BDRV_O_RDWR) && !s->header.log_length) {
-        error_setg(errp, "%s", VHDX_NO_LOG);
-        ret = -EACCES;
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0 && vhdx_change_is_broken(s)) {
+    if ((state->flags & BDRV_O_RDWR) && !s->header.log_length) {
+        error_setg(errp, "%s", VHDX_NO_LOG);
+        return -EACCES;
+    }
+    if (vhdx_change_is_broken(s)) {
         /* It has been flushed: nothing is in memory only. */
         ret = vhdx_call((VHDXCall) {
             .func = vhdx_load_anew_entry,
             .bs = state->bs,
             .errp = errp,
         });
-    } else if (ret == 0 && !(state->flags & BDRV_O_RDWR)) {
+    } else if (!(state->flags & BDRV_O_RDWR)) {
         ret = vhdx_settle(state->bs, errp);
     }
     if (ret < 0) {
-        g_free(cache_size);
         return ret;
     }
     if (*cache_size < s->cache_size) {
@@ -249,7 +252,7 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
             .bs = state->bs,
         });
     }
-    state->opaque = cache_size;
+    state->opaque = g_steal_pointer(&cache_size);
     return 0;
 }
 
