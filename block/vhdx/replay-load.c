@@ -100,70 +100,112 @@ log_hole(BlockDriverState *bs, uint64_t pos)
     return status == BDRV_BLOCK_EOF ? rest : 0;
 }
 
+/* The log being gone through */
+typedef struct Finder {
+    GArray *entries;                /* FoundEntry, valid, as they lie there */
+    uint8_t *window;                /* READ_BYTES of the log ... */
+    uint64_t window_at;             /* ... from this offset in it on */
+    uint8_t *buf;                   /* READ_BYTES, to verify an entry with */
+    uint64_t budget;                /* bytes that may yet be verified */
+} Finder;
+
+/*
+ * Have log offset @pos in the window.  Returns 0, how many bytes to go on by
+ * because a hole begins there, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+window_read(BlockDriverState *bs, Finder *f, uint64_t pos)
+{
+    uint64_t at = QEMU_ALIGN_DOWN(pos, READ_BYTES);
+    uint64_t hole;
+
+    if (f->window_at == at) {
+        return 0;
+    }
+    hole = log_hole(bs, pos);
+    if (hole) {
+        return hole;
+    }
+    f->window_at = at;
+    return vhdx_replay_log_read(bs, at, READ_BYTES, f->window);
+}
+
+/*
+ * Collect the entry at log offset @pos, which is in the window, if there is a
+ * valid one.  Returns how many bytes to go on by, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+entry_find(BlockDriverState *bs, Finder *f, uint64_t pos, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLogEntry entry;
+    FoundEntry found;
+    uint32_t checksum;
+    int ret;
+
+    if (!vhdx_log_entry_decode(f->window + (pos - f->window_at),
+                               s->header.log_length, &s->header.log_guid,
+                               &entry, &checksum)) {
+        return VHDX_LOG_SECTOR;
+    }
+    if (entry.length > f->budget) {
+        error_setg(errp, "The log holds entries that overlap; first at log "
+                   "offset %" PRIu64, pos);
+        return -EINVAL;
+    }
+    f->budget -= entry.length;
+    ret = entry_verify(bs, &entry, pos, checksum, f->buf);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!ret) {
+        return VHDX_LOG_SECTOR;
+    }
+    found = (FoundEntry) {
+        .sequence = entry.sequence,
+        .offset = pos,
+        .length = entry.length,
+        .tail = entry.tail,
+    };
+    g_array_append_val(f->entries, found);
+    return entry.length;
+}
+
 /* Collect the valid entries of the log, in order of their offsets. */
 static int coroutine_fn GRAPH_RDLOCK
 entries_find(BlockDriverState *bs, GArray *entries, Error **errp)
 {
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque;
-    uint32_t length = s->header.log_length;
-    uint64_t budget = (uint64_t)length * CHECKSUM_LAPS;
-    uint8_t *window = qemu_try_blockalign(bs->file->bs, READ_BYTES);
-    uint8_t *buf = qemu_try_blockalign(bs->file->bs, READ_BYTES);
-    uint64_t window_at = UINT64_MAX;
-    int ret = window && buf ? 0 : -ENOMEM;
+    uint64_t length = s->header.log_length;
+    Finder f = {
+        .entries = entries,
+        .window = qemu_try_blockalign(bs->file->bs, READ_BYTES),
+        .window_at = UINT64_MAX,
+        .buf = qemu_try_blockalign(bs->file->bs, READ_BYTES),
+        .budget = length * CHECKSUM_LAPS,
+    };
+    int64_t n = -ENOMEM;
 
-    for (uint64_t pos = 0; pos < length && ret >= 0;) {
-        uint64_t at = QEMU_ALIGN_DOWN(pos, READ_BYTES);
-        VHDXLogEntry entry;
-        uint32_t checksum;
-
-        if (window_at != at) {
-            uint64_t hole = log_hole(bs, pos);
-
-            if (hole) {
-                pos += hole;
-                continue;
-            }
-            ret = vhdx_replay_log_read(bs, at, READ_BYTES, window);
-            window_at = at;
-            if (ret < 0) {
-                break;
-            }
+    if (!f.window || !f.buf) {
+        goto out;
+    }
+    for (uint64_t pos = 0; pos < length; pos += n) {
+        n = window_read(bs, &f, pos);
+        if (n == 0) {
+            n = entry_find(bs, &f, pos, errp);
         }
-        if (!vhdx_log_entry_decode(window + (pos - at), length,
-                                   &s->header.log_guid, &entry, &checksum)) {
-            pos += VHDX_LOG_SECTOR;
-            continue;
-        }
-        if (entry.length > budget) {
-            error_setg(errp, "The log holds entries that overlap; first at "
-                       "log offset %" PRIu64, pos);
-            ret = -EINVAL;
-            break;
-        }
-        budget -= entry.length;
-        ret = entry_verify(bs, &entry, pos, checksum, buf);
-        if (ret > 0) {
-            FoundEntry found = {
-                .sequence = entry.sequence,
-                .offset = pos,
-                .length = entry.length,
-                .tail = entry.tail,
-            };
-
-            g_array_append_val(entries, found);
-            pos += entry.length;
-        } else {
-            pos += VHDX_LOG_SECTOR;
+        if (n < 0) {
+            goto out;
         }
     }
-    if (ret < 0 && !*errp) {
-        error_setg_errno(errp, -ret, "Could not read the log");
+out:
+    if (n < 0 && !*errp) {
+        error_setg_errno(errp, -n, "Could not read the log");
     }
-    qemu_vfree(window);
-    qemu_vfree(buf);
-    return MIN(ret, 0);
+    qemu_vfree(f.window);
+    qemu_vfree(f.buf);
+    return MIN(n, 0);
 }
 
 static int offset_compare(const void *a, const void *b)
@@ -389,12 +431,12 @@ sequence_index(BlockDriverState *bs, VHDXReplay *replay,
 
     for (;;) {
         ret = entry_load(bs, &found, buf, &entry, errp);
-        if (ret == 0) {
-            ret = entry_index(bs, replay, &entry, found.offset, limit, buf,
-                              errp);
+        if (ret < 0) {
+            goto out;
         }
+        ret = entry_index(bs, replay, &entry, found.offset, limit, buf, errp);
         if (ret < 0 || found.sequence == head->sequence) {
-            break;
+            goto out;
         }
         found.offset = ((uint64_t)found.offset + entry.length) %
                        s->header.log_length;
@@ -405,29 +447,40 @@ out:
     return ret;
 }
 
-int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
+/* Find the @tail and the @head of the active sequence, which there must be. */
+static int coroutine_fn GRAPH_RDLOCK
+log_search(BlockDriverState *bs, FoundEntry *tail, FoundEntry *head,
+           Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    GArray *entries = g_array_new(false, false, sizeof(FoundEntry));
-    FoundEntry tail, head;
+    g_autoptr(GArray) entries = g_array_new(false, false, sizeof(FoundEntry));
+    char guid[UUID_STR_LEN];
     int ret;
 
     ret = entries_find(bs, entries, errp);
-    if (ret == 0 && !sequence_find(entries, s->header.log_length, &tail,
-                                   &head)) {
-        char guid[UUID_STR_LEN];
-
-        uuid_unparse_lower(s->header.log_guid.id, guid);
-        error_setg(errp, "The header names the log %s, but there is no valid "
-                   "sequence of entries with this LogGuid", guid);
-        ret = -EINVAL;
-    }
-    /* The index may need that memory. */
-    g_array_unref(entries);
     if (ret < 0) {
         return ret;
     }
+    if (!sequence_find(entries, s->header.log_length, tail, head)) {
+        uuid_unparse_lower(s->header.log_guid.id, guid);
+        error_setg(errp, "The header names the log %s, but there is no valid "
+                   "sequence of entries with this LogGuid", guid);
+        return -EINVAL;
+    }
+    return 0;
+}
 
+int coroutine_fn vhdx_replay_load(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    FoundEntry tail, head;
+    int ret;
+
+    /* The index may need the memory that the search has freed at its end. */
+    ret = log_search(bs, &tail, &head, errp);
+    if (ret < 0) {
+        return ret;
+    }
     s->replay = g_new0(VHDXReplay, 1);
     s->replay->index = vhdx_replay_index_new();
     ret = sequence_index(bs, s->replay, &tail, &head, errp);

@@ -94,11 +94,11 @@ int coroutine_fn vhdx_replay_log_read(BlockDriverState *bs, uint64_t pos,
     pos %= length;
     first = MIN(bytes, length - pos);
     ret = vhdx_file_pread(bs, s->header.log_offset + pos, first, buf);
-    if (ret == 0 && first < bytes) {
-        ret = vhdx_file_pread(bs, s->header.log_offset, bytes - first,
-                              buf + first);
+    if (ret < 0 || first == bytes) {
+        return ret;
     }
-    return ret;
+    return vhdx_file_pread(bs, s->header.log_offset, bytes - first,
+                           buf + first);
 }
 
 /*
@@ -114,19 +114,22 @@ page_from_log(BlockDriverState *bs, const VHDXReplayRange *range,
     int ret = vhdx_replay_log_read(bs, range->log_offset, VHDX_LOG_SECTOR,
                                    page);
 
-    if (ret == 0 && bs->force_share) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (bs->force_share) {
         /*
          * A sector that was being written then may have been new in its first
          * part and old in its last: the end shows it now.
          */
         memcpy(end, page + VHDX_LOG_SECTOR - sizeof(end), sizeof(end));
         ret = vhdx_replay_log_read(bs, end_at, sizeof(end_now), end_now);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (ret == 0 && (!range_decode(bs->opaque, range, page) ||
-                     memcmp(end, end_now, sizeof(end)))) {
-        return 1;
-    }
-    return ret;
+    return !range_decode(bs->opaque, range, page) ||
+           memcmp(end, end_now, sizeof(end));
 }
 
 /*
@@ -139,14 +142,16 @@ static int coroutine_fn GRAPH_RDLOCK
 page_read(BlockDriverState *bs, const VHDXReplayRange *range, uint8_t *page)
 {
     int ret = page_from_log(bs, range, page);
+    int64_t length;
 
-    if (ret > 0) {
-        int64_t length = vhdx_file_length(bs);
-
-        ret = length < 0 ? length :
-              vhdx_file_pread(bs, range->start, VHDX_PAGE_SIZE, page);
+    if (ret <= 0) {
+        return ret;
     }
-    return ret;
+    length = vhdx_file_length(bs);
+    if (length < 0) {
+        return length;
+    }
+    return vhdx_file_pread(bs, range->start, VHDX_PAGE_SIZE, page);
 }
 
 bool vhdx_replay_covers(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
@@ -176,8 +181,7 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
     }
 
     page = qemu_blockalign(bs->file->bs, VHDX_PAGE_SIZE);
-    while (ret == 0 && pos < end &&
-           vhdx_replay_index_find(replay->index, pos, &range) &&
+    while (pos < end && vhdx_replay_index_find(replay->index, pos, &range) &&
            range.start < end) {
         uint64_t from = MAX(range.start, offset);
         uint64_t to = MIN(range.end, end);
@@ -187,6 +191,9 @@ int coroutine_fn vhdx_replay_readv(BlockDriverState *bs, uint64_t offset,
             qemu_iovec_memset(qiov, at, 0, to - from);
         } else {
             ret = page_read(bs, &range, page);
+            if (ret < 0) {
+                break;
+            }
             qemu_iovec_from_buf(qiov, at, page + (from - range.start),
                                 to - from);
         }
@@ -270,10 +277,9 @@ typedef struct ApplyTask {
  */
 static int coroutine_fn GRAPH_RDLOCK apply_read(ApplyTask *t, uint8_t *buf)
 {
-    int ret = 0;
-
-    for (unsigned i = 0, n; i < t->count && ret == 0; i += n) {
+    for (unsigned i = 0, n; i < t->count; i += n) {
         uint32_t first = t->pages[i].log_offset;
+        int ret;
 
         for (n = 1; i + n < t->count && t->pages[i + n].log_offset ==
              first + n * VHDX_LOG_SECTOR; n++) {
@@ -281,15 +287,18 @@ static int coroutine_fn GRAPH_RDLOCK apply_read(ApplyTask *t, uint8_t *buf)
         }
         ret = vhdx_replay_log_read(t->bs, first, n * VHDX_LOG_SECTOR,
                                    buf + i * VHDX_PAGE_SIZE);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    for (unsigned i = 0; i < t->count && ret == 0; i++) {
+    for (unsigned i = 0; i < t->count; i++) {
         if (!range_decode(t->bs->opaque, &t->pages[i],
                           buf + i * VHDX_PAGE_SIZE)) {
             /* Another process is writing to the image. */
-            ret = -EIO;
+            return -EIO;
         }
     }
-    return ret;
+    return 0;
 }
 
 /* vhdx_replay_apply() holds the graph lock for it. */
@@ -300,7 +309,10 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
                                        t->count * VHDX_PAGE_SIZE);
     int ret = buf ? apply_read(t, buf) : -ENOMEM;
 
-    for (unsigned i = 0, n; i < t->count && ret == 0; i += n) {
+    if (ret < 0) {
+        goto out;
+    }
+    for (unsigned i = 0, n; i < t->count; i += n) {
         uint64_t first = t->pages[i].start;
 
         for (n = 1; i + n < t->count && t->pages[i + n].start ==
@@ -309,7 +321,11 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
         }
         ret = vhdx_file_pwrite(t->bs, first, n * VHDX_PAGE_SIZE,
                                buf + i * VHDX_PAGE_SIZE);
+        if (ret < 0) {
+            goto out;
+        }
     }
+out:
     qemu_vfree(buf);
     return ret;
 }
