@@ -2,7 +2,8 @@
  * VHDX: check of a BAT entry
  *
  * An entry is judged by what else there is at the place that it names, which
- * check-bat.c has marked in maps of the file before.
+ * check-bat.c has marked in maps of the file before.  By the verdict it is then
+ * told, counted and mended.
  *
  * Nobody reads the entries of sector bitmaps in an image without a parent, and
  * those behind the last block, so what stands there is no error.  But only
@@ -45,6 +46,26 @@
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "check-int.h"
+
+/* What there is to say about an entry */
+typedef enum Verdict {
+    ENTRY_FINE,
+    /* An error, told and left alone: nobody knows what would be right. */
+    ENTRY_WRONG,
+    ENTRY_MAY_BE_BLOCK,             /* names a place in the wrong state */
+    ENTRY_STRAY,                    /* the same of a sector bitmap's */
+    /* An error that can be mended */
+    ENTRY_TAKEN,                    /* keeps a place that is not its own */
+    ENTRY_RESERVED,                 /* has reserved bits set */
+    ENTRY_ZERO_PLACE,               /* names a place in the state ZERO */
+    ENTRY_BITMAP,                   /* a sector bitmap's, at a place in use */
+    /* No error: behind the last block, with a place in the file */
+    ENTRY_LOST,
+    ENTRY_GIVE_UP,                  /* ... that holds only zeros */
+    /* No error, only counted */
+    ENTRY_ODD_KEPT,                 /* a sector bitmap's, which is not mended */
+    ENTRY_ODD,                      /* a VHDXCheckOdd is added to this */
+} Verdict;
 
 bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                            uint64_t index, const uint64_t *entries,
@@ -102,38 +123,7 @@ static bool is_taken(BDRVVHDXState *s, VHDXCheckBat *c, const VHDXCheckEntry *e)
                          is_marked(s, c, c->named, e));
 }
 
-/* The entry is wrong, and nobody knows what would be right. */
-static void judge_wrong(BDRVVHDXState *s, VHDXCheckBat *c,
-                        const VHDXCheckEntry *e)
-{
-    Error *err = NULL;
-
-    if (c->check->reports >= VHDX_CHECK_REPORTS) {
-        /* There may be millions. */
-        c->check->result->corruptions++;
-        return;
-    }
-    WITH_VHDX_LOCK_GUARD(s) {
-        vhdx_bat_entry_check(s, e->index, e->value, &err);
-    }
-    if (!err) {
-        error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", where another block is", e->index,
-                   e->block, e->offset);
-    }
-    vhdx_check_error(c->check, "%s", error_get_pretty(err));
-    error_free(err);
-}
-
-/* As vhdx_check_odd(), but only counted. */
-static int coroutine_fn GRAPH_RDLOCK
-judge_odd(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e,
-          VHDXCheckOdd odd)
-{
-    e->certain = true;
-    c->odd[odd]++;
-    return vhdx_check_begin_mend(bs, c->check);
-}
+/* -- The verdict -- */
 
 /*
  * Whether there may be data in MiBs @first to @end of the window, which are not
@@ -197,117 +187,200 @@ static bool is_others(VHDXCheckBat *c, const VHDXCheckEntry *e)
     return test_bit(bit, c->used) && test_bit(bit, c->named);
 }
 
+static Verdict verdict_odd(VHDXCheckOdd odd)
+{
+    return ENTRY_ODD + (int)odd;
+}
+
 /*
- * The entry of a sector bitmap is not zero; see vhdx_check_mend().  Nobody
- * reads it, so it is only odd if it does not look like a block's.  In an image
- * that may have been a child none is touched.
+ * The entry of a sector bitmap is not zero.  Nobody reads it, so it is only odd
+ * if it does not look like a block's.  In an image that may have been a child
+ * none is touched.
  */
-static int coroutine_fn GRAPH_RDLOCK
-judge_bitmap(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
+static Verdict coroutine_fn GRAPH_RDLOCK
+verdict_bitmap(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    if (!e->inside && c->child) {
-        c->odd[ODD_BITMAP]++;
-        return 0;
+    if (!e->inside) {
+        return c->child ? ENTRY_ODD_KEPT : verdict_odd(ODD_BITMAP);
     }
-    if (!e->inside || (!vhdx_bat_may_be_block(s, e->raw) && !c->child &&
-                       !may_be_block(bs, c, e))) {
-        return judge_odd(bs, c, e, ODD_BITMAP);
+    if (c->child) {
+        return ENTRY_STRAY;
     }
-    e->certain = !c->child && is_others(c, e);
-    if (e->certain) {
-        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
-                               "sector bitmap block in an image without "
-                               "parent: 0x%016" PRIx64, e->index, e->raw);
+    if (!vhdx_bat_may_be_block(s, e->raw) && !may_be_block(bs, c, e)) {
+        return verdict_odd(ODD_BITMAP);
     }
-    vhdx_check_error(c->check, "BAT entry %" PRIu64 " names a sector bitmap "
-                     "block at offset 0x%" PRIx64 " in an image without "
-                     "parent: it may be a block%s", e->index, e->offset,
-                     c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" : "");
-    return 0;
+    return is_others(c, e) ? ENTRY_BITMAP : ENTRY_STRAY;
 }
 
-/* The same for an entry behind the last one, of whatever kind */
-static int coroutine_fn GRAPH_RDLOCK
-judge_behind(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
+/* An entry behind the last one, of whatever kind, is not zero. */
+static Verdict coroutine_fn GRAPH_RDLOCK
+verdict_behind(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t first = e->offset / VHDX_MIB - c->from;
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
-    int ret;
 
     if (e->bitmap && c->child) {
-        c->check->lost += e->inside;
-        return 0;
+        return e->inside ? ENTRY_LOST : ENTRY_FINE;
     }
     if (!e->inside || is_others(c, e)) {
-        return judge_odd(bs, c, e, ODD_BEHIND);
+        return verdict_odd(ODD_BEHIND);
     }
     if (!c->check->fix || is_marked(s, c, c->used, e) ||
         may_have_data(bs, c, first, end)) {
-        c->check->lost++;
-        return 0;
+        return ENTRY_LOST;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
-    if (ret < 0) {
-        return ret;
-    }
-    c->check->given_up++;
-    e->certain = true;
-    return 1;
+    return ENTRY_GIVE_UP;
 }
 
-/* Something is wrong with @e that can be mended; see vhdx_check_mend(). */
-static int coroutine_fn GRAPH_RDLOCK
-judge_mendable(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
+/* The entry of a block is not as it should be. */
+static Verdict coroutine_fn GRAPH_RDLOCK
+verdict_block(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
-    BDRVVHDXState *s = bs->opaque;
-    VHDXBlockState state = vhdx_bat_state(e->raw);
-
-    if (e->behind) {
-        return judge_behind(bs, c, e);
-    }
-    if (e->bitmap) {
-        return judge_bitmap(bs, c, e);
-    }
-    if (is_taken(s, c, e)) {
-        e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
-        e->certain = true;
-        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
-                               PRIu64 ") names offset 0x%" PRIx64 " in the "
-                               "state %s, %s", e->index, e->block, e->offset,
-                               state == VHDX_BLOCK_UNDEFINED ? "UNDEFINED" :
-                               "UNMAPPED",
-                               vhdx_bat_in_file(s, e->block, e->offset) ?
-                               "where another object or block is" :
-                               "beyond the end of the file");
+    if (is_taken(bs->opaque, c, e)) {
+        return ENTRY_TAKEN;
     }
     if (may_be_block(bs, c, e)) {
+        return ENTRY_MAY_BE_BLOCK;
+    }
+    if (e->raw & VHDX_BAT_RESERVED_MASK) {
+        return ENTRY_RESERVED;
+    }
+    switch (vhdx_bat_state(e->raw)) {
+    case VHDX_BLOCK_ZERO:
+        return ENTRY_ZERO_PLACE;
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+        return verdict_odd(ODD_DRAFT);
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
+        return verdict_odd(ODD_PARTIAL);
+    default:
+        return verdict_odd(ODD_OFFSET);
+    }
+}
+
+static bool is_state_known(uint64_t entry)
+{
+    return vhdx_bat_state(entry) <= VHDX_BLOCK_UNMAPPED ||
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
+/* Judge @e, for which the file may be read, but change and tell nothing. */
+static Verdict coroutine_fn GRAPH_RDLOCK
+entry_verdict(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (e->present ? is_marked(s, c, c->twice, e)
+                   : !is_state_known(e->value) ||
+                     vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
+        return ENTRY_WRONG;
+    }
+    if (e->value == e->raw && !is_taken(s, c, e)) {
+        return ENTRY_FINE;
+    }
+    return e->behind ? verdict_behind(bs, c, e) :
+           e->bitmap ? verdict_bitmap(bs, c, e) : verdict_block(bs, c, e);
+}
+
+/* -- What is done about it -- */
+
+/* Tell of ENTRY_WRONG. */
+static void tell_wrong(BDRVVHDXState *s, VHDXCheckBat *c,
+                       const VHDXCheckEntry *e)
+{
+    Error *err = NULL;
+
+    if (c->check->reports >= VHDX_CHECK_REPORTS) {
+        /* There may be millions. */
+        c->check->result->corruptions++;
+        return;
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        vhdx_bat_entry_check(s, e->index, e->value, &err);
+    }
+    if (!err) {
+        error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
+                   "offset 0x%" PRIx64 ", where another block is", e->index,
+                   e->block, e->offset);
+    }
+    vhdx_check_error(c->check, "%s", error_get_pretty(err));
+    error_free(err);
+}
+
+/* Tell of a place that may be a block's, though the entry is not. */
+static void tell_may_be_block(VHDXCheckBat *c, const VHDXCheckEntry *e)
+{
+    const char *left = c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" : "";
+
+    if (e->bitmap) {
+        vhdx_check_error(c->check, "BAT entry %" PRIu64 " names a sector "
+                         "bitmap block at offset 0x%" PRIx64 " in an image "
+                         "without parent: it may be a block%s", e->index,
+                         e->offset, left);
+    } else {
         vhdx_check_error(c->check, "BAT entry %" PRIu64 " (block %" PRIu64
                          ") names offset 0x%" PRIx64 " in the state %s: it may "
                          "be a block whose state is damaged%s", e->index,
                          e->block, e->offset,
-                         state == VHDX_BLOCK_ZERO ? "ZERO" : "NOT_PRESENT",
-                         c->check->fix & BDRV_FIX_ERRORS ? "; left as it is" :
-                         "");
-        return 0;
+                         vhdx_bat_state(e->raw) == VHDX_BLOCK_ZERO ? "ZERO" :
+                         "NOT_PRESENT", left);
     }
-    e->certain = true;
-    if (e->raw & VHDX_BAT_RESERVED_MASK) {
+}
+
+/* Tell of ENTRY_TAKEN; see vhdx_check_mend(). */
+static int coroutine_fn GRAPH_RDLOCK
+tell_taken(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
+{
+    bool in_file = vhdx_bat_in_file(bs->opaque, e->block, e->offset);
+
+    return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %" PRIu64
+                           ") names offset 0x%" PRIx64 " in the state %s, %s",
+                           e->index, e->block, e->offset,
+                           vhdx_bat_state(e->raw) == VHDX_BLOCK_UNDEFINED ?
+                           "UNDEFINED" : "UNMAPPED",
+                           in_file ? "where another object or block is" :
+                           "beyond the end of the file");
+}
+
+/*
+ * Tell of what can be mended by @v, or count it.  Returns 1 if @e is to be put
+ * right now: the log is open then.  Returns 0 if not, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+begin_mend(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e, Verdict v)
+{
+    int ret;
+
+    switch (v) {
+    case ENTRY_TAKEN:
+        e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
+        return tell_taken(bs, c, e);
+    case ENTRY_RESERVED:
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") has reserved bits set: 0x%016" PRIx64,
                                e->index, e->block, e->raw);
-    }
-    if (state == VHDX_BLOCK_ZERO) {
+    case ENTRY_ZERO_PLACE:
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
                                "state ZERO", e->index, e->block, e->offset);
+    case ENTRY_BITMAP:
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
+                               "sector bitmap block in an image without "
+                               "parent: 0x%016" PRIx64, e->index, e->raw);
+    case ENTRY_GIVE_UP:
+        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        if (ret < 0) {
+            return ret;
+        }
+        c->check->given_up++;
+        return 1;
+    default:
+        assert(v >= ENTRY_ODD);
+        c->odd[v - ENTRY_ODD]++;
+        return vhdx_check_begin_mend(bs, c->check);
     }
-    return judge_odd(bs, c, e,
-                     state == VHDX_BLOCK_UNMAPPED_DRAFT ? ODD_DRAFT :
-                     state == VHDX_BLOCK_PARTIALLY_PRESENT ? ODD_PARTIAL :
-                     ODD_OFFSET);
 }
 
 /* Put an entry right.  The log is open. */
@@ -321,28 +394,33 @@ entry_put(BlockDriverState *bs, uint64_t index, uint64_t value)
                            sizeof(value), &value);
 }
 
-static bool is_state_known(uint64_t entry)
-{
-    return vhdx_bat_state(entry) <= VHDX_BLOCK_UNMAPPED ||
-           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-}
-
 int coroutine_fn
 vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
-    BDRVVHDXState *s = bs->opaque;
+    Verdict v = entry_verdict(bs, c, e);
     int ret;
 
-    if (e->present ? is_marked(s, c, c->twice, e)
-                   : !is_state_known(e->value) ||
-                     vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
-        judge_wrong(s, c, e);
+    switch (v) {
+    case ENTRY_FINE:
         return 0;
-    }
-    if (e->value == e->raw && !is_taken(s, c, e)) {
+    case ENTRY_WRONG:
+        tell_wrong(bs->opaque, c, e);
         return 0;
+    case ENTRY_MAY_BE_BLOCK:
+    case ENTRY_STRAY:
+        tell_may_be_block(c, e);
+        return 0;
+    case ENTRY_LOST:
+        c->check->lost++;
+        return 0;
+    case ENTRY_ODD_KEPT:
+        c->odd[ODD_BITMAP]++;
+        return 0;
+    default:
+        break;
     }
-    ret = judge_mendable(bs, c, e);
+    e->certain = true;
+    ret = begin_mend(bs, c, e, v);
     if (ret <= 0) {
         return ret;
     }
