@@ -1,5 +1,5 @@
 /*
- * VHDX: a shorter file
+ * VHDX: compaction
  *
  * Discards leave free space between the blocks of a file.  Compacting moves
  * blocks from its end into that space, and cuts off what is free then.
@@ -528,7 +528,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
             return ret;
         }
     }
-    /* What has been given up until now gets free. */
+    /* What has been released so far gets free. */
     ret = vhdx_commit(bs);
     vhdx_space_reclaim(bs);
     if (ret < 0) {

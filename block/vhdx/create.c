@@ -1,5 +1,5 @@
 /*
- * VHDX: new images
+ * VHDX: image creation
  *
  * Only when options.c has found nothing wrong with what is asked for is a file
  * touched.  Then the layout that it has planned is written, with the encoders

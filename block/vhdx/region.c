@@ -108,9 +108,9 @@ region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
 }
 
 /*
- * Make stable what is in the file, and then that @region has @length bytes at
- * @offset.  What it had and no longer has is released.  Returns 0, or -errno
- * with @region as it was.
+ * Make stable what has been written, and then region tables that give @region
+ * @length bytes at @offset.  What it no longer has is released.  Returns 0, or
+ * -errno with @region as it was.
  */
 static int coroutine_fn GRAPH_RDLOCK
 region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,

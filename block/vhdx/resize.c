@@ -1,5 +1,5 @@
 /*
- * VHDX: another size of the disk
+ * VHDX: resizing the virtual disk
  *
  * The size is a metadata item of eight bytes, and one log entry changes it.
  * Whatever has to be ready for the new size is made so, and stable, before;
@@ -514,7 +514,7 @@ disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo)
     return rest < 0 ? rest : given_up + rest;
 }
 
-/* Commit that, and find the space that only a scan can if @scan. */
+/* Commit that.  With @scan there is space that only a scan will find. */
 static int coroutine_fn GRAPH_RDLOCK
 disk_end_free(BlockDriverState *bs, bool scan)
 {

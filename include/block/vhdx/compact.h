@@ -1,5 +1,5 @@
 /*
- * VHDX: a shorter file
+ * VHDX: compaction
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -1,5 +1,5 @@
 /*
- * VHDX: new images
+ * VHDX: image creation
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

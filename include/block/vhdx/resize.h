@@ -1,5 +1,5 @@
 /*
- * VHDX: another size of the disk
+ * VHDX: resizing the virtual disk
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
