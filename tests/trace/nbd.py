@@ -99,10 +99,12 @@ class Client:
 
 
 @contextlib.contextmanager
-def exported(ctx, image, record, delay=0, direct=False, rule='', size=None):
+def exported(ctx, image, record, delay=0, direct=False, rule='', size=None,
+             trace=()):
     """A storage daemon with its image on NBD, its calls noted; a Client and
     the process.  'rule' is what blkdebug lets fail; with 'size' the image has
-    so many bytes for ever, as on a device."""
+    so many bytes for ever, as on a device.  'trace' are options that let it
+    trace."""
     path = ctx.path('nbd.sock')
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
@@ -116,7 +118,7 @@ def exported(ctx, image, record, delay=0, direct=False, rule='', size=None):
         file = 'sized'
     with environment(preloaded(record, image, delay)):
         daemon = qmp.Daemon(
-            '--blockdev', 'file,node-name=file,filename=%s,aio=threads,'
+            *trace, '--blockdev', 'file,node-name=file,filename=%s,aio=threads,'
             'discard=unmap,cache.direct=%s' % (image,
                                                'on' if direct else 'off'),
             *above,

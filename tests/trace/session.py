@@ -9,6 +9,7 @@ import selectors
 import subprocess
 import time
 
+from events import Trace
 from harness import Failure, expect, ours
 from record import FLUSH, READ, WRITE, Layout, Record, preloaded
 
@@ -16,16 +17,29 @@ PROMPT = b'qemu-io> '
 
 
 class Session:
+    """'trace' says which of the driver's events are noted as well; 'rule' are
+    options of a blkdebug node above the file; with 'size' the image has so
+    many bytes for ever, as on a device."""
     def __init__(self, ctx, image, readonly=False, name='io.record',
-                 **options):
+                 trace='', rule=None, size=None, **options):
         self.layout = Layout(image)
         path = ctx.path(name)
         if os.path.exists(path):
             os.unlink(path)
         self.record = Record(path)
-        file = {'file.filename': image, 'file.driver': 'file',
-                'file.aio': 'threads', **options}
-        command = [ours('qemu-io'), '-t', 'writeback', '-d', 'unmap',
+        self.trace = Trace(path + '.trace')
+        file, below = {}, 'file'
+        if size is not None:
+            file.update({'file.driver': 'raw', 'file.size': size})
+            below = 'file.file'
+        if rule is not None:
+            file.update((below + '.' + key, rule[key]) for key in rule)
+            file[below + '.driver'] = 'blkdebug'
+            below += '.image'
+        file.update({below + '.filename': image, below + '.driver': 'file',
+                     below + '.aio': 'threads', **options})
+        tracing = self.trace.options(trace) if trace else []
+        command = [ours('qemu-io'), *tracing, '-t', 'writeback', '-d', 'unmap',
                    '--image-opts', 'driver=vhdx,' + ','.join(
                        '%s=%s' % o for o in file.items())]
         if readonly:
@@ -33,6 +47,7 @@ class Session:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, env=preloaded(path, image))
+        self.failed = False
         self.opening = self._names(self._wait())
 
     def __enter__(self):
@@ -59,21 +74,34 @@ class Session:
                 if not data:
                     raise Failure('qemu-io ended: %r' % out)
                 out += data
-        text = out[:-len(PROMPT)].decode()
-        expect('failed' not in text and 'not found' not in text, text)
-        return text
+        return out[:-len(PROMPT)].decode()
 
     def _names(self, _=None):
         self.ops = self.record.read()
+        self.events = self.trace.read()
         return self.layout.names(self.ops)
+
+    def _ask(self, command):
+        self.process.stdin.write(command.encode() + b'\n')
+        self.process.stdin.flush()
+        return self._wait()
 
     def do(self, *commands):
         """Run these; the names of the changes they made to the file, in order
-        of their beginnings.  self.ops has the calls themselves."""
+        of their beginnings.  self.ops has the calls themselves, self.events
+        what was traced."""
         for command in commands:
-            self.process.stdin.write(command.encode() + b'\n')
-            self.process.stdin.flush()
-            self._wait()
+            text = self._ask(command)
+            expect('failed' not in text and 'not found' not in text, text)
+        return self._names()
+
+    def fails(self, *commands, error='Input/output error'):
+        """The same, and each command has to fail.  A flush that does prints
+        nothing: 'write -f 0 0' is one as well."""
+        self.failed = True
+        for command in commands:
+            text = self._ask(command)
+            expect('failed: ' + error in text, '%s: %s', command, text)
         return self._names()
 
     def reads(self):
@@ -96,5 +124,6 @@ class Session:
         """Close the image; the names of what that did.  A flush that failed
         has printed nothing, but the exit status tells."""
         out, _ = self.process.communicate(b'quit\n', timeout=60)
-        expect(self.process.returncode == 0, 'qemu-io: %s', out.decode())
+        expect(self.process.returncode == int(self.failed), 'qemu-io: %s',
+               out.decode())
         return self._names()

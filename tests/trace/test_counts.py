@@ -1,7 +1,8 @@
 """How many requests to the file a guest's request costs, exactly.
 
-The numbers are what the driver's design promises.  A step of growth, and the
-log's ring, are the exceptions, which are bounded: see growth() and ring().
+The numbers are what the driver's design promises.  A step of growth is the
+exception, which is bounded: see growth().  Where the log is what counts, the
+driver's own events tell which writes are an entry, and when pages go in place.
 """
 import os
 
@@ -45,12 +46,12 @@ def growth(names, blocks, block=MIB):
            grown, blocks, most)
 
 
-def opened(ctx, size='64M', node=None, **options):
+def opened(ctx, size='64M', node=None, trace='', **options):
     """A new image, in a session that is past the first write; @node are
     options of its nodes."""
     options = dict({'block_size': '1M'}, **options)
     image = ctx.create('a.vhdx', size, **options)
-    io = Session(ctx, image, **(node or {}))
+    io = Session(ctx, image, trace=trace, **(node or {}))
     same(io.opening, [])
     io.do('write -q -P 1 0 4k', 'flush')
     return image, io
@@ -143,17 +144,19 @@ def allocating(ctx):
     placed(image, guest, wrote)
 
 
-def ring(log_writes, layout, flushes):
-    """Entries follow each other around the ring: one write each, except where
-    one wraps around the end and is written in two parts."""
-    at, entries = None, 0
-    end = layout.log + layout.log_length
-    for op in log_writes:
-        expect(at is None or op.offset == at, 'an entry lies at %#x instead '
-               'of %#x', op.offset, at or 0)
-        entries += op.length / ENTRY
-        at = op.stop if op.stop < end else layout.log
-    expect(entries == flushes, '%s entries for %d flushes', entries, flushes)
+def ring(io, pages):
+    """The flush was one entry of so many pages, in the log where the driver
+    says: one write, or two where it goes around the end of the ring.  Pages
+    went in place when that was said, and at no other time."""
+    entry, = [e for e in io.events if e.name == 'ring_write']
+    same((entry.pages, entry.ret), (pages, 0))
+    length = (1 + pages) * 4 * KIB
+    first = min(length, io.layout.log_length - entry.head)
+    same([(op.offset - io.layout.log, op.length) for op in io.writes('log')],
+         [(entry.head, first), (0, length - first)][:1 + (first < length)])
+    applied = sum(e.pages for e in io.events if e.name == 'ring_apply')
+    same(sum(op.length for op in io.writes('BAT')), applied * 4 * KIB)
+    return entry
 
 
 def allocate_and_flush(ctx):
@@ -161,29 +164,29 @@ def allocate_and_flush(ctx):
     log and one flush of the file.  Blocks' entries go in place for a quarter
     of the log at once, and that needs no flush of its own."""
     count = 500
-    _, io = opened(ctx, '512M')
+    _, io = opened(ctx, '512M', trace='vhdx_ring_*')
     with io:
-        names, log, bat = [], [], 0
+        names, entries, applied = [], [], 0
         for number in range(1, count + 1):
             step = io.do('write -q -P 1 %dM 4k' % number)
             names += step
             same(without(step, 'grow'), ['data'])
             step = io.do('flush')
-            log += io.writes('log')
-            bat += step.count('BAT')
-            wraps = len(io.writes('log')) == 2
-            same(without(step, 'BAT'),
-                 ['log', 'log', 'flush'] if wraps else ['log', 'flush'])
+            entries.append(ring(io, 1))
+            log = ['log'] * len(io.writes('log'))
             # what goes in place does so after the flush, one page
-            same(step[len(step) - step.count('BAT'):],
-                 [], ['BAT'])
+            bat = ['BAT'] * io.events[-1].name.count('apply')
+            same(step, log + ['flush'] + bat)
+            applied += len(bat)
         growth(names, count)
-        ring(log, io.layout, count)
+        for last, entry in zip(entries, entries[1:]):
+            same(entry.sequence, last.sequence + 1)
+            same(entry.head, (last.head + ENTRY) % io.layout.log_length)
         rounds = count * ENTRY / io.layout.log_length
-        expect(4 * rounds - 4 <= bat <= 12 * rounds + 4,
-               '%d writes in place', bat)
-        expect(sum(len(op.data) for op in log) > 3 * io.layout.log_length,
-               'the ring was not gone round')
+        expect(4 * rounds - 4 <= applied <= 12 * rounds + 4,
+               '%d writes in place', applied)
+        same(sum(b.head < a.head for a, b in zip(entries, entries[1:])),
+             int(rounds))
         io.close()
 
 
@@ -222,14 +225,13 @@ def fixed(ctx):
 def many_pages(ctx):
     """A flush after changes of many BAT pages is one entry, one write, one
     flush."""
-    _, io = opened(ctx, '16G')
+    _, io = opened(ctx, '16G', trace='vhdx_ring_*')
     with io:
         for pages in (2, 7, 30):
             io.do(*['write -q -P 1 %dM 4k' % (page * 512 + pages)
                     for page in range(pages)])
             same(without(io.do('flush'), 'BAT'), ['log', 'flush'])
-            expect(io.writes('log')[0].length == (1 + pages) * 4 * KIB,
-                   '%s', io.writes('log'))
+            ring(io, pages)
         io.close()
 
 
@@ -398,16 +400,18 @@ def small_log(ctx):
     """More pages than an entry may have, which is a quarter of the log: the
     flush that has to log them all writes several entries, and is one."""
     pages, sectors = 100, 256 // 4
-    _, io = opened(ctx, '64G', log_size='1M')
+    _, io = opened(ctx, '64G', log_size='1M', trace='vhdx_ring_write')
     with io:
         names = []
         for page in range(pages):
             names += io.do('write -q -P 1 %dM 4k' % (page * 512 + 1))
         same(without(names, 'grow', 'BAT', 'data'), [])
         same(without(io.do('flush'), 'BAT'), ['log', 'log', 'flush'])
-        lengths = [op.length // (4 * KIB) for op in io.writes('log')]
-        expect(sum(lengths) == pages + len(lengths)
-               and max(lengths) <= sectors, 'entries have %s sectors', lengths)
+        entries = [event.pages for event in io.events]
+        expect(sum(entries) == pages and 1 + max(entries) <= sectors,
+               'entries have %s pages', entries)
+        same([op.length for op in io.writes('log')],
+             [(1 + n) * 4 * KIB for n in entries])
         io.close()
 
 

@@ -1,6 +1,7 @@
 """Requests that are in flight together, over NBD, and qemu-img convert."""
 import os
 
+from events import Trace
 from harness import expect, ours, run
 from nbd import FLUSH, READ, TRIM, WRITE, ZEROES, Request, exported
 from record import FLUSH as SYNC
@@ -22,7 +23,9 @@ class Export:
         self.layout = Layout(image)
         self.record = Record(ctx.path('nbd.record'))
         self.client, self.ops = None, []
-        self.context = exported(ctx, image, self.record.path, **more)
+        self.trace = Trace(ctx.path('nbd.trace'))
+        self.context = exported(ctx, image, self.record.path,
+                                trace=self.trace.options(), **more)
 
     def __enter__(self):
         self.client = self.context.__enter__()[0]
@@ -35,6 +38,7 @@ class Export:
     def do(self, *requests):
         self.client.do(*requests)
         self.ops = self.record.read()
+        self.events = self.trace.read()
         return self.layout.names(self.ops)
 
 
@@ -53,8 +57,10 @@ def queued_flushes(ctx):
 
 def flushes_between(ctx):
     """Writes and flushes in flight together.  A flush covers the writes that
-    were complete when it began, so it is one commit or rides on another; at
-    the end all is stable."""
+    were complete when it began, so it is one commit or rides on another.  A
+    commit is an entry, if there is anything to log, and a flush, and one before
+    that if it has a barrier; at the end all is stable."""
+    seen = barriers = 0
     with Export(ctx, delay=2000) as disk:
         for turn in range(1, 12):
             requests = []
@@ -65,12 +71,21 @@ def flushes_between(ctx):
             names = disk.do(*requests)
             same(without(names, 'grow', 'log', 'flush', 'zero', 'BAT'),
                  ['data'] * 10)
-            expect(names.count('log') <= 5, '%s', names)
-            # A barrier goes with space that is zeroed, and only that.
-            most = 5 + min(names.count('zero'), 5)
-            expect(names.count('flush') <= most, '%s', names)
+            commits = [e for e in disk.events if e.name == 'commit_start']
+            expect(len(commits) <= 5, '%s', disk.events)
+            seen += len(commits)
+            same(names.count('log'), sum(c.pages > 0 for c in commits))
+            # Where nothing was written since the flush before there is none.
+            most = len(commits) + sum(c.barrier for c in commits)
+            expect(names.count('log') <= names.count('flush') <= most, '%s %s',
+                   names, commits)
+            barriers += sum(c.barrier for c in commits)
+            disk.do(Request(FLUSH))
+            # The next turn takes this place again.
+            disk.do(Request(TRIM, turn * 10 * MIB, MIB))
             disk.do(Request(FLUSH))
             same(disk.do(Request(FLUSH)), [])
+    expect(seen and barriers, '%d commits, %d barriers', seen, barriers)
 
 
 def deep_reads(ctx):
