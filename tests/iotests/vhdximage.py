@@ -147,6 +147,33 @@ def told(command):
     return FLUSH if command == 'flush' else command
 
 
+def failing(path, kind, event='none', number=1, errno=5, once=True,
+            offset=None, immediately=False, raw=False):
+    '''
+    Options that open @path with blkdebug above the file.  With the @number'th
+    @event a rule becomes active, and the next request of @kind, or the next one
+    that covers @offset, fails with @errno; with @once just that one.  @event is
+    the driver's; with @raw it is that of a raw node between the driver and
+    blkdebug, which raises "flush_to_disk" for each flush of the file.
+    '''
+    rule = {'event': event, 'iotype': kind, 'errno': errno,
+            'once': 'on' if once else 'off',
+            'immediately': 'on' if immediately else 'off'}
+    if offset is not None:
+        rule['sector'] = offset // 512
+    if number > 1:
+        rule['state'] = number
+    options = {'driver': 'blkdebug', 'image.filename': path}
+    options.update((f'inject-error.0.{name}', rule[name]) for name in rule)
+    for state in range(1, number):
+        step = f'set-state.{state - 1}'
+        options.update({f'{step}.event': event, f'{step}.state': state,
+                        f'{step}.new_state': state + 1})
+    node = 'file.file' if raw else 'file'
+    return ('driver=vhdx,' + ('file.driver=raw,' if raw else '') +
+            ','.join(f'{node}.{name}={options[name]}' for name in options))
+
+
 def crash(path, *commands, options=()):
     '''
     The same, then qemu-io is killed before it closes @path: what was flushed
@@ -229,25 +256,6 @@ class Guest(iotests.VM):
             good = error in line if error else re.match(DONE, line)
             assert good, f'{command}: {line}'
         assert len(printed) == len(self.wanted), printed
-
-
-def failing(path, kind, event, number, errno=5, once=False):
-    '''
-    Image options for @path: the @number'th request of @kind fails, and unless
-    @once all after it; @event is the block layer's for such a request
-    '''
-    opts = ('driver=vhdx,file.driver=raw,file.file.driver=blkdebug,'
-            f'file.file.image.filename={path},'
-            f'file.file.inject-error.0.event={event},'
-            f'file.file.inject-error.0.state={number},'
-            f'file.file.inject-error.0.iotype={kind},'
-            f'file.file.inject-error.0.errno={errno},'
-            f'file.file.inject-error.0.once={"on" if once else "off"}')
-    for state in range(1, number):
-        rule = f'file.file.set-state.{state - 1}'
-        opts += (f',{rule}.event={event},{rule}.state={state},'
-                 f'{rule}.new_state={state + 1}')
-    return opts
 
 
 class Image:
