@@ -24,6 +24,11 @@ check:
 lint:
 	@scripts/run-checks lint
 
+# Build, and run what is near to the files that have changed since the branch
+# left main, or commit BASE; FILES names others.
+quick:
+	@scripts/run-checks layers lint quick
+
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-crash check-fuzz check-series check-compat check-mutations:
 	@scripts/run-checks $(@:check-%=%)
@@ -77,7 +82,7 @@ install: all
 clean:
 	rm -rf "$(BUILD)"
 
-.PHONY: all demo check lint check-limits check-layers check-unit check-iotests \
+.PHONY: all demo check lint quick check-limits check-layers check-unit check-iotests \
         check-interop check-trace check-crash check-fuzz check-series \
         check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \

@@ -79,6 +79,11 @@ limited() {
     return $rc
 }
 
+# Whether TEST names this unit test, without test-vhdx-, or none.
+wanted_test() {
+    [[ -z ${TEST:-} || " $TEST " = *" ${1#test-vhdx-} "* ]]
+}
+
 # run_tap PROGRAM: run a test program of glib's, in the folder that it is in,
 # and set p, f and s to how many of its cases passed, failed and were skipped.
 # A program that ends early loses the cases it had planned: they have failed;
