@@ -18,7 +18,8 @@ demo: all
 # A short fuzz run: what a long one finds is for another day.
 check: export RUNS ?= 500
 check:
-	@scripts/run-checks limits lint layers unit iotests interop trace crash fuzz series
+	@scripts/run-checks limits lint layers unit no-libuuid iotests interop \
+		trace crash fuzz series
 
 # QEMU's checkpatch.pl, codespell, shellcheck, pylint and mypy over our files
 lint:
@@ -30,7 +31,8 @@ quick:
 	@scripts/run-checks layers lint quick
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
-check-crash check-fuzz check-series check-compat check-mutations:
+check-crash check-fuzz check-series check-compat check-mutations \
+check-no-libuuid:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -82,7 +84,8 @@ install: all
 clean:
 	rm -rf "$(BUILD)"
 
-.PHONY: all demo check lint quick check-limits check-layers check-unit check-iotests \
+.PHONY: all demo check lint quick check-limits check-layers check-unit \
+        check-no-libuuid check-iotests \
         check-interop check-trace check-crash check-fuzz check-series \
         check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \

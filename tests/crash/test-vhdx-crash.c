@@ -9,9 +9,9 @@
  */
 
 #include "qemu/osdep.h"
-#include <uuid/uuid.h>
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
+#include "block/vhdx/format.h"
 #include "vhdx-crash.h"
 
 static int opt_seeds = 1;
@@ -46,6 +46,7 @@ static const GOptionEntry options[] = {
 };
 
 /* GUIDs are random as well: the same ones for the same seed. */
+#ifdef CONFIG_LIBUUID
 static CrashRng guid_rng;
 
 void uuid_generate_random(uuid_t out)
@@ -56,6 +57,18 @@ void uuid_generate_random(uuid_t out)
         memcpy(out + i, &word, 8);
     }
 }
+
+static void seed_guids(uint64_t seed)
+{
+    guid_rng.state = seed;
+}
+#else
+/* qemu_uuid_generate() takes glib's numbers. */
+static void seed_guids(uint64_t seed)
+{
+    g_random_set_seed(seed);
+}
+#endif
 
 static const CrashWorkload *workload_find(const char *name)
 {
@@ -80,7 +93,7 @@ static bool workload_run(const CrashWorkload *w, int number)
     for (int i = 0; i < opt_seeds && !(opt_stop && ctx.totals.violations);
          i++) {
         ctx.seed = opt_first + i;
-        guid_rng.state = ctx.seed;
+        seed_guids(ctx.seed);
         check_seed(&ctx);
         if (opt_verbose) {
             printf("# %s, seed %" PRIu64 ": so far %u states, %u violations\n",

@@ -15,8 +15,51 @@
 #ifndef BLOCK_VHDX_FORMAT_H
 #define BLOCK_VHDX_FORMAT_H
 
-#include <uuid/uuid.h>
 #include "qemu/units.h"
+
+#ifdef CONFIG_LIBUUID
+#include <uuid/uuid.h>
+#else
+/* What the driver uses of libuuid, by QEMU's own functions */
+#include "qemu/cutils.h"
+#include "qemu/uuid.h"
+
+typedef unsigned char uuid_t[sizeof(QemuUUID)];
+
+#ifndef UUID_STR_LEN
+#define UUID_STR_LEN sizeof(UUID_NONE)
+#endif
+
+#define uuid_compare(a, b)          memcmp(a, b, sizeof(uuid_t))
+#define uuid_is_null(uuid)          buffer_is_zero(uuid, sizeof(uuid_t))
+
+static inline void uuid_generate_random(uuid_t out)
+{
+    QemuUUID uuid;
+
+    qemu_uuid_generate(&uuid);
+    memcpy(out, uuid.data, sizeof(uuid_t));
+}
+
+static inline int uuid_parse(const char *in, uuid_t out)
+{
+    QemuUUID uuid;
+    int ret = qemu_uuid_parse(in, &uuid);
+
+    if (ret == 0) {
+        memcpy(out, uuid.data, sizeof(uuid_t));
+    }
+    return ret;
+}
+
+static inline void uuid_unparse_lower(const uuid_t in, char *out)
+{
+    QemuUUID uuid;
+
+    memcpy(uuid.data, in, sizeof(uuid_t));
+    qemu_uuid_unparse(&uuid, out);
+}
+#endif
 
 /* 2.2: the header section, and what every other object is aligned to */
 #define VHDX_MIB                    ((uint64_t)MiB)
