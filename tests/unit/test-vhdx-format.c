@@ -247,6 +247,106 @@ static void test_creator_decode(void)
     g_assert_cmpint(g_utf8_strlen(f, -1), ==, 256);
 }
 
+/* The text in @count units, with others behind them. */
+static char *text_of(const uint16_t *units, size_t count)
+{
+    uint8_t buf[32];
+
+    memset(buf, 'x', sizeof(buf));
+    for (size_t i = 0; i < count; i++) {
+        put_le(buf + 2 * i, units[i], 2);
+    }
+    return vhdx_text_decode(buf, count);
+}
+
+static void test_text_decode(void)
+{
+    static const struct {
+        uint16_t units[8];
+        size_t count;
+        const char *text;           /* NULL: it is none */
+    } known[] = {
+        { { 0 }, 0, "" },
+        { { 'a' }, 1, "a" },
+        { { 'a', 'b', 'c' }, 3, "abc" },
+        { { 0, 'b', 'c' }, 3, "" },
+        { { 'a', 0, 0xd800 }, 3, "a" },
+        { { 0xe4, 0x20ac, 0xfffd }, 3, "\u00e4\u20ac\ufffd" },
+        { { 0xd83d, 0xde00 }, 2, "\U0001f600" },
+        /* What moves the cursor, or more, of a terminal */
+        { { 0x1b, '[', '2', 'J' }, 4, "\ufffd[2J" },
+        { { 7, 'a', '\n', 0x7f }, 4, "\ufffd" "a\ufffd\ufffd" },
+        { { 0x9b, 0x85 }, 2, "\ufffd\ufffd" },
+        /* Halves of pairs */
+        { { 0xd83d }, 1, NULL },
+        { { 0xd83d, 'a' }, 2, NULL },
+        { { 'a', 0xde00 }, 2, NULL },
+        { { 0xde00, 0xd83d }, 2, NULL },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        g_autofree char *text = text_of(known[i].units, known[i].count);
+
+        g_assert_cmpstr(text, ==, known[i].text);
+    }
+}
+
+/* -- Files that are something else -- */
+
+static void test_other_format(void)
+{
+    static const struct {
+        size_t at;
+        size_t bytes;
+        uint8_t magic[24];
+        const char *word;           /* that the message has */
+    } known[] = {
+        { 0, 8, { 'c', 'o', 'n', 'e', 'c', 't', 'i', 'x' }, "-f vpc" },
+        { 0, 4, { 'Q', 'F', 'I', 0xfb }, "-f qcow2" },
+        { 0, 4, { 'K', 'D', 'M', 'V' }, "-f vmdk" },
+        { 0, 21, "# Disk DescriptorFile", "-f vmdk" },
+        { 64, 4, { 0x7f, 0x10, 0xda, 0xbe }, "-f vdi" },
+        { 0, 4, { 'Q', 'E', 'D', 0 }, "-f qed" },
+        { 0, 6, { 'L', 'U', 'K', 'S', 0xba, 0xbe }, "-f luks" },
+        { 0, 3, { 0x1f, 0x8b, 8 }, "gzip" },
+        { 0, 6, { 0xfd, '7', 'z', 'X', 'Z', 0 }, "xz" },
+        { 0, 4, { 'P', 'K', 3, 4 }, "zip" },
+        { 0, 3, { 'B', 'Z', 'h' }, "bzip2" },
+        { 0, 4, { 0x28, 0xb5, 0x2f, 0xfd }, "zstd" },
+        { 0, 6, { '7', 'z', 0xbc, 0xaf, 0x27, 0x1c }, "7z" },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        size_t end = known[i].at + known[i].bytes;
+        uint8_t buf[128] = { 0 };
+        const char *what;
+
+        memcpy(buf + known[i].at, known[i].magic, known[i].bytes);
+        what = vhdx_other_format(buf, sizeof(buf));
+        g_assert_nonnull(what);
+        g_assert_nonnull(strstr(what, known[i].word));
+        g_assert_cmpstr(vhdx_other_format(buf, end), ==, what);
+        g_assert_null(vhdx_other_format(buf, end - 1));
+        g_assert_null(vhdx_other_format(buf, 0));
+        for (size_t j = known[i].at; j < end; j++) {
+            buf[j] ^= 0x40;
+            g_assert_null(vhdx_other_format(buf, sizeof(buf)));
+            buf[j] ^= 0x40;
+        }
+    }
+}
+
+static void test_other_format_unknown(void)
+{
+    uint8_t buf[128] = { 0 };
+
+    g_assert_null(vhdx_other_format(buf, sizeof(buf)));
+    memcpy(buf, "vhdxfile", 8);
+    g_assert_null(vhdx_other_format(buf, sizeof(buf)));
+    memset(buf, 0xff, sizeof(buf));
+    g_assert_null(vhdx_other_format(buf, sizeof(buf)));
+}
+
 /* -- Headers -- */
 
 #define FILE_WRITE_GUID "01020304-0506-0708-090A-0B0C0D0E0F10"
@@ -570,6 +670,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/format/file-id/signature", test_file_id_valid);
     g_test_add_func("/vhdx/format/file-id/decode-creator",
                     test_creator_decode);
+    g_test_add_func("/vhdx/format/text", test_text_decode);
+    g_test_add_func("/vhdx/format/other/known", test_other_format);
+    g_test_add_func("/vhdx/format/other/unknown", test_other_format_unknown);
 
     g_test_add_func("/vhdx/format/header/encode", test_header_encode);
     g_test_add_func("/vhdx/format/header/decode", test_header_decode);

@@ -373,6 +373,67 @@ static void test_region_missing(void)
     refuse_regions(NULL, 0, -EINVAL, "region", "no");
 }
 
+/* Foreign is what neither this driver nor another one has to know. */
+static void test_region_foreign(void)
+{
+    static const struct {
+        const char *guid;
+        uint32_t flags;
+        bool foreign;
+    } known[] = {
+        { GUID_REGION_BAT, 1, false }, { GUID_REGION_BAT, 0, false },
+        { GUID_REGION_METADATA, 1, false }, { GUID_REGION_METADATA, 0, false },
+        { UNKNOWN_GUID, 1, false }, { UNKNOWN_GUID, 0xffffffff, false },
+        { UNKNOWN_GUID, 0, true }, { UNKNOWN_GUID, 0xfffffffe, true },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
+        VHDXRegion region = { .flags = known[i].flags };
+        uint8_t guid[16];
+
+        put_guid(guid, known[i].guid);
+        region.guid = vhdx_guid_decode(guid);
+        g_assert_cmpint(vhdx_region_is_foreign(&region), ==,
+                        known[i].foreign);
+    }
+}
+
+/* Both known regions get the flag, and nothing else changes. */
+static void test_region_require(void)
+{
+    for (int flags = 0; flags < 4; flags++) {
+        Slot slots[3] = {
+            { UNKNOWN_GUID, 32 * MiB, MiB, 0 }, good_regions[0],
+            good_regions[1]
+        };
+        g_autofree uint8_t *buf = NULL;
+        g_autofree uint8_t *want = NULL;
+
+        want = region_bytes(slots, 3);
+        slots[1].flags = flags & 1;
+        slots[2].flags = flags >> 1;
+        buf = region_bytes(slots, 3);
+        g_assert_cmpint(vhdx_region_table_require(buf), ==, flags != 3);
+        g_assert_cmpint(vhdx_region_table_valid(buf), ==, flags == 3);
+        vhdx_region_table_seal(buf);
+        g_assert_true(vhdx_region_table_valid(buf));
+        g_assert_cmpmem(buf, TABLE_BYTES, want, TABLE_BYTES);
+        g_assert_false(vhdx_region_table_require(buf));
+    }
+}
+
+/* A count that is too large, as a damaged table has, reads no further. */
+static void test_region_require_count(void)
+{
+    g_autofree uint8_t *buf = region_bytes(good_regions, 2);
+    g_autofree uint8_t *want = NULL;
+
+    put_le(buf + 8, 0xffffffff, 4);
+    want = g_memdup2(buf, TABLE_BYTES);
+    g_assert_false(vhdx_region_table_require(buf));
+    g_assert_cmpmem(buf, TABLE_BYTES, want, TABLE_BYTES);
+}
+
 /* -- Metadata table -- */
 
 static uint8_t *item_bytes(const Slot *slots, uint32_t count)
@@ -620,6 +681,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/region/duplicate", test_region_duplicate);
     g_test_add_func("/vhdx/region/unknown-required", test_region_unknown);
     g_test_add_func("/vhdx/region/missing", test_region_missing);
+    g_test_add_func("/vhdx/region/foreign", test_region_foreign);
+    g_test_add_func("/vhdx/region/require", test_region_require);
+    g_test_add_func("/vhdx/region/require-count", test_region_require_count);
 
     g_test_add_func("/vhdx/metadata/good", test_table_good);
     g_test_add_func("/vhdx/metadata/bad-signature", test_table_signature);
