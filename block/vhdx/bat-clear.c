@@ -15,15 +15,23 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-scan.h"
+
+/* So much of a place is read at a time. */
+#define READ_BYTES  MiB
 
 typedef struct Clearing {
     bool release;                   /* blocks get free */
@@ -122,4 +130,104 @@ int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
                     bs->filename, c.given_up);
     }
     return ret < 0 ? ret : c.given_up;
+}
+
+/* -- Whether something would be lost -- */
+
+/* A look at entries that are to get a meaning */
+typedef struct Stale {
+    uint8_t *buf;
+    uint64_t bytes;                 /* read for it */
+    uint64_t index;                 /* of the one that was found */
+    uint64_t offset;                /* ... and what it names */
+} Stale;
+
+/*
+ * Whether there are only zeros in the file from @offset on, a block long.
+ * Returns 1, 0 or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
+
+    for (int64_t n = 0; offset < end; offset += n) {
+        int status = vhdx_file_extent(bs, offset, end - offset, &n);
+        int ret;
+
+        if (status & BDRV_BLOCK_ZERO) {
+            continue;
+        }
+        n = MIN(end - offset, READ_BYTES);
+        st->bytes += n;
+        ret = vhdx_file_pread(bs, offset, n, st->buf);
+        if (ret < 0 || !buffer_is_zero(st->buf, n)) {
+            return MIN(ret, 0);
+        }
+    }
+    return 1;
+}
+
+/* Returns 1 at the first entry that names a place with data. */
+static int coroutine_fn GRAPH_RDLOCK
+stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+           uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Stale *st = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        int ret = 1;
+
+        st->index = index + i;
+        st->offset = vhdx_bat_offset(entries[i]);
+        if (vhdx_bat_may_be_block(s, entries[i])) {
+            ret = place_is_zero(bs, st, st->offset);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        /* After so much many must have named the same place: no more. */
+        if (!ret || st->bytes > vhdx_file_size(s)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end,
+                                           Error **errp)
+{
+    ERRP_GUARD();
+    BDRVVHDXState *s = bs->opaque;
+    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, READ_BYTES) };
+    int ret = -ENOMEM;
+
+    if (st.buf) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+                            MIN(end, s->bat.length / VHDX_BAT_ENTRY_SIZE),
+                            stale_find, &st);
+    }
+    qemu_vfree(st.buf);
+    if (ret > 0) {
+        /* There is data in that place: it is another block's, or lost. */
+        qemu_co_mutex_lock(&s->grow_lock);
+        ret = vhdx_space_scan(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
+        if (ret == -EOVERFLOW || (ret == 0 && vhdx_space_lost(s))) {
+            error_setg(errp, "BAT entry %" PRIu64 ", behind the end of the "
+                       "disk, names a block with data at offset 0x%" PRIx64
+                       ", which would be lost", st.index, st.offset);
+            error_append_hint(errp, "The disk's size may be damaged. 'qemu-img "
+                              "check' tells how many such blocks there are.\n"
+                              "They are given up when the disk is made "
+                              "shorter or the image is compacted.\n");
+            return -EINVAL;
+        }
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    }
+    return ret;
 }

@@ -30,6 +30,14 @@ typedef struct VHDXCompact {
 void vhdx_compact_progress(BlockDriverState *bs, VHDXCompact *c);
 
 /*
+ * Count the blocks that are present, and let entries name nothing but their
+ * places.  Requests are frozen, no lock is held.  Returns 0 or -errno, with
+ * @c->errp set where that says more.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_compact_drop_places(BlockDriverState *bs, VHDXCompact *c);
+
+/*
  * Move blocks down one after the other, as they lie in the file, until no more
  * than a block is lost in the gaps behind.  What is free is known, requests are
  * frozen, no lock is held.  Returns 0 or -errno, which may be that there is no

@@ -40,8 +40,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/bat-clear.h"
-#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/file.h"
@@ -93,113 +91,6 @@ static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
 }
 
 /* -- What loses its place -- */
-
-/* Which blocks there are, and whether all is well with them. */
-static int coroutine_fn GRAPH_RDLOCK
-count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-              uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXCompact *c = opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
-        uint64_t block;
-
-        WITH_VHDX_LOCK_GUARD(s) {
-            int ret = vhdx_bat_entry_check(s, index + i, entry, c->errp);
-
-            if (ret < 0) {
-                return ret;
-            }
-        }
-        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            c->unused += entry != 0;
-            continue;
-        }
-        c->present += vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-        c->unused += vhdx_bat_offset(entry) &&
-                     vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT;
-    }
-    return 0;
-}
-
-static int count_rest(BlockDriverState *bs, uint64_t index,
-                      const uint64_t *entries, uint64_t count, void *opaque)
-{
-    VHDXCompact *c = opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        c->behind += entries[i] != 0;
-    }
-    return 0;
-}
-
-/* Clear the sector bitmap's entry with index @index. */
-static int coroutine_fn GRAPH_RDLOCK
-clear_bitmap_entry(BlockDriverState *bs, uint64_t index)
-{
-    BDRVVHDXState *s = bs->opaque;
-    static const uint64_t zero;
-
-    return vhdx_commit_put(bs, s->bat.offset + index * VHDX_BAT_ENTRY_SIZE,
-                           sizeof(zero), &zero);
-}
-
-/*
- * Drop the place that @block's entry names in a state other than FULLY_PRESENT.
- * A block that reads as present all the same gets that state.
- */
-static int coroutine_fn GRAPH_RDLOCK
-drop_place(BlockDriverState *bs, uint64_t block)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t entry;
-    bool due;
-    int ret;
-
-    WITH_VHDX_LOCK_GUARD(s) {
-        ret = vhdx_bat_get(bs, block, &entry);
-        if (ret < 0) {
-            return ret;
-        }
-        if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
-            entry = vhdx_bat_state(entry);
-        }
-        vhdx_bat_set(s, block, entry);
-        vhdx_change_note(s);
-        due = vhdx_commit_relief_due(s);
-    }
-    return due ? vhdx_commit_relieve(bs) : 0;
-}
-
-/*
- * Drop the places that entries name without using them.  Such an offset may be
- * anything, so what is free now is for a scan to find.  None of the entries of
- * sector bitmaps looks like a block's, so they are cleared.
- */
-static int coroutine_fn GRAPH_RDLOCK
-drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-            uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t block;
-        int ret = 0;
-
-        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            ret = entries[i] ? clear_bitmap_entry(bs, index + i) : 0;
-        } else if (vhdx_bat_offset(entries[i]) &&
-                   vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
-            ret = drop_place(bs, block);
-        }
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    return vhdx_commit(bs);
-}
 
 static int add_present(BlockDriverState *bs, uint64_t index,
                        const uint64_t *entries, uint64_t count, void *opaque)
@@ -418,78 +309,6 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
     return vhdx_log_close(bs);
 }
 
-/*
- * Drop what entries behind the last block name, which the user gives up by
- * asking for this, unless the image is left alone for two blocks in one place.
- */
-static int coroutine_fn GRAPH_RDLOCK
-drop_rest(BlockDriverState *bs, VHDXCompact *c)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool overlap;
-    int64_t given_up;
-    int ret;
-
-    qemu_co_mutex_lock(&s->grow_lock);
-    ret = vhdx_space_scan(bs);
-    overlap = vhdx_space_overlaps(s);
-    qemu_co_mutex_unlock(&s->grow_lock);
-    if (ret < 0) {
-        return ret;
-    }
-    if (overlap) {
-        error_setg(c->errp, "Blocks overlap in the file");
-        return -EINVAL;
-    }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
-    if (ret < 0) {
-        return ret;
-    }
-    given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
-    return given_up < 0 ? given_up : vhdx_commit(bs);
-}
-
-/* Let entries name nothing but the places of blocks that are present. */
-static int coroutine_fn GRAPH_RDLOCK
-drop_places(BlockDriverState *bs, VHDXCompact *c)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    ret = vhdx_space_doubt(bs);
-    if (ret > 0) {
-        error_setg(c->errp, "There is data behind each block where a longer "
-                   "one would have it: the block size may be damaged");
-        return -EINVAL;
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_entries, c);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                        s->bat.length / VHDX_BAT_ENTRY_SIZE, count_rest, c);
-    if (ret < 0) {
-        return ret;
-    }
-    if (c->behind) {
-        ret = drop_rest(bs, c);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    if (!c->unused) {
-        return 0;
-    }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
-    if (ret < 0) {
-        return ret;
-    }
-    return vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
-}
-
 /* Know what of the file is free, and that no two blocks are in one place. */
 static int coroutine_fn GRAPH_RDLOCK
 find_space(BlockDriverState *bs, VHDXCompact *c)
@@ -534,7 +353,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
     if (ret < 0) {
         return ret;
     }
-    ret = drop_places(bs, c);
+    ret = vhdx_compact_drop_places(bs, c);
     if (ret < 0) {
         return ret;
     }

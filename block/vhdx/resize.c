@@ -38,7 +38,6 @@
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/change.h"
@@ -53,9 +52,6 @@
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
 #include "trace.h"
-
-/* So much of a place is read at a time. */
-#define READ_BYTES  MiB
 
 /* -- Longer -- */
 
@@ -299,109 +295,6 @@ parent_check(BlockDriverState *bs, uint64_t entries, Error **errp)
     return ret ? -EINVAL : 0;
 }
 
-/* A look at entries that are to get a meaning */
-typedef struct Stale {
-    uint8_t *buf;
-    uint64_t bytes;                 /* read for it */
-    uint64_t index;                 /* of the one that was found */
-    uint64_t offset;                /* ... and what it names */
-} Stale;
-
-/*
- * Whether there are only zeros in the file from @offset on, a block long.
- * Returns 1, 0 or -errno.
- */
-static int coroutine_fn GRAPH_RDLOCK
-place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
-
-    for (int64_t n = 0; offset < end; offset += n) {
-        int status = vhdx_file_extent(bs, offset, end - offset, &n);
-        int ret;
-
-        if (status & BDRV_BLOCK_ZERO) {
-            continue;
-        }
-        n = MIN(end - offset, READ_BYTES);
-        st->bytes += n;
-        ret = vhdx_file_pread(bs, offset, n, st->buf);
-        if (ret < 0 || !buffer_is_zero(st->buf, n)) {
-            return MIN(ret, 0);
-        }
-    }
-    return 1;
-}
-
-/* Returns 1 at the first entry that names a place with data. */
-static int coroutine_fn GRAPH_RDLOCK
-stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-           uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    Stale *st = opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        int ret = 1;
-
-        st->index = index + i;
-        st->offset = vhdx_bat_offset(entries[i]);
-        if (vhdx_bat_may_be_block(s, entries[i])) {
-            ret = place_is_zero(bs, st, st->offset);
-        }
-        if (ret < 0) {
-            return ret;
-        }
-        /* After so much many must have named the same place: no more. */
-        if (!ret || st->bytes > vhdx_file_size(s)) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/*
- * Entries behind the last block, up to @end, get a meaning when the disk gets
- * longer, and what is left there goes.  Where one names data that no other
- * names that can't be: it may be the disk's, whose size is damaged.
- */
-static int coroutine_fn GRAPH_RDLOCK
-stale_entries_check(BlockDriverState *bs, uint64_t end, Error **errp)
-{
-    ERRP_GUARD();
-    BDRVVHDXState *s = bs->opaque;
-    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, READ_BYTES) };
-    int ret = -ENOMEM;
-
-    if (st.buf) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                            MIN(end, s->bat.length / VHDX_BAT_ENTRY_SIZE),
-                            stale_find, &st);
-    }
-    qemu_vfree(st.buf);
-    if (ret > 0) {
-        /* There is data in that place: it is another block's, or lost. */
-        qemu_co_mutex_lock(&s->grow_lock);
-        ret = vhdx_space_scan(bs);
-        qemu_co_mutex_unlock(&s->grow_lock);
-        if (ret == -EOVERFLOW || (ret == 0 && vhdx_space_lost(s))) {
-            error_setg(errp, "BAT entry %" PRIu64 ", behind the end of the "
-                       "disk, names a block with data at offset 0x%" PRIx64
-                       ", which would be lost", st.index, st.offset);
-            error_append_hint(errp, "The disk's size may be damaged. 'qemu-img "
-                              "check' tells how many such blocks there are.\n"
-                              "They are given up when the disk is made "
-                              "shorter or the image is compacted.\n");
-            return -EINVAL;
-        }
-    }
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read the BAT");
-    }
-    return ret;
-}
-
 /*
  * Have ready, and stable, all that a longer disk of @geo needs.  Returns 0, or
  * -errno with @what naming the step that has failed.  @placed: entries behind
@@ -455,7 +348,7 @@ disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
     int ret;
 
     vhdx_geometry_init(&geo, params);
-    ret = stale_entries_check(bs, geo.bat_entries, errp);
+    ret = vhdx_bat_clear_check_rest(bs, geo.bat_entries, errp);
     if (ret < 0) {
         return ret;
     }

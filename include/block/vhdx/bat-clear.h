@@ -28,4 +28,13 @@ vhdx_bat_clear(BlockDriverState *bs, uint64_t first, uint64_t end,
 int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first);
 
+/*
+ * Entries behind the last block, up to @end, get a meaning when the disk gets
+ * longer, and what is left there goes.  Where one names data that no other
+ * names that can't be: it may be the disk's, whose size is damaged.  Requests
+ * are frozen, no lock is held.  Returns 0, or -errno with @errp set.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end, Error **errp);
+
 #endif
