@@ -409,8 +409,9 @@ static void test_region_require(void)
         g_autofree uint8_t *buf = NULL;
         g_autofree uint8_t *want = NULL;
 
+        slots[1].flags |= 0x10;
         want = region_bytes(slots, 3);
-        slots[1].flags = flags & 1;
+        slots[1].flags = (flags & 1) | 0x10;
         slots[2].flags = flags >> 1;
         buf = region_bytes(slots, 3);
         g_assert_cmpint(vhdx_region_table_require(buf), ==, flags != 3);
