@@ -36,7 +36,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"

@@ -45,8 +45,12 @@ static inline bool vhdx_is_locked(BDRVVHDXState *s)
 
 static inline void vhdx_lock(BDRVVHDXState *s)
 {
+    Coroutine *self = qemu_coroutine_self();
+
+    /* Or it would wait for itself. */
+    assert(qatomic_read(&s->lock.owner) != self);
     qemu_mutex_lock(&s->lock.mutex);
-    qatomic_set(&s->lock.owner, qemu_coroutine_self());
+    qatomic_set(&s->lock.owner, self);
 }
 
 static inline void vhdx_unlock(BDRVVHDXState *s)
