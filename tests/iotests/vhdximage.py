@@ -151,10 +151,11 @@ def failing(path, kind, event='none', number=1, errno=5, once=True,
             offset=None, immediately=False, raw=False):
     '''
     Options that open @path with blkdebug above the file.  With the @number'th
-    @event a rule becomes active, and the next request of @kind, or the next one
-    that covers @offset, fails with @errno; with @once just that one.  @event is
-    the driver's; with @raw it is that of a raw node between the driver and
-    blkdebug, which raises "flush_to_disk" for each flush of the file.
+    @event a rule becomes active, and the next request of @kind, or the next
+    one that covers @offset, fails with @errno; with @once just that one.
+    @event is the driver's; with @raw it is that of a raw node between the
+    driver and blkdebug, which raises "flush_to_disk" for each flush of the
+    file.
     '''
     rule = {'event': event, 'iotype': kind, 'errno': errno,
             'once': 'on' if once else 'off',
@@ -164,14 +165,16 @@ def failing(path, kind, event='none', number=1, errno=5, once=True,
     if number > 1:
         rule['state'] = number
     options = {'driver': 'blkdebug', 'image.filename': path}
-    options.update((f'inject-error.0.{name}', rule[name]) for name in rule)
+    options.update((f'inject-error.0.{name}', value)
+                   for name, value in rule.items())
     for state in range(1, number):
         step = f'set-state.{state - 1}'
         options.update({f'{step}.event': event, f'{step}.state': state,
                         f'{step}.new_state': state + 1})
     node = 'file.file' if raw else 'file'
     return ('driver=vhdx,' + ('file.driver=raw,' if raw else '') +
-            ','.join(f'{node}.{name}={options[name]}' for name in options))
+            ','.join(f'{node}.{name}={value}'
+                     for name, value in options.items()))
 
 
 def crash(path, *commands, options=()):
@@ -213,6 +216,10 @@ class Prompt(iotests.QemuIoInteractive):
         for command in commands:
             out = self.cmd(command)
             assert error in out, f'{command}: {out}'
+
+    def kill(self):
+        self._p.kill()
+        self._p.communicate()
 
     def close(self, message=None):
         '''

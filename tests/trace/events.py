@@ -33,8 +33,8 @@ class Declaration:
             self.kinds.append(part[-1])
             pattern += {'p': '(0x[0-9a-f]+)', 's': '(.*)', 'd': r'(-?\d+)',
                         'u': r'(\d+)', 'x': '([0-9a-f]+)'}[part[-1]]
-        expect(len(self.kinds) == len(self.names), 'vhdx_%s: its text does not '
-               'have its arguments', name)
+        expect(len(self.kinds) == len(self.names),
+               'vhdx_%s: its text does not have its arguments', name)
         self.pattern = re.compile(pattern)
 
     def read(self, line):

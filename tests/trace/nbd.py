@@ -118,9 +118,9 @@ def exported(ctx, image, record, delay=0, direct=False, rule='', size=None,
         file = 'sized'
     with environment(preloaded(record, image, delay)):
         daemon = qmp.Daemon(
-            *trace, '--blockdev', 'file,node-name=file,filename=%s,aio=threads,'
-            'discard=unmap,cache.direct=%s' % (image,
-                                               'on' if direct else 'off'),
+            *trace, '--blockdev',
+            'file,node-name=file,filename=%s,aio=threads,discard=unmap,'
+            'cache.direct=%s' % (image, 'on' if direct else 'off'),
             *above,
             '--blockdev', 'vhdx,node-name=disk,file=%s,discard=unmap' % file,
             '--nbd-server', 'addr.type=unix,addr.path=' + path,

@@ -56,8 +56,8 @@ def names(io):
 def errors(event, number=0, **more):
     """Rules of blkdebug: the next request of its kind after @event fails."""
     rule = dict({'event': event, 'errno': 5, 'once': 'on'}, **more)
-    return {'inject-error.%d.%s' % (number, name): rule[name]
-            for name in rule}
+    return {'inject-error.%d.%s' % (number, name): value
+            for name, value in rule.items()}
 
 
 def nth(event, count):
@@ -147,8 +147,8 @@ def share(ctx):
 def reuse(ctx):
     """A place that was another block's: it is not zero, and the commit that
     names it has a barrier, once."""
-    for discard in ('unmap', 'ignore'):
-        with begun(ctx, present(ctx), **{'file.discard': discard}) as io:
+    for option in ('unmap', 'ignore'):
+        with begun(ctx, present(ctx), **{'file.discard': option}) as io:
             io.do('discard -q 2M 1M')
             freed = io.events[0].offset
             shows(io.events, 'block_free block=2')
@@ -292,7 +292,7 @@ def failing(ctx):
         shows(io.events, 'header_write ret=0', *BEGUN)
     # The flush's entry, and the page of the BAT
     with Session(ctx, image) as io:
-        log, bat = io.layout.log, io.layout.bat.offset
+        log = io.layout.log
     with begun(ctx, image, rule=errors('none', iotype='write',
                                        sector=(log + 4 * KIB) // 512) |
                errors('l2_update', 1, iotype='write')) as io:
@@ -492,8 +492,8 @@ def compact(ctx):
     tool(ctx, 'resize', image, '1T')
     bat = Layout(image).bat
     ctx.io(image, ['discard -q 3M 2M'])
-    # Where it would overlap itself it goes up first.  One of the five blocks is
-    # where the BAT was before the resize.
+    # Where it would overlap itself it goes up first.  One of the five blocks
+    # is where the BAT was before the resize.
     found = tool(ctx, *COMPACT, image)
     shows([e for e in found if 'move' in e.name], 'move_blocks count=2',
           'region_move from=%d length=%d' % (bat.offset, bat.length),
@@ -515,7 +515,7 @@ def compact_stopped(ctx):
           'log_close ret=-5')
 
 
-def declared(ctx):
+def declared(_):
     """Each event is raised, in the files that its declaration is sorted by,
     and a test here names it."""
     with open(__file__, encoding='ascii') as file:
@@ -531,8 +531,8 @@ def declared(ctx):
     expect(sorted(calls) == sorted(found), 'declared, or raised, only: %s',
            sorted(set(calls) ^ set(found)))
     for name, event in found.items():
-        expect(calls[name] <= set(event.files), '%s is raised in %s, not in %s',
-               name, calls[name], event.files)
+        expect(calls[name] <= set(event.files),
+               '%s is raised in %s, not in %s', name, calls[name], event.files)
         expect(re.search(r"'%s\b" % name, tested), 'no test for %s', name)
 
 

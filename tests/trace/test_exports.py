@@ -22,7 +22,7 @@ class Export:
         image = ctx.create('a.vhdx', size, block_size='1M')
         self.layout = Layout(image)
         self.record = Record(ctx.path('nbd.record'))
-        self.client, self.ops = None, []
+        self.client, self.ops, self.events = None, [], []
         self.trace = Trace(ctx.path('nbd.trace'))
         self.context = exported(ctx, image, self.record.path,
                                 trace=self.trace.options(), **more)
@@ -58,8 +58,8 @@ def queued_flushes(ctx):
 def flushes_between(ctx):
     """Writes and flushes in flight together.  A flush covers the writes that
     were complete when it began, so it is one commit or rides on another.  A
-    commit is an entry, if there is anything to log, and a flush, and one before
-    that if it has a barrier; at the end all is stable."""
+    commit is an entry, if there is anything to log, and a flush, and one
+    before that if it has a barrier; at the end all is stable."""
     seen = barriers = 0
     with Export(ctx, delay=2000) as disk:
         for turn in range(1, 12):
