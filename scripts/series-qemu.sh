@@ -1,32 +1,136 @@
 # shellcheck shell=bash
 # Sourced: the steps of the patch series for QEMU.
 #
-# Step N of the series is the hook patch N-*.patch of this QEMU line, together
-# with the files of ours that belong to it; its message is in
-# patches/messages/. Steps 0 are mends of the block layer itself; a QEMU line
-# that has one already has no patch for it, and needs no such step.
+# A line of the table is a step. Its name comes first, which is also that of its
+# message in patches/messages; then what it brings:
+#
+#   NAME      files of the driver: NAME.c, NAME.h or NAME itself
+#   DIR/NAME  files of our tests; the name may be a pattern
+#   +HOOK     what is changed in files of QEMU: patches/qemu-LINE/HOOK.patch
+#
+# The tree after a step is QEMU's with all that the steps up to it bring, where
+# lists name no file that is still to come (scripts/series-tree). The driver
+# grows from its lowest layer to its highest, beside the old one, until the step
+# "driver" puts it in the old one's place.
+#
+# Steps 0 are mends of the block layer itself; a QEMU line that has one already
+# has no hook for it, and needs no such step.
 
 . "$top/scripts/series.sh"
 
-steps=(0-flush 0-drain 0-nbd 1-qapi 2-driver 2-sectors 3-unit-tests 4-iotests 5-docs)
+table='
+0-flush       +0-flush
+0-drain       +0-drain
+0-nbd         +0-nbd
+format        format meson.build layers.txt +2-build
+              unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
+tables        tables unit/test-vhdx-{format,metadata,params}.c
+geometry      geometry locator replay-index
+              unit/test-vhdx-{geometry,locator,replay-index}.c
+state         compat state lock change file trace trace-events +2-trace
+              unit/test-vhdx-change.c unit/vhdx-test-abort.h
+replay        replay replay-int replay-load
+cache         cache
+bat           bat unit/test-vhdx-bat.c
+metadata      metadata
+space-scan    request space-map space-scan space-int
+space         space space-freed unit/test-vhdx-space-map.c
+ring          ring header
+log           commit log
+io            alloc io
+resize        region bat-clear resize
+compact       move compact compact-int compact-drop compact-slide
+check-tables  check-report check-tables
+check         check check-int check-entry check-bat
+open          open
+driver        options create vhdx +1-qapi +2-driver +4-iotests
+              unit/test-vhdx-create.c
+sectors       convert +2-sectors
+docs          +5-docs
+unit-tests    unit/test-vhdx-{cache,contract,open,order,replay}.c
+              unit/test-vhdx-{replay-content,space,threads}.c
+              unit/vhdx-test-{image,model,open,request}.h
+              unit/vhdx-test-contracts.h.inc
+crash         crash/*vhdx*
+fuzz          fuzz/*vhdx* +4-fuzz
+iotests       iotests/*vhdx* +4-own-iotests
+'
+mapfile -t steps < <(grep -o '^[^ ]\+' <<< "$table")
 messages=$top/patches/messages
 repo=$BUILD/series-repo
 leave_out=()
 
-# Do to the tree in $repo what one step does.
-apply_step() {
-    local hook
-    hook=$top/patches/qemu-$(qemu_line "$repo")/$1.patch
-    [ -f "$hook" ] || return 0
+# A hook that does something else in another line may have a message of its own.
+message_of() {
+    local own
+    own=$messages/$1.$(qemu_line "$repo")
+    [ -f "$own" ] || own=$messages/$1
+    echo "$own"
+}
+
+# The newest QEMU that there are hooks for gets no switches between versions.
+newest=$(find "$top/patches" -name 'qemu-*' -printf '%f\n' | sort -V | tail -n 1)
+newest=${newest#qemu-}
+
+# Print what a step brings, word by word.
+brought() {
+    local words
+    words=$(awk -v step="$1" '/^[^ ]/ { this = $1; $1 = "" }
+                              this == step' <<< "$table" | tr '\n' ' ')
+    # Braces are for the shell, patterns for whoever looks for files.
+    (set -f; eval "printf '%s\n' $words")
+}
+
+# Print the files that a word of the table stands for, from the repository's top.
+files_of() {
+    local path found=0
     case $1 in
-    2-driver)
-        rm -f "$repo"/block/vhdx*
-        cp -r "$top"/block/vhdx "$repo/block/"
-        cp -r "$top"/include/block/vhdx "$repo/include/block/" ;;
-    3-unit-tests)
-        cp "$top"/tests/{unit,crash,fuzz}/*vhdx* "$repo/tests/unit/" ;;
-    4-iotests)
-        cp "$top"/tests/iotests/*vhdx* "$repo/tests/qemu-iotests/tests/" ;;
+    */*) set -- "tests/$1" ;;
+    *) set -- "block/vhdx/$1" "block/vhdx/$1.c" "block/vhdx/$1.h" \
+              "include/block/vhdx/$1.h" ;;
     esac
-    apply_hook "$hook"
+    for path in "$@"; do
+        for path in "$top"/$path; do
+            [ ! -f "$path" ] || { echo "${path#"$top/"}"; found=1; }
+        done
+    done
+    [ $found -eq 1 ] || die "the table of steps names $1, which is not there"
+}
+
+# Copy the files that a word of the table stands for to where QEMU has such.
+copy_files() {
+    local files file target
+    files=$(files_of "$1")
+    for file in $files; do
+        case $file in
+        tests/iotests/*) target=tests/qemu-iotests/tests/${file##*/} ;;
+        tests/*) target=tests/unit/${file##*/} ;;
+        *) target=$file ;;
+        esac
+        mkdir -p "$repo/${target%/*}"
+        cp "$top/$file" "$repo/$target"
+    done
+}
+
+# Make the tree in $repo, which is that of the step before, that of a step.
+# QEMU's files and the lists are made anew from what they are in the end.
+apply_step() {
+    local step word hook line options=()
+    line=$(qemu_line "$repo")
+    [ "$line" != "$newest" ] || options=(--newest)
+    in_repo checkout -q -f pristine -- .
+    for step in "${steps[@]}"; do
+        [ "$step" != driver ] ||
+            find "$repo/block" -maxdepth 1 -type f -name 'vhdx*' -delete
+        while read -r word; do
+            case $word in
+            +*) hook=$top/patches/qemu-$line/${word#+}.patch
+                [ ! -f "$hook" ] || apply_hook "$hook" ;;
+            meson.build | layers.txt | trace-events) copy_files "$word" ;;
+            *) [ "$step" != "$1" ] || copy_files "$word" ;;
+            esac
+        done < <(brought "$step")
+        [ "$step" != "$1" ] || break
+    done
+    "$top/scripts/series-tree" "${options[@]}" "$repo"
 }

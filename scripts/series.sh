@@ -33,30 +33,39 @@ commit_pristine() {
     echo "$2" > "$repo.from"
 }
 
-# A step that changes nothing in this source is none.
+# Print the file with the message of a step.
+message_of() { echo "$messages/$1"; }
+
+# A step that changes nothing in this source is none. $repo.steps has the commit
+# and the name of each of the others.
 commit_steps() {
     local step
+    : > "$repo.steps"
     in_repo checkout -q -f -B series pristine
     in_repo clean -q -f -d -x
     for step in "${steps[@]}"; do
         apply_step "$step"
         in_repo add -A -f .
-        in_repo diff --cached --quiet ||
-            in_repo commit -q -s -F "$messages/$step"
+        ! in_repo diff --cached --quiet || continue
+        in_repo commit -q -s -F "$(message_of "$step")"
+        echo "$(in_repo rev-parse HEAD) $step" >> "$repo.steps"
     done
 }
 
+# write_patches FOLDER OPTION...
 write_patches() {
     rm -rf "$1"
-    in_repo format-patch -q --no-signature -o "$1" pristine..series
+    in_repo format-patch -q --no-signature -o "$@" pristine..series
 }
 
-# Apply the patches in this folder to a pristine tree, each as a check.
+# Apply the patches in this folder to a pristine tree, each as a check. A cover
+# letter is none.
 take_patches() {
     local patch
     in_repo checkout -q -f -B check pristine
     in_repo clean -q -f -d -x
     for patch in "$1"/*.patch; do
+        [ "$(basename "$patch")" != 0000-cover-letter.patch ] || continue
         check "git am $(basename "$patch")" in_repo am -q "$patch"
     done
 }
