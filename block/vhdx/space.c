@@ -272,7 +272,8 @@ void coroutine_fn vhdx_space_reserve_last_block(BlockDriverState *bs)
 
     vhdx_assert_commit_locked(s);
     VHDX_LOCK_GUARD(s);
-    if (!s->geo.blocks) {
+    if (!s->geo.blocks || (s->space->scanned && !s->space->damaged)) {
+        /* There is none, or the map has all of it. */
         return;
     }
     ret = vhdx_bat_get(bs, s->geo.blocks - 1, &entry);
