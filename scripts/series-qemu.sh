@@ -83,14 +83,14 @@ brought() {
 
 # Print the files that a word of the table stands for, from the repository's top.
 files_of() {
-    local path found=0
+    local pattern path found=0
     case $1 in
     */*) set -- "tests/$1" ;;
     *) set -- "block/vhdx/$1" "block/vhdx/$1.c" "block/vhdx/$1.h" \
               "include/block/vhdx/$1.h" ;;
     esac
-    for path in "$@"; do
-        for path in "$top"/$path; do
+    for pattern in "$@"; do
+        for path in "$top"/$pattern; do
             [ ! -f "$path" ] || { echo "${path#"$top/"}"; found=1; }
         done
     done
