@@ -59,31 +59,29 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
     uint64_t in_page = offset % VHDX_PAGE_SIZE;
     VHDXPage *page;
     uint8_t *raw;
-    bool due;
     int ret;
 
     for (uint64_t i = 0; i < count; i++) {
         c->entries[i] = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
     }
-    WITH_VHDX_LOCK_GUARD(s) {
-        ret = vhdx_cache_get(bs, offset - in_page, &page);
-        if (ret < 0) {
-            return ret;
-        }
-        raw = vhdx_cache_modify(s, page) + in_page;
-        for (uint64_t i = 0; i < count; i++) {
-            if (c->release && entry_is_block(s, index + i, c->entries[i])) {
-                vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),
-                                   s->geo.block_size);
-            } else {
-                c->given_up += vhdx_bat_may_be_block(s, entries[i]);
-            }
-        }
-        memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
-        vhdx_change_note(s);
-        due = vhdx_commit_relief_due(s);
+    vhdx_lock(s);
+    ret = vhdx_cache_get(bs, offset - in_page, &page);
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
     }
-    return due ? vhdx_commit_relieve(bs) : 0;
+    raw = vhdx_cache_modify(s, page) + in_page;
+    for (uint64_t i = 0; i < count; i++) {
+        if (c->release && entry_is_block(s, index + i, c->entries[i])) {
+            vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),
+                               s->geo.block_size);
+        } else {
+            c->given_up += vhdx_bat_may_be_block(s, entries[i]);
+        }
+    }
+    memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
+    vhdx_change_note(s);
+    return vhdx_commit_unlock(bs);
 }
 
 static int coroutine_fn GRAPH_RDLOCK

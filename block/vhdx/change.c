@@ -111,7 +111,7 @@ static const char *const state_names[] = {
 static void coroutine_fn state_set(BDRVVHDXState *s, VHDXWriteState from,
                                    VHDXWriteState to)
 {
-    qemu_co_mutex_assert_locked(&s->commit_lock);
+    vhdx_assert_commit_locked(s);
     assert(s->change->state == from && from != to);
     trace_vhdx_write_state(s, state_names[from], state_names[to]);
     qatomic_set(&s->change->state, to);

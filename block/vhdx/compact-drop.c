@@ -81,22 +81,20 @@ drop_place(BlockDriverState *bs, uint64_t block)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t entry;
-    bool due;
     int ret;
 
-    WITH_VHDX_LOCK_GUARD(s) {
-        ret = vhdx_bat_get(bs, block, &entry);
-        if (ret < 0) {
-            return ret;
-        }
-        if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
-            entry = vhdx_bat_state(entry);
-        }
-        vhdx_bat_set(s, block, entry);
-        vhdx_change_note(s);
-        due = vhdx_commit_relief_due(s);
+    vhdx_lock(s);
+    ret = vhdx_bat_get(bs, block, &entry);
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
     }
-    return due ? vhdx_commit_relieve(bs) : 0;
+    if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+        entry = vhdx_bat_state(entry);
+    }
+    vhdx_bat_set(s, block, entry);
+    vhdx_change_note(s);
+    return vhdx_commit_unlock(bs);
 }
 
 /*

@@ -34,10 +34,7 @@ static inline bool vhdx_is_locked(BDRVVHDXState *s)
 #define vhdx_assert_locked(s)       assert(vhdx_is_locked(s))
 #define vhdx_assert_unlocked(s)     assert(!vhdx_is_locked(s))
 
-/*
- * commit_lock is held by the caller, grow_lock is, or one of them.  Before the
- * image is open nobody else is there, and none is needed.
- */
+/* commit_lock is held by the caller, or grow_lock. */
 #define vhdx_assert_commit_locked(s) \
     qemu_co_mutex_assert_locked(&(s)->commit_lock)
 #define vhdx_assert_grow_locked(s) \
