@@ -30,9 +30,6 @@
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
 
-/* So much of a place is read at a time. */
-#define READ_BYTES  MiB
-
 typedef struct Clearing {
     bool release;                   /* blocks get free */
     uint64_t given_up;              /* others that seemed to be blocks' */
@@ -135,37 +132,10 @@ int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
 /* A look at entries that are to get a meaning */
 typedef struct Stale {
     uint8_t *buf;
-    uint64_t bytes;                 /* read for it */
+    uint64_t budget;                /* bytes that may be read for it */
     uint64_t index;                 /* of the one that was found */
     uint64_t offset;                /* ... and what it names */
 } Stale;
-
-/*
- * Whether there are only zeros in the file from @offset on, a block long.
- * Returns 1, 0 or -errno.
- */
-static int coroutine_fn GRAPH_RDLOCK
-place_is_zero(BlockDriverState *bs, Stale *st, uint64_t offset)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
-
-    for (int64_t n = 0; offset < end; offset += n) {
-        int status = vhdx_file_extent(bs, offset, end - offset, &n);
-        int ret;
-
-        if (status & BDRV_BLOCK_ZERO) {
-            continue;
-        }
-        n = MIN(end - offset, READ_BYTES);
-        st->bytes += n;
-        ret = vhdx_file_pread(bs, offset, n, st->buf);
-        if (ret < 0 || !buffer_is_zero(st->buf, n)) {
-            return MIN(ret, 0);
-        }
-    }
-    return 1;
-}
 
 /* Returns 1 at the first entry that names a place with data. */
 static int coroutine_fn GRAPH_RDLOCK
@@ -176,18 +146,21 @@ stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     Stale *st = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
-        int ret = 1;
+        uint64_t offset = vhdx_bat_offset(entries[i]);
+        uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
+        int ret;
 
-        st->index = index + i;
-        st->offset = vhdx_bat_offset(entries[i]);
-        if (vhdx_bat_may_be_block(s, entries[i])) {
-            ret = place_is_zero(bs, st, st->offset);
+        if (!vhdx_bat_may_be_block(s, entries[i])) {
+            continue;
         }
-        if (ret < 0) {
+        st->index = index + i;
+        st->offset = offset;
+        ret = vhdx_file_find_data(bs, &offset, end, st->buf, &st->budget);
+        if (ret != 0) {
             return ret;
         }
         /* After so much many must have named the same place: no more. */
-        if (!ret || st->bytes > vhdx_file_size(s)) {
+        if (!st->budget) {
             return 1;
         }
     }
@@ -199,7 +172,10 @@ int coroutine_fn vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end,
 {
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque;
-    Stale st = { .buf = qemu_try_blockalign(bs->file->bs, READ_BYTES) };
+    Stale st = {
+        .buf = qemu_try_blockalign(bs->file->bs, VHDX_MIB),
+        .budget = vhdx_file_size(s),
+    };
     int ret = -ENOMEM;
 
     if (st.buf) {

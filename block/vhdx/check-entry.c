@@ -37,7 +37,6 @@
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
-#include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/check-report.h"
@@ -138,28 +137,24 @@ may_have_data(BlockDriverState *bs, VHDXCheckBat *c, uint64_t first,
     if (find_next_bit(c->named, end, first) < end) {
         return true;
     }
+    c->buf = c->buf ?: qemu_try_blockalign(bs->file->bs, VHDX_MIB);
+    if (!c->buf) {
+        return true;
+    }
     while ((first = find_next_zero_bit(c->twice, end, first)) < end) {
+        uint64_t next = find_next_bit(c->twice, end, first);
         uint64_t offset = (c->from + first) * VHDX_MIB;
-        uint64_t bytes = MIN((end - first) * VHDX_MIB,
-                             vhdx_file_size(s) - offset);
-        uint64_t mib = MIN(bytes, VHDX_MIB);
-        int64_t n;
-        int status;
+        uint64_t until = MIN((c->from + next) * VHDX_MIB, vhdx_file_size(s));
+        uint64_t budget = UINT64_MAX;
+        int ret = vhdx_file_find_data(bs, &offset, until, c->buf, &budget);
 
-        if (offset >= vhdx_file_size(s)) {
-            return false;
+        if (ret == 0) {
+            offset = (c->from + next) * VHDX_MIB;
         }
-        status = vhdx_file_extent(bs, offset, bytes, &n);
-        if (!(status & BDRV_BLOCK_ZERO) || n < mib) {
-            c->buf = c->buf ?: qemu_try_blockalign(bs->file->bs, VHDX_MIB);
-            if (!c->buf ||
-                vhdx_file_pread(bs, offset, mib, c->buf) < 0 ||
-                !buffer_is_zero(c->buf, mib)) {
-                return true;
-            }
-            n = mib;
+        bitmap_set(c->twice, first, offset / VHDX_MIB - c->from - first);
+        if (ret != 0) {
+            return true;
         }
-        bitmap_set(c->twice, first, MAX(n / VHDX_MIB, 1));
     }
     return false;
 }

@@ -238,14 +238,14 @@ static void scan_mark_objects(Scan *scan, BDRVVHDXState *s)
 #define DOUBT_BLOCKS    3
 #define DOUBT_DATA      2
 
-/* What is read of the file for that at the most */
+/* So many bytes of the file are read for that at the most. */
 #define DOUBT_BYTES     (8 * MiB)
 
 typedef struct Doubt {
     unsigned long *used;            /* bitmap of MiBs */
     uint64_t bits;
     uint8_t *buf;                   /* a MiB */
-    uint64_t bytes;                 /* read by now */
+    uint64_t budget;                /* bytes that may still be read */
     uint64_t blocks;                /* that are present */
     unsigned data;                  /* ... and have data behind, if looked at */
 } Doubt;
@@ -272,30 +272,6 @@ static int doubt_entries(BlockDriverState *bs, uint64_t index,
     for (uint64_t i = 0; i < count; i++) {
         if (vhdx_bat_may_be_block(s, entries[i])) {
             doubt_mark(opaque, vhdx_bat_offset(entries[i]), s->geo.block_size);
-        }
-    }
-    return 0;
-}
-
-/* Whether there is data in the file, which is read as far as it has to be. */
-static int coroutine_fn GRAPH_RDLOCK
-doubt_data(BlockDriverState *bs, Doubt *d, uint64_t offset, uint64_t end)
-{
-    for (int64_t n = 0; offset < end; offset += n) {
-        int status = vhdx_file_extent(bs, offset, end - offset, &n);
-        int ret;
-
-        if (status & BDRV_BLOCK_ZERO) {
-            continue;
-        }
-        n = MIN(end - offset, VHDX_MIB);
-        d->bytes += n;
-        if (d->bytes > DOUBT_BYTES) {
-            return 0;
-        }
-        ret = vhdx_file_pread(bs, offset, n, d->buf);
-        if (ret < 0 || !buffer_is_zero(d->buf, n)) {
-            return ret < 0 ? ret : 1;
         }
     }
     return 0;
@@ -329,7 +305,8 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             return 1;
         }
         if (d->data < DOUBT_DATA) {
-            ret = doubt_data(bs, d, from, MIN(end, from + VHDX_MAX_BLOCK_SIZE));
+            end = MIN(end, from + VHDX_MAX_BLOCK_SIZE);
+            ret = vhdx_file_find_data(bs, &from, end, d->buf, &d->budget);
             if (ret < 0) {
                 return ret;
             }
@@ -344,7 +321,10 @@ static int coroutine_fn GRAPH_RDLOCK
 doubt_blocks(BlockDriverState *bs, const VHDXGeometry *geo)
 {
     BDRVVHDXState *s = bs->opaque;
-    Doubt d = { .bits = vhdx_file_size(s) / VHDX_MIB };
+    Doubt d = {
+        .bits = vhdx_file_size(s) / VHDX_MIB,
+        .budget = DOUBT_BYTES,
+    };
     int ret = -ENOMEM;
 
     d.used = bitmap_try_new(d.bits);
