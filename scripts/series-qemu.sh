@@ -24,7 +24,8 @@ table='
 0-nbd         +0-nbd
 format        format meson.build layers.txt +2-build
               unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
-tables        tables unit/test-vhdx-{format,metadata,params}.c
+tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
+              unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
 state         compat state lock change file trace trace-events +2-trace
