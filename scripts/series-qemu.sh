@@ -49,8 +49,8 @@ driver        options create vhdx +1-qapi +2-driver +4-iotests
 sectors       convert +2-sectors
 docs          +5-docs
 unit-tests    unit/test-vhdx-{cache,contract,open,order,replay}.c
-              unit/test-vhdx-{replay-content,space,threads}.c
-              unit/vhdx-test-{image,model,open,request}.h
+              unit/test-vhdx-{replay-content,space,space-freed,threads}.c
+              unit/vhdx-test-{image,model,node,open,request}.h
               unit/vhdx-test-contracts.h.inc
 crash         crash/*vhdx*
 fuzz          fuzz/*vhdx* +4-fuzz
