@@ -1,177 +1,16 @@
 /*
  * VHDX unit tests: requests that meet in a certain order
  *
- * blkdebug under the image holds one write back while others run.  A filter of
- * our own below it can fail a write when it is done already, as an error of a
- * real disk may leave it, and hold back a read or a change of the file's
- * length.  So these cases come out the same each time; test-vhdx-threads.c
- * looks for others by chance.
+ * blkdebug under the image holds one write back while others run.  The node
+ * below it can fail a write when it is done already, and hold back a read or a
+ * change of the file's length.  So these cases come out the same each time;
+ * test-vhdx-threads.c looks for others by chance.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/main-loop.h"
-#include "qemu/units.h"
-#include "block/block_int.h"
-#include "block/vhdx/ring.h"
-#include "vhdx-test-request.h"
-
-#define BLOCK       MiB
-#define DISK_SIZE   (16 * MiB)
-
-static char *test_dir;
-static char *image_path;
-
-static void create_image(void)
-{
-    g_autofree char *options = g_strdup_printf("block_size=%" PRIu64,
-                                               (uint64_t)BLOCK);
-
-    bdrv_img_create(image_path, "vhdx", NULL, NULL, options, DISK_SIZE,
-                    BDRV_O_RDWR, true, &error_abort);
-}
-
-/* Where in the file a write is to fail once, or 0. */
-static uint64_t fail_at;
-
-/* How long the file can get, or 0. */
-static int64_t length_limit;
-
-/* How often it was given the length that it had. */
-static unsigned same_lengths;
-
-/* So many flushes fail. */
-static unsigned flush_errors;
-
-/* ... after so many that work */
-static unsigned good_flushes;
-
-/* Whether a change of the length is to wait, and the one that does. */
-static bool hold_truncate;
-static Coroutine *held_truncate;
-
-/* The place in the file a read of which is to wait, or 0, and the one there. */
-static uint64_t hold_read_at;
-static Coroutine *held_read;
-
-/* The offset in the file of the last write, and the number of zeroings. */
-static int64_t last_write;
-static unsigned zeroings;
-
-static int coroutine_fn GRAPH_RDLOCK
-fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
-             QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    int ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
-
-    last_write = offset;
-    if (ret == 0 && fail_at && fail_at - offset < bytes) {
-        fail_at = 0;
-        ret = -EIO;
-    }
-    return ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-            QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    if (hold_read_at && hold_read_at >= offset &&
-        hold_read_at - offset < bytes) {
-        hold_read_at = 0;
-        held_read = qemu_coroutine_self();
-        qemu_coroutine_yield();
-        held_read = NULL;
-    }
-    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                   BdrvRequestFlags flags)
-{
-    zeroings++;
-    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK fail_flush(BlockDriverState *bs)
-{
-    if (good_flushes) {
-        good_flushes--;
-    } else if (flush_errors) {
-        flush_errors--;
-        return -EIO;
-    }
-    return bdrv_co_flush(bs->file->bs);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
-              PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
-{
-    if (hold_truncate) {
-        held_truncate = qemu_coroutine_self();
-        qemu_coroutine_yield();
-        held_truncate = NULL;
-    }
-    same_lengths += offset == bdrv_co_getlength(bs->file->bs);
-    if (length_limit && offset > length_limit) {
-        error_setg(errp, "The file can't get so long");
-        return -ENOSPC;
-    }
-    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
-}
-
-static int fail_open(BlockDriverState *bs, QDict *options, int flags,
-                     Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    bs->total_sectors = bs->file->bs->total_sectors;
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return 0;
-}
-
-static int fail_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
-                               Error **errp)
-{
-    return 0;
-}
-
-static BlockDriver bdrv_fail = {
-    .format_name            = "vhdx-test-fail",
-    .is_filter              = true,
-    .bdrv_open              = fail_open,
-    .bdrv_reopen_prepare    = fail_reopen_prepare,
-    .bdrv_child_perm        = bdrv_default_perms,
-    .bdrv_co_preadv         = fail_preadv,
-    .bdrv_co_pwritev        = fail_pwritev,
-    .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,
-    .bdrv_co_truncate       = fail_truncate,
-    .bdrv_co_flush          = fail_flush,
-};
-
-static BlockBackend *open_image(void)
-{
-    QDict *options = qdict_new();
-
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_str(options, "discard", "unmap");
-    qdict_put_str(options, "file.driver", "blkdebug");
-    qdict_put_str(options, "file.image.driver", "vhdx-test-fail");
-    qdict_put_str(options, "file.image.file.driver", "file");
-    qdict_put_str(options, "file.image.file.filename", image_path);
-    return blk_new_open(NULL, NULL, options,
-                        BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
-                        &error_abort);
-}
+#include "vhdx-test-fail.h"
 
 static void request_ended(void *opaque, int ret)
 {
@@ -259,14 +98,6 @@ static int release_write(Write *held)
     g_assert_cmpint(held->ret, ==, -EINPROGRESS);
     g_assert_cmpint(bdrv_debug_resume(blk_bs(held->blk), "held"), ==, 0);
     return end_write(held);
-}
-
-static void check_image(BlockBackend *blk)
-{
-    BdrvCheckResult result = { 0 };
-
-    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
-    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
 }
 
 /*
@@ -640,208 +471,12 @@ static void test_activate(void)
     unlink(image_path);
 }
 
-/* -- After a failed flush -- */
-
-/* A new image whose first block is all 1, and flushed. */
-static BlockBackend *open_written(void)
-{
-    BlockBackend *blk;
-
-    create_image();
-    blk = open_image();
-    blk_set_force_allow_inactivate(blk);
-    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
-    return blk;
-}
-
-/*
- * A flush of @blk, in which all is flushed but a block of @fill at @at, fails:
- * no more can be written.  @good flushes work before it.
- */
-static void latch(BlockBackend *blk, int64_t at, int fill, unsigned good)
-{
-    g_assert_cmpint(write_fill(blk, at, BLOCK, fill), >=, 0);
-    good_flushes = good;
-    flush_errors = 1;
-    g_assert_cmpint(blk_flush(blk), ==, -EIO);
-    g_assert_cmpint(write_fill(blk, 9 * BLOCK, 4096, 9), ==, -EIO);
-    g_assert_cmpint(blk_flush(blk), ==, -EIO);
-    check_fill(blk, at, BLOCK, fill);
-}
-
-static int reopen(BlockBackend *blk)
-{
-    QDict *options = qdict_new();
-
-    qdict_put_int(options, "cache-size", MiB);
-    return bdrv_reopen(blk_bs(blk), options, true, NULL);
-}
-
-static int inactivate_activate(BlockBackend *blk)
-{
-    int ret = bdrv_inactivate_all();
-
-    if (ret == 0) {
-        bdrv_activate_all(&error_abort);
-    }
-    return ret;
-}
-
-/* The file has no entry of the log that is newer than the newest in memory. */
-static void check_log(BlockBackend *blk)
-{
-    BDRVVHDXState *s = blk_bs(blk)->opaque;
-    g_autofree char *file = NULL;
-    uint64_t start = s->header.log_offset;
-
-    g_assert_true(g_file_get_contents(image_path, &file, NULL, NULL));
-    for (uint64_t at = start; at < start + s->header.log_length;
-         at += VHDX_LOG_SECTOR) {
-        if (!memcmp(file + at, "loge", 4)) {
-            g_assert_cmpuint(ldq_le_p(file + at + 16), <=,
-                             vhdx_ring_sequence(s));
-        }
-    }
-}
-
-/* Writing goes on after @again, and nothing is missing. */
-static void test_go_on(int (*again)(BlockBackend *blk))
-{
-    BlockBackend *blk = open_written();
-
-    latch(blk, BLOCK, 2, 0);
-    /* As long as flushes fail what has not been flushed is not given up. */
-    flush_errors = 2;
-    g_assert_cmpint(again(blk), <, 0);
-    check_log(blk);
-    g_assert_cmpint(again(blk), <, 0);
-    check_fill(blk, BLOCK, BLOCK, 2);
-    g_assert_cmpint(again(blk), ==, 0);
-    check_fill(blk, BLOCK, BLOCK, 2);
-    g_assert_cmpint(write_fill(blk, 2 * BLOCK, BLOCK, 3), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
-
-    /*
-     * Again, with nothing else under way.  By now no space is taken for zeros,
-     * so the flush before the entry works.
-     */
-    latch(blk, 4 * BLOCK, 5, 1);
-    g_assert_cmpint(again(blk), ==, 0);
-    g_assert_cmpint(write_fill(blk, 3 * BLOCK, BLOCK, 4), >=, 0);
-    blk_unref(blk);
-
-    blk = open_image();
-    for (int i = 0; i < 5; i++) {
-        check_fill(blk, i * BLOCK, BLOCK, i + 1);
-    }
-    check_image(blk);
-    blk_unref(blk);
-    unlink(image_path);
-}
-
-/*
- * Zeros in a new block may be lost, and what requests have written there is not
- * in memory: the block gets no name, however well flushes work now.
- */
-static void test_zeros_lost(int (*again)(BlockBackend *blk))
-{
-    BlockBackend *blk = open_written();
-    latch(blk, BLOCK, 2, 0);
-    g_assert_cmpint(again(blk), ==, 0);
-    /* From here on new blocks are zeroed. */
-    latch(blk, 2 * BLOCK, 3, 0);
-    g_assert_cmpint(again(blk), <, 0);
-    g_assert_cmpint(again(blk), <, 0);
-    check_fill(blk, 2 * BLOCK, BLOCK, 3);
-    g_assert_cmpint(write_fill(blk, 3 * BLOCK, BLOCK, 4), ==, -EIO);
-    g_assert_cmpint(blk_flush(blk), ==, -EIO);
-    blk_unref(blk);
-
-    blk = open_image();
-    check_fill(blk, 0, BLOCK, 1);
-    check_fill(blk, BLOCK, BLOCK, 2);
-    check_fill(blk, 2 * BLOCK, BLOCK, 0);
-    check_image(blk);
-    blk_unref(blk);
-    unlink(image_path);
-}
-
-/*
- * The flush that fails is that of the first modification: nothing is in memory
- * only.  @again works, even if @errors more flushes were to fail.
- */
-static void test_begin_failed(int (*again)(BlockBackend *blk), unsigned errors)
-{
-    BlockBackend *blk;
-
-    create_image();
-    blk = open_image();
-    blk_set_force_allow_inactivate(blk);
-    flush_errors = 1;
-    same_lengths = 0;
-    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
-    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), ==, -EIO);
-    flush_errors = errors;
-    g_assert_cmpint(again(blk), ==, 0);
-    flush_errors = 0;
-    check_fill(blk, 0, BLOCK, 0);
-    g_assert_cmpint(write_fill(blk, BLOCK, BLOCK, 2), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
-    /* Each flush that has failed may have been for the file's length. */
-    g_assert_cmpint(same_lengths, ==, errors ? 2 : 1);
-    check_image(blk);
-    blk_unref(blk);
-
-    blk = open_image();
-    check_fill(blk, 0, BLOCK, 0);
-    check_fill(blk, BLOCK, BLOCK, 2);
-    check_image(blk);
-    blk_unref(blk);
-    unlink(image_path);
-}
-
-static void test_go_on_reopen(void)
-{
-    test_go_on(reopen);
-}
-
-static void test_go_on_activate(void)
-{
-    test_go_on(inactivate_activate);
-}
-
-static void test_zeros_reopen(void)
-{
-    test_zeros_lost(reopen);
-}
-
-static void test_zeros_activate(void)
-{
-    test_zeros_lost(inactivate_activate);
-}
-
-static void test_begin_reopen(void)
-{
-    test_begin_failed(reopen, 0);
-}
-
-static void test_begin_activate(void)
-{
-    test_begin_failed(inactivate_activate, 100);
-}
-
 int main(int argc, char **argv)
 {
     int ret;
 
     g_test_init(&argc, &argv, NULL);
-    bdrv_init();
-    bdrv_register(&bdrv_fail);
-    qemu_init_main_loop(&error_abort);
-    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
-    g_assert_nonnull(test_dir);
-    image_path = g_build_filename(test_dir, "image.vhdx", NULL);
+    test_fail_init();
 
     g_test_add_func("/vhdx/order/zero-after-failed-write", test_zero_failed);
     g_test_add_func("/vhdx/order/unmap-after-failed-write", test_unmap_failed);
@@ -853,16 +488,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/inactivate-present", test_inactivate_present);
     g_test_add_func("/vhdx/order/inactivate-new", test_inactivate_new);
     g_test_add_func("/vhdx/order/activate", test_activate);
-    g_test_add_func("/vhdx/order/flush-failed/reopen", test_go_on_reopen);
-    g_test_add_func("/vhdx/order/flush-failed/activate", test_go_on_activate);
-    g_test_add_func("/vhdx/order/zeros-lost/reopen", test_zeros_reopen);
-    g_test_add_func("/vhdx/order/zeros-lost/activate", test_zeros_activate);
-    g_test_add_func("/vhdx/order/begin-failed/reopen", test_begin_reopen);
-    g_test_add_func("/vhdx/order/begin-failed/activate", test_begin_activate);
     ret = g_test_run();
 
-    rmdir(test_dir);
-    g_free(image_path);
-    g_free(test_dir);
+    test_fail_finish();
     return ret;
 }
