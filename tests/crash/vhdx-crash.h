@@ -453,10 +453,6 @@ void run_end(CrashRun *run, CrashDisk *disk);
 
 void G_GNUC_PRINTF(2, 3) run_wrong(CrashRun *run, const char *format, ...);
 
-/* Make an image for @workload, and choose its @shape. */
-CrashRun *guest_create(const CrashWorkload *workload, CrashShape *shape,
-                       CrashRng *rng);
-
 /*
  * Let guests use the image @base; @before and @seen as for model_new().  With
  * @brief they do little: it is the recovery that matters.
@@ -468,6 +464,12 @@ void guest_run_free(CrashRun *run);
 
 /* Open the node "disk" as VHDX. */
 BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
+
+/* -- vhdx-crash-create.c -- */
+
+/* Make an image for @workload, and choose its @shape. */
+CrashRun *guest_create(const CrashWorkload *workload, CrashShape *shape,
+                       CrashRng *rng);
 
 /* -- vhdx-crash-repair.c -- */
 
