@@ -10,6 +10,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
 import hashlib
+import json
+import os
+import random
 import re
 import struct
 import subprocess
@@ -105,6 +108,25 @@ def checksum(data):
 def digest(path):
     with open(path, 'rb') as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def sparse_digest(path):
+    '''A digest of what is not zero in a file, and of where that is'''
+    total = hashlib.sha256()
+    step, at = 64 * KIB, 0
+    with open(path, 'rb', buffering=0) as file:
+        while True:
+            try:
+                at = max(at, os.lseek(file.fileno(), at, os.SEEK_DATA))
+            except OSError:
+                # No data from here on
+                return total.hexdigest()
+            at -= at % step
+            file.seek(at)
+            data = file.read(step)
+            if any(data):
+                total.update(str(at).encode() + data)
+            at += step
 
 
 def create(path, size, check=True, **options):
@@ -444,3 +466,109 @@ class Image:
                 entry['at'] = start + at
                 entries.append(entry)
         return sorted(entries, key=lambda entry: entry['sequence'])
+
+
+def places(image, count, first=0):
+    '''
+    The blocks that are present, by number, with their offsets; no chunk may
+    end in between
+    '''
+    return {first + i: entry & ~0xfffff
+            for i, entry in enumerate(image.bat(first, count))
+            if entry & 7 == FULLY_PRESENT}
+
+
+class CompactCase(iotests.QMPTestCase):
+    '''What tests of compacting do with an image, which is at @disk'''
+    disk = os.path.join(iotests.test_dir, 'disk.vhdx')
+    saved = os.path.join(iotests.test_dir, 'saved.vhdx')
+    raw = os.path.join(iotests.test_dir, 'disk.raw')
+
+    # Of the image that create() has made
+    block_size = log_size = sector_size = first = 0
+
+    def setUp(self):
+        self.random = random.Random(4)
+
+    def tearDown(self):
+        for path in (self.disk, self.saved, self.raw):
+            if os.path.exists(path):
+                os.remove(path)
+
+    def create(self, size, **options):
+        done = create(self.disk, size, **options)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        with Image(self.disk) as image:
+            self.block_size = image.item('file parameters', 'I')[0]
+            self.first = image.region_end(METADATA)
+            self.log_size = image.header(0)['log_length']
+            self.sector_size = image.item('logical sector', 'I')[0]
+
+    def amend(self, *args, options='compact=space', path=disk):
+        '''Gives its exit status and all that it printed'''
+        done = iotests.qemu_img('amend', '-o', options, *args,
+                                *([path] if path else []), check=False)
+        return done.returncode, iotests.filter_testfiles(done.stdout)
+
+    def content(self):
+        iotests.qemu_img('convert', '-f', 'vhdx', '-O', 'raw', self.disk,
+                         self.raw)
+        return sparse_digest(self.raw)
+
+    def check(self):
+        done = iotests.qemu_img('check', '-f', 'vhdx', '--output=json',
+                                self.disk, combine_stdio=False)
+        result = json.loads(done.stdout)
+        for key in ('corruptions', 'leaks', 'check-errors'):
+            self.assertEqual(result.get(key, 0), 0, done.stdout)
+        with Image(self.disk) as image:
+            for copy in (0, 1):
+                self.assertEqual(image.header(copy)['log_guid'], NIL)
+
+    def guids(self):
+        with Image(self.disk) as image:
+            header = image.header(image.current())
+            return header['file_write_guid'], header['data_write_guid']
+
+    def measured(self):
+        '''How long a new file with these blocks would be'''
+        return iotests.qemu_img_measure(
+            '-f', 'vhdx', '-O', 'vhdx', '-o',
+            f'block_size={self.block_size},log_size={self.log_size},'
+            f'logical_sector_size={self.sector_size}', self.disk)['required']
+
+    def compact(self, mode='space', blocks=None):
+        '''
+        It works, and leaves a file with @blocks blocks and nothing else, with
+        the same content
+        '''
+        before, guids = self.content(), self.guids()
+        old_size = os.path.getsize(self.disk)
+        self.assertEqual(self.amend(options=f'compact={mode}'), (0, ''))
+        self.check()
+        self.assertEqual(self.content(), before)
+        after = self.guids()
+        size = os.path.getsize(self.disk)
+        self.assertEqual(after[0] != guids[0], size != old_size)
+        self.assertEqual(after[1], guids[1])
+        if blocks is not None:
+            self.assertEqual(size, self.first + blocks * self.block_size)
+        return size
+
+    def nothing(self, mode='space'):
+        '''There is nothing to do, and the file is not touched'''
+        before = sparse_digest(self.disk)
+        self.assertEqual(self.amend(options=f'compact={mode}'), (0, ''))
+        self.assertEqual(sparse_digest(self.disk), before)
+
+    def write_blocks(self, blocks, length=None):
+        '''Write to @blocks, in this order in the file, each something else'''
+        length = length or self.block_size
+        behind = self.block_size - length
+        io(self.disk, *[f'write -P {1 + i % 255} '
+                        f'{i * self.block_size + behind} {length}'
+                        for i in blocks])
+
+    def discard_blocks(self, blocks):
+        io(self.disk, *[f'discard {i * self.block_size} {self.block_size}'
+                        for i in blocks])
