@@ -5,7 +5,8 @@
 # told not to.  It takes the file as it stands: the log is not replayed, the
 # first header and region table with the right signature are believed.
 # Nothing is shared with the driver, so that both may be wrong only
-# independently.
+# independently.  At the end are classes of tests, for what is tested in more
+# than one file.
 #
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
@@ -572,3 +573,32 @@ class CompactCase(iotests.QMPTestCase):
     def discard_blocks(self, blocks):
         io(self.disk, *[f'discard {i * self.block_size} {self.block_size}'
                         for i in blocks])
+
+
+class CheckCase(iotests.QMPTestCase):
+    '''What tests of check do with an image, which is at @disk'''
+    disk = os.path.join(iotests.test_dir, 'disk.vhdx')
+    saved = os.path.join(iotests.test_dir, 'saved.vhdx')
+    big = os.path.join(iotests.test_dir, 'big.qcow2')
+
+    def tearDown(self):
+        for path in (self.disk, self.saved, self.big):
+            if os.path.exists(path):
+                os.remove(path)
+
+    def check(self, *options, path=disk):
+        '''Exit status, the JSON output, and the messages'''
+        args = ['--image-opts', path] if '=' in path else ['-f', 'vhdx', path]
+        done = iotests.qemu_img('check', '--output=json', *options, *args,
+                                check=False, combine_stdio=False)
+        result = json.loads(done.stdout) if done.stdout else {}
+        return done.returncode, result, done.stderr.splitlines()
+
+    def result(self, *options, status=0, path=disk, **expected):
+        '''Run a check; names in @expected have - in JSON'''
+        done, found, messages = self.check(*options, path=path)
+        self.assertEqual(done, status, (found, messages))
+        for name, value in expected.items():
+            self.assertEqual(found.get(name.replace('_', '-')), value,
+                             (name, found, messages))
+        return messages
