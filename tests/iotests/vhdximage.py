@@ -125,7 +125,7 @@ def sparse_digest(path):
             at -= at % step
             file.seek(at)
             data = file.read(step)
-            if any(data):
+            if data != bytes(len(data)):
                 total.update(str(at).encode() + data)
             at += step
 
