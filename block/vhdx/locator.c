@@ -1,12 +1,14 @@
 /*
  * VHDX: the parent locator
  *
- * A differencing image says where its parent is in a metadata item of keys and
- * values, each with its place and length in the item (section 2.6.2.6).  There
- * may be several paths, for parents that have moved, and are tried in an order.
+ * A differencing image says in a metadata item of keys and values, each with
+ * its place and length in the item, which parent it was made for, by the
+ * DataWriteGuid that the parent had then, and where the parent is (section
+ * 2.6.2.6).  There may be several paths, for parents that have moved.
  *
- * Pure: bytes in, text out.  Nothing in the item is believed before it has been
- * seen to lie inside.
+ * Pure: bytes in, a struct out.  Nothing in the item is believed before it has
+ * been seen to lie inside, and no text goes on that a terminal or the file
+ * system would take for something else.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -14,61 +16,66 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "block/vhdx/format.h"
 #include "block/vhdx/locator.h"
 
 #define LOCATOR_HEADER_SIZE     20
 #define LOCATOR_ENTRY_SIZE      12
+#define LOCATOR_MAX_ENTRIES     256
+
+/* A GUID with braces */
+#define LINKAGE_CHARS           (UUID_STR_LEN - 1 + 2)
 
 static const VHDXGuid locator_type = {
     { 0xb0, 0x4a, 0xef, 0xb7, 0xd1, 0x9e, 0x4a, 0x81,
       0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13 }
 };
 
-/* Keys whose values are paths; one that people can read comes before GUIDs. */
-static const char *const path_keys[] = {
-    "relative_path", "absolute_win32_path", "volume_path"
+typedef enum LocatorKey {
+    KEY_LINKAGE,
+    KEY_LINKAGE2,
+    KEY_RELATIVE,
+    KEY_VOLUME,
+    KEY_ABSOLUTE,
+    KEY__MAX,
+} LocatorKey;
+
+static const char *const key_names[KEY__MAX] = {
+    [KEY_LINKAGE] = "parent_linkage",
+    [KEY_LINKAGE2] = "parent_linkage2",
+    [KEY_RELATIVE] = "relative_path",
+    [KEY_VOLUME] = "volume_path",
+    [KEY_ABSOLUTE] = "absolute_win32_path",
 };
 
-/* Whether the @bytes bytes of UTF-16 at @buf are the text @key. */
-static bool key_equal(const uint8_t *buf, uint16_t bytes, const char *key)
+/* UTF-16 text in the item; buf is NULL where there is none */
+typedef struct LocatorText {
+    const uint8_t *buf;
+    uint16_t bytes;
+} LocatorText;
+
+/* Whether @text is the key @name. */
+static bool key_equal(LocatorText text, const char *name)
 {
-    if (bytes != strlen(key) * 2) {
+    if (text.bytes != strlen(name) * 2) {
         return false;
     }
-    for (size_t i = 0; key[i]; i++) {
-        if (lduw_le_p(buf + i * 2) != key[i]) {
+    for (size_t i = 0; name[i]; i++) {
+        if (lduw_le_p(text.buf + i * 2) != name[i]) {
             return false;
         }
     }
     return true;
 }
 
-/* Judge a place in the locator that entry @i names as its @what. */
-static int place_check(uint32_t offset, uint16_t length, uint32_t bytes,
-                       uint32_t i, const char *what, Error **errp)
+/* Judge header and size of the locator, and tell how many entries it has. */
+static int header_decode(const uint8_t *buf, uint32_t bytes, uint32_t *count,
+                         Error **errp)
 {
-    if (!offset || offset > bytes || !length || length % 2 ||
-        length > bytes - offset) {
-        error_setg(errp, "entry %" PRIu32 " has a %s at offset %" PRIu32
-                   " with length %u", i, what, offset, length);
-        return -EINVAL;
-    }
-    return 0;
-}
-
-char *vhdx_locator_parent(const uint8_t *buf, uint32_t bytes, Error **errp)
-{
-    const uint8_t *value = NULL;
-    uint16_t length = 0;
-    size_t best = ARRAY_SIZE(path_keys);
-    uint32_t count;
     VHDXGuid type;
-    char *path;
 
     if (bytes < LOCATOR_HEADER_SIZE) {
         error_setg(errp, "it has only %" PRIu32 " bytes", bytes);
-        return NULL;
+        return -EINVAL;
     }
     type = vhdx_guid_decode(buf);
     if (!vhdx_guid_equal(&type, &locator_type)) {
@@ -76,38 +83,165 @@ char *vhdx_locator_parent(const uint8_t *buf, uint32_t bytes, Error **errp)
 
         uuid_unparse_lower(type.id, guid);
         error_setg(errp, "it has the unknown LocatorType %s", guid);
-        return NULL;
+        return -EINVAL;
     }
-    count = lduw_le_p(buf + 18);
-    if (count > (bytes - LOCATOR_HEADER_SIZE) / LOCATOR_ENTRY_SIZE) {
+    *count = lduw_le_p(buf + 18);
+    if (*count > (bytes - LOCATOR_HEADER_SIZE) / LOCATOR_ENTRY_SIZE) {
         error_setg(errp, "KeyValueCount is %" PRIu32 " in %" PRIu32 " bytes",
-                   count, bytes);
-        return NULL;
+                   *count, bytes);
+        return -EINVAL;
     }
+    if (*count > LOCATOR_MAX_ENTRIES) {
+        error_setg(errp, "KeyValueCount is %" PRIu32 ", more than %d", *count,
+                   LOCATOR_MAX_ENTRIES);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* The place in the locator that entry @i names as its @what */
+static int text_decode(const uint8_t *buf, uint32_t bytes, uint32_t offset,
+                       uint16_t length, uint32_t i, const char *what,
+                       LocatorText *text, Error **errp)
+{
+    if (!offset || offset > bytes || !length || length % 2 ||
+        length > bytes - offset) {
+        error_setg(errp, "entry %" PRIu32 " has a %s at offset %" PRIu32
+                   " with length %u", i, what, offset, length);
+        return -EINVAL;
+    }
+    *text = (LocatorText) { .buf = buf + offset, .bytes = length };
+    return 0;
+}
+
+/* Find the values of known keys among @count entries. */
+static int entries_decode(const uint8_t *buf, uint32_t bytes, uint32_t count,
+                          LocatorText values[KEY__MAX], Error **errp)
+{
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *e = buf + LOCATOR_HEADER_SIZE + i * LOCATOR_ENTRY_SIZE;
-        uint32_t key_at = ldl_le_p(e), value_at = ldl_le_p(e + 4);
-        uint16_t key_bytes = lduw_le_p(e + 8), value_bytes = lduw_le_p(e + 10);
+        LocatorText key, value;
 
-        if (place_check(key_at, key_bytes, bytes, i, "key", errp) < 0 ||
-            place_check(value_at, value_bytes, bytes, i, "value", errp) < 0) {
-            return NULL;
+        if (text_decode(buf, bytes, ldl_le_p(e), lduw_le_p(e + 8), i, "key",
+                        &key, errp) < 0 ||
+            text_decode(buf, bytes, ldl_le_p(e + 4), lduw_le_p(e + 10), i,
+                        "value", &value, errp) < 0) {
+            return -EINVAL;
         }
-        for (size_t k = 0; k < best; k++) {
-            if (key_equal(buf + key_at, key_bytes, path_keys[k])) {
-                best = k;
-                value = buf + value_at;
-                length = value_bytes;
+        for (LocatorKey k = 0; k < KEY__MAX; k++) {
+            if (!key_equal(key, key_names[k])) {
+                continue;
             }
+            if (values[k].buf) {
+                error_setg(errp, "it has the key %s twice", key_names[k]);
+                return -EINVAL;
+            }
+            values[k] = value;
         }
     }
-    if (!value) {
+    return 0;
+}
+
+/* The GUID that a linkage is; the nil one where there is no linkage */
+static int linkage_decode(LocatorText value, const char *key, VHDXGuid *guid,
+                          Error **errp)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *inside = NULL;
+
+    *guid = vhdx_guid_nil;
+    if (!value.buf) {
+        return 0;
+    }
+    text = vhdx_text_decode(value.buf, value.bytes / 2);
+    if (!text) {
+        error_setg(errp, "its %s is not UTF-16", key);
+        return -EINVAL;
+    }
+    if (value.bytes == LINKAGE_CHARS * 2 && strlen(text) == LINKAGE_CHARS &&
+        text[0] == '{' && text[LINKAGE_CHARS - 1] == '}') {
+        inside = g_strndup(text + 1, LINKAGE_CHARS - 2);
+    }
+    if (!inside || uuid_parse(inside, guid->id) < 0) {
+        error_setg(errp, "its %s of %u bytes, '%s', is not a GUID in braces",
+                   key, value.bytes, text);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* The text that a path is; NULL, without an error, where there is no path */
+static int path_decode(LocatorText value, const char *key, char **path,
+                       Error **errp)
+{
+    g_autofree char *text = NULL;
+
+    if (!value.buf) {
+        return 0;
+    }
+    text = vhdx_text_decode(value.buf, value.bytes / 2);
+    if (!text) {
+        error_setg(errp, "its %s is not UTF-16", key);
+        return -EINVAL;
+    }
+    for (int i = 0; i < value.bytes; i += 2) {
+        uint16_t unit = lduw_le_p(value.buf + i);
+
+        if (!unit) {
+            error_setg(errp, "its %s has a NUL behind '%s'", key, text);
+            return -EINVAL;
+        }
+        /* No unit of a surrogate pair is one. */
+        if (g_unichar_iscntrl(unit)) {
+            error_setg(errp, "its %s has control characters: '%s'", key, text);
+            return -EINVAL;
+        }
+    }
+    *path = g_steal_pointer(&text);
+    return 0;
+}
+
+VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
+                                 Error **errp)
+{
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+    LocatorText values[KEY__MAX] = { 0 };
+    uint32_t count;
+
+    if (header_decode(buf, bytes, &count, errp) < 0 ||
+        entries_decode(buf, bytes, count, values, errp) < 0) {
+        return NULL;
+    }
+    if (!values[KEY_LINKAGE].buf) {
+        error_setg(errp, "it has no parent_linkage");
+        return NULL;
+    }
+    if (!values[KEY_RELATIVE].buf && !values[KEY_VOLUME].buf &&
+        !values[KEY_ABSOLUTE].buf) {
         error_setg(errp, "it has no path");
         return NULL;
     }
-    path = vhdx_text_decode(value, length / 2);
-    if (!path) {
-        error_setg(errp, "its %s is not UTF-16", path_keys[best]);
+    if (linkage_decode(values[KEY_LINKAGE], key_names[KEY_LINKAGE],
+                       &loc->linkage, errp) < 0 ||
+        linkage_decode(values[KEY_LINKAGE2], key_names[KEY_LINKAGE2],
+                       &loc->linkage2, errp) < 0 ||
+        path_decode(values[KEY_RELATIVE], key_names[KEY_RELATIVE],
+                    &loc->relative_path, errp) < 0 ||
+        path_decode(values[KEY_VOLUME], key_names[KEY_VOLUME],
+                    &loc->volume_path, errp) < 0 ||
+        path_decode(values[KEY_ABSOLUTE], key_names[KEY_ABSOLUTE],
+                    &loc->absolute_win32_path, errp) < 0) {
+        return NULL;
     }
-    return path;
+    return g_steal_pointer(&loc);
+}
+
+void vhdx_locator_free(VHDXLocator *loc)
+{
+    if (loc) {
+        g_free(loc->relative_path);
+        g_free(loc->volume_path);
+        g_free(loc->absolute_win32_path);
+        g_free(loc);
+    }
 }

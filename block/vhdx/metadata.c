@@ -137,6 +137,7 @@ parent_find(BlockDriverState *bs, const VHDXItem *item, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree uint8_t *buf = g_malloc(item->length);
+    g_autoptr(VHDXLocator) loc = NULL;
     int ret = vhdx_replay_read(bs, s->metadata.offset + item->offset,
                                item->length, buf);
 
@@ -144,7 +145,10 @@ parent_find(BlockDriverState *bs, const VHDXItem *item, Error **errp)
         error_setg_errno(errp, -ret, "it could not be read");
         return NULL;
     }
-    return vhdx_locator_parent(buf, item->length, errp);
+    loc = vhdx_locator_decode(buf, item->length, errp);
+    return !loc ? NULL :
+           g_strdup(loc->relative_path ?: loc->absolute_win32_path ?:
+                    loc->volume_path);
 }
 
 /* Refuse a differencing image, and say what is known of its parent. */

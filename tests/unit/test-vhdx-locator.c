@@ -12,6 +12,7 @@
 #include "vhdx-test-util.h"
 
 #define LOCATOR_TYPE    "B04AEFB7-D19E-4A81-B789-25B8E9445913"
+#define LINKAGE         "{01020304-0506-0708-090A-0B0C0D0E0F10}"
 
 /* A pair as text of ASCII characters */
 typedef struct Pair {
@@ -47,22 +48,36 @@ static GByteArray *locator_new(const Pair *pairs, int count)
     return loc;
 }
 
-/* A locator of @pairs leads to @path. */
-static void leads_to(const Pair *pairs, int count, const char *path)
+/* Decode @loc, which is good. */
+static VHDXLocator *decode(const GByteArray *loc)
+{
+    VHDXLocator *got = vhdx_locator_decode(loc->data, loc->len, &error_abort);
+
+    g_assert_nonnull(got);
+    return got;
+}
+
+static VHDXLocator *decode_pairs(const Pair *pairs, int count)
 {
     g_autoptr(GByteArray) loc = locator_new(pairs, count);
-    g_autofree char *got = vhdx_locator_parent(loc->data, loc->len,
-                                               &error_abort);
 
-    g_assert_cmpstr(got, ==, path);
+    return decode(loc);
 }
 
 static void refuse(const GByteArray *loc, const char *name, const char *value)
 {
     Error *err = NULL;
 
-    g_assert_null(vhdx_locator_parent(loc->data, loc->len, &err));
+    g_assert_null(vhdx_locator_decode(loc->data, loc->len, &err));
     expect_error(err, name, value);
+}
+
+static void refuse_pairs(const Pair *pairs, int count, const char *name,
+                         const char *value)
+{
+    g_autoptr(GByteArray) loc = locator_new(pairs, count);
+
+    refuse(loc, name, value);
 }
 
 /* The same with @bytes bytes of @value at @at of a good one. */
@@ -70,8 +85,7 @@ static void refuse_change(uint32_t at, uint64_t value, int bytes,
                           const char *name, const char *text)
 {
     static const Pair pairs[] = {
-        { "parent_linkage", "{01020304-0506-0708-090A-0B0C0D0E0F10}" },
-        { "relative_path", ".\\a.vhdx" },
+        { "parent_linkage", LINKAGE }, { "relative_path", ".\\a.vhdx" },
     };
     g_autoptr(GByteArray) loc = locator_new(pairs, 2);
 
@@ -79,42 +93,94 @@ static void refuse_change(uint32_t at, uint64_t value, int bytes,
     refuse(loc, name, text);
 }
 
+static void expect_guid(const VHDXGuid *guid, const char *text)
+{
+    uint8_t raw[16];
+
+    vhdx_guid_encode(guid, raw);
+    g_assert_true(guid_is(raw, text));
+}
+
+/* The item of a child that Windows 10 has made: keys, their order, places */
+static void test_windows(void)
+{
+    static const Pair pairs[] = {
+        { "parent_linkage", "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}" },
+        { "absolute_win32_path",
+          "C:\\Projects\\tests\\test-data\\fat-parent.vhdx" },
+        { "relative_path", ".\\fat-parent.vhdx" },
+        { "volume_path", "\\\\?\\Volume{5e0b4b3f-0000-0000-0000-100000000000}"
+          "\\Projects\\tests\\test-data\\fat-parent.vhdx" },
+        { "parent_linkage2", "{00000000-0000-0000-0000-000000000000}" },
+    };
+    static const uint8_t header[20] = {
+        0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0x4a,
+        0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13, 0, 0, 5, 0
+    };
+    /* a key at 80 behind all entries, its value directly behind the key */
+    static const uint8_t first[12] = {
+        80, 0, 0, 0, 108, 0, 0, 0, 28, 0, 76, 0
+    };
+    g_autoptr(GByteArray) item = locator_new(pairs, G_N_ELEMENTS(pairs));
+    g_autoptr(VHDXLocator) loc = decode(item);
+
+    g_assert_cmpint(item->len, ==, 674);
+    g_assert_cmpmem(item->data, 20, header, 20);
+    g_assert_cmpmem(item->data + 20, 12, first, 12);
+    g_assert_cmpmem(item->data + 80, 8, "p\0a\0r\0e\0", 8);
+    g_assert_cmpmem(item->data + 108, 8, "{\0f\0008\0008\0", 8);
+    expect_guid(&loc->linkage, "F88D4D92-6FCC-408D-9BEF-9B7C89F15C89");
+    g_assert_true(vhdx_guid_is_nil(&loc->linkage2));
+    g_assert_cmpstr(loc->relative_path, ==, pairs[2].value);
+    g_assert_cmpstr(loc->volume_path, ==, pairs[3].value);
+    g_assert_cmpstr(loc->absolute_win32_path, ==, pairs[1].value);
+}
+
+/* One path is enough, whichever; linkage2 need not be there. */
 static void test_one(void)
 {
     static const char *const keys[] = {
-        "relative_path", "absolute_win32_path", "volume_path"
+        "relative_path", "volume_path", "absolute_win32_path"
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
-        const Pair pair = { keys[i], "C:\\a b.vhdx" };
+        const Pair pairs[] = {
+            { "parent_linkage", LINKAGE }, { keys[i], "C:\\a b.vhdx" }
+        };
+        g_autoptr(VHDXLocator) loc = decode_pairs(pairs, 2);
 
-        leads_to(&pair, 1, "C:\\a b.vhdx");
+        g_assert_cmpstr(loc->relative_path, ==, i == 0 ? pairs[1].value : NULL);
+        g_assert_cmpstr(loc->volume_path, ==, i == 1 ? pairs[1].value : NULL);
+        g_assert_cmpstr(loc->absolute_win32_path, ==,
+                        i == 2 ? pairs[1].value : NULL);
+        expect_guid(&loc->linkage, "01020304-0506-0708-090A-0B0C0D0E0F10");
+        g_assert_true(vhdx_guid_is_nil(&loc->linkage2));
     }
 }
 
-/* Which path is taken does not hang on their order in the locator. */
-static void test_preference(void)
+/* Neither the order of entries nor keys that nobody knows mean anything. */
+static void test_order(void)
 {
     static const Pair all[] = {
         { "relative_path", "r" }, { "absolute_win32_path", "a" },
-        { "volume_path", "v" }, { "parent_linkage", "l" },
-    };
-    static const int orders[][4] = {
-        { 0, 1, 2, 3 }, { 3, 2, 1, 0 }, { 2, 0, 3, 1 }, { 1, 3, 0, 2 }
+        { "volume_path", "v" }, { "parent_linkage", LINKAGE },
+        { "parent_linkage2", "{0f000000-0000-0000-0000-000000000001}" },
+        { "Relative_path", "x" }, { "Relative_path", "y" },
     };
 
-    for (size_t i = 0; i < G_N_ELEMENTS(orders); i++) {
-        Pair pairs[4], without[3];
-        int n = 0;
+    for (int first = 0; first < G_N_ELEMENTS(all); first++) {
+        g_autoptr(VHDXLocator) loc = NULL;
+        Pair pairs[G_N_ELEMENTS(all)];
 
-        for (int j = 0; j < 4; j++) {
-            pairs[j] = all[orders[i][j]];
-            if (orders[i][j] != 0) {
-                without[n++] = pairs[j];
-            }
+        for (int i = 0; i < G_N_ELEMENTS(all); i++) {
+            pairs[i] = all[(first + i) % G_N_ELEMENTS(all)];
         }
-        leads_to(pairs, 4, "r");
-        leads_to(without, 3, "a");
+        loc = decode_pairs(pairs, G_N_ELEMENTS(all));
+        g_assert_cmpstr(loc->relative_path, ==, "r");
+        g_assert_cmpstr(loc->volume_path, ==, "v");
+        g_assert_cmpstr(loc->absolute_win32_path, ==, "a");
+        expect_guid(&loc->linkage, "01020304-0506-0708-090A-0B0C0D0E0F10");
+        expect_guid(&loc->linkage2, "0F000000-0000-0000-0000-000000000001");
     }
 }
 
@@ -122,14 +188,120 @@ static void test_preference(void)
 static void test_no_path(void)
 {
     static const Pair pairs[] = {
-        { "parent_linkage", "l" }, { "relative_pat", "x" },
+        { "parent_linkage", LINKAGE }, { "relative_pat", "x" },
         { "relative_path2", "x" }, { "Relative_path", "x" },
     };
 
-    for (int count = 0; count <= G_N_ELEMENTS(pairs); count++) {
-        g_autoptr(GByteArray) loc = locator_new(pairs, count);
+    for (int count = 1; count <= G_N_ELEMENTS(pairs); count++) {
+        refuse_pairs(pairs, count, "no path", "");
+    }
+}
 
-        refuse(loc, "no path", "");
+static void test_no_linkage(void)
+{
+    static const Pair pairs[] = {
+        { "relative_path", "r" }, { "parent_linkage2", LINKAGE },
+        { "Parent_linkage", LINKAGE },
+    };
+
+    for (int count = 0; count <= G_N_ELEMENTS(pairs); count++) {
+        refuse_pairs(pairs, count, "no parent_linkage", "");
+    }
+}
+
+/* What a linkage may look like, and what not; the same goes for linkage2 */
+static void test_linkage(void)
+{
+    static const char *const bad[] = {
+        "01020304-0506-0708-090A-0B0C0D0E0F10", "{}", "x",
+        "{01020304-0506-0708-090A-0B0C0D0E0F1}",
+        "{01020304-0506-0708-090A-0B0C0D0E0F101}",
+        "{010203040-506-0708-090A-0B0C0D0E0F10}",
+        "{01020304050607080-90A0-B0C0D0E0F1000}",
+        "{0102030g-0506-0708-090A-0B0C0D0E0F10}",
+        "{ 1020304-0506-0708-090A-0B0C0D0E0F10}",
+        "{0x020304-0506-0708-090A-0B0C0D0E0F10}",
+        "(01020304-0506-0708-090A-0B0C0D0E0F10)",
+        "{01020304-0506-0708-090A-0B0C0D0E0F10]",
+        "{01020304-0506-0708-090A-0B0C0D0E0F10} ",
+        " {01020304-0506-0708-090A-0B0C0D0E0F10",
+    };
+    Pair pairs[] = {
+        { "relative_path", "r" }, { "parent_linkage", NULL },
+        { "parent_linkage2", NULL },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autofree char *value = g_strdup_printf("'%s'", bad[i]);
+
+        pairs[1].value = bad[i];
+        refuse_pairs(pairs, 2, "its parent_linkage of", value);
+        pairs[1].value = LINKAGE;
+        pairs[2].value = bad[i];
+        refuse_pairs(pairs, 3, "its parent_linkage2 of", value);
+    }
+}
+
+/* Upper and lower case, and the nil GUID, are as good. */
+static void test_linkage_case(void)
+{
+    static const char *const good[] = {
+        "{abcdefab-cdef-abcd-efab-cdefabcdefab}",
+        "{ABCDEFAB-CDEF-ABCD-EFAB-CDEFABCDEFAB}",
+        "{AbCdEfAb-cDeF-aBcD-EfAb-CdEfAbCdEfAb}",
+    };
+    Pair pairs[] = {
+        { "relative_path", "r" }, { "parent_linkage", NULL },
+        { "parent_linkage2", LINKAGE },
+    };
+    g_autoptr(VHDXLocator) nil = NULL;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(good); i++) {
+        g_autoptr(VHDXLocator) loc = NULL;
+
+        pairs[1].value = good[i];
+        loc = decode_pairs(pairs, 3);
+        expect_guid(&loc->linkage, "ABCDEFAB-CDEF-ABCD-EFAB-CDEFABCDEFAB");
+        expect_guid(&loc->linkage2, "01020304-0506-0708-090A-0B0C0D0E0F10");
+    }
+    pairs[1].value = "{00000000-0000-0000-0000-000000000000}";
+    nil = decode_pairs(pairs, 2);
+    g_assert_true(vhdx_guid_is_nil(&nil->linkage));
+}
+
+/* Bytes that are no GUID's text, though the text shown is one */
+static void test_linkage_units(void)
+{
+    static const Pair pairs[] = {
+        { "relative_path", "r" }, { "parent_linkage", LINKAGE "xy" },
+    };
+    g_autoptr(GByteArray) loc = locator_new(pairs, 2);
+
+    put_le(loc->data + loc->len - 4, 0, 4);
+    refuse(loc, "its parent_linkage of 80 bytes", "'" LINKAGE "'");
+    put_le(loc->data + loc->len - 4, 0xd800, 2);
+    refuse(loc, "its parent_linkage is not", "UTF-16");
+    /* A character of two bytes in UTF-8 instead of two of them */
+    put_le(loc->data + 20 + 12 + 10, 37 * 2, 2);
+    put_le(loc->data + loc->len - 6, 0xe9, 2);
+    refuse(loc, "its parent_linkage of 74 bytes", "0F10");
+}
+
+/* Keys that are known may be there once. */
+static void test_twice(void)
+{
+    static const char *const keys[] = {
+        "parent_linkage", "parent_linkage2", "relative_path", "volume_path",
+        "absolute_win32_path",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+        const Pair pairs[] = {
+            { keys[i], LINKAGE }, { "other", "x" }, { keys[i], LINKAGE },
+        };
+        g_autofree char *text = g_strdup_printf("key %s twice", keys[i]);
+
+        refuse_pairs(pairs, 3, text, "");
     }
 }
 
@@ -167,6 +339,22 @@ static void test_count(void)
     refuse_change(18, 65535, 2, "KeyValueCount is 65535", "");
 }
 
+/* More entries than anything has; all but two have keys nobody knows. */
+static void test_count_limit(void)
+{
+    Pair pairs[257];
+    g_autoptr(VHDXLocator) loc = NULL;
+
+    for (int i = 0; i < G_N_ELEMENTS(pairs); i++) {
+        pairs[i] = (Pair) { "k", "v" };
+    }
+    pairs[0] = (Pair) { "parent_linkage", LINKAGE };
+    pairs[255] = (Pair) { "relative_path", "r" };
+    loc = decode_pairs(pairs, 256);
+    g_assert_cmpstr(loc->relative_path, ==, "r");
+    refuse_pairs(pairs, 257, "KeyValueCount is 257", "more than 256");
+}
+
 /* Places of the second entry: key and value, their offsets and lengths */
 static void test_places(void)
 {
@@ -191,32 +379,91 @@ static void test_places(void)
     refuse_change(20 + 4, 0, 4, "entry 0 has a value", "offset 0");
 }
 
-/* A path that is no text, and one that a terminal must not get as it is */
+/* What is said of @loc with @unit as the last one of its path, which is last */
+static void spoil_end(GByteArray *loc, uint16_t unit, const char *name,
+                      const char *value)
+{
+    put_le(loc->data + loc->len - 2, unit, 2);
+    refuse(loc, name, value);
+}
+
+/* A path that is no text, or one that a terminal must not get as it is */
 static void test_text(void)
 {
-    static const Pair pair = { "volume_path", "ab" };
-    g_autoptr(GByteArray) loc = locator_new(&pair, 1);
-    g_autofree char *path = NULL;
+    static const char *const keys[] = {
+        "relative_path", "volume_path", "absolute_win32_path"
+    };
 
-    put_le(loc->data + loc->len - 2, 0xd800, 2);
-    refuse(loc, "volume_path", "UTF-16");
-    put_le(loc->data + loc->len - 2, 0x1b, 2);
-    path = vhdx_locator_parent(loc->data, loc->len, &error_abort);
-    g_assert_cmpstr(path, ==, "a\xef\xbf\xbd");
+    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+        const Pair pairs[] = {
+            { "parent_linkage", LINKAGE }, { keys[i], "ab" },
+        };
+        g_autoptr(GByteArray) loc = locator_new(pairs, 2);
+
+        spoil_end(loc, 0xd800, keys[i], "not UTF-16");
+        spoil_end(loc, 0xdc00, keys[i], "not UTF-16");
+        spoil_end(loc, 0, keys[i], "has a NUL behind 'a'");
+        spoil_end(loc, 0x1b, keys[i], "'a\xef\xbf\xbd'");
+        spoil_end(loc, '\n', keys[i], "control characters: 'a\xef\xbf\xbd'");
+        spoil_end(loc, 0x7f, keys[i], "'a\xef\xbf\xbd'");
+        spoil_end(loc, 0x9f, keys[i], "'a\xef\xbf\xbd'");
+        /* in front, too, where the text shown is empty */
+        put_le(loc->data + loc->len - 4, 0, 2);
+        refuse(loc, keys[i], "has a NUL behind ''");
+    }
+}
+
+/* Characters that are no ASCII, also outside of the BMP; U+FFFD as such */
+static void test_unicode(void)
+{
+    static const Pair pairs[] = {
+        { "parent_linkage", LINKAGE }, { "relative_path", "abcd" },
+    };
+    g_autoptr(GByteArray) item = locator_new(pairs, 2);
+    g_autoptr(VHDXLocator) loc = NULL;
+
+    put_le(item->data + item->len - 8, 0xf6, 2);
+    put_le(item->data + item->len - 6, 0xd83d, 2);
+    put_le(item->data + item->len - 4, 0xdcbe, 2);
+    put_le(item->data + item->len - 2, 0xfffd, 2);
+    loc = decode(item);
+    g_assert_cmpstr(loc->relative_path, ==,
+                    "\xc3\xb6\xf0\x9f\x92\xbe\xef\xbf\xbd");
+}
+
+/* The longest text that an entry can name */
+static void test_long(void)
+{
+    g_autofree char *path = g_strnfill(32767, 'x');
+    const Pair pairs[] = {
+        { "parent_linkage", LINKAGE }, { "volume_path", path },
+    };
+    g_autoptr(VHDXLocator) loc = decode_pairs(pairs, 2);
+
+    g_assert_cmpstr(loc->volume_path, ==, path);
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
+    g_test_add_func("/vhdx/locator/windows", test_windows);
     g_test_add_func("/vhdx/locator/one", test_one);
-    g_test_add_func("/vhdx/locator/preference", test_preference);
+    g_test_add_func("/vhdx/locator/order", test_order);
     g_test_add_func("/vhdx/locator/no-path", test_no_path);
+    g_test_add_func("/vhdx/locator/no-linkage", test_no_linkage);
+    g_test_add_func("/vhdx/locator/linkage", test_linkage);
+    g_test_add_func("/vhdx/locator/linkage-case", test_linkage_case);
+    g_test_add_func("/vhdx/locator/linkage-units", test_linkage_units);
+    g_test_add_func("/vhdx/locator/twice", test_twice);
     g_test_add_func("/vhdx/locator/short", test_short);
     g_test_add_func("/vhdx/locator/type", test_type);
     g_test_add_func("/vhdx/locator/count", test_count);
+    g_test_add_func("/vhdx/locator/count-limit", test_count_limit);
     g_test_add_func("/vhdx/locator/places", test_places);
     g_test_add_func("/vhdx/locator/text", test_text);
+    g_test_add_func("/vhdx/locator/unicode", test_unicode);
+    g_test_add_func("/vhdx/locator/long", test_long);
 
     return g_test_run();
 }

@@ -7,12 +7,33 @@
 #ifndef BLOCK_VHDX_LOCATOR_H
 #define BLOCK_VHDX_LOCATOR_H
 
+#include "block/vhdx/format.h"
 
 /*
- * The path of the parent by the locator @buf of @bytes bytes, as
- * vhdx_text_decode() gives it.  Returns NULL with @errp set where the locator
- * is damaged; the message is a sentence's end.
+ * The parent's DataWriteGuid is one of the linkages; the nil GUID, also of a
+ * child that was not linked yet, fits none.  Paths are UTF-8 without control
+ * characters, with the format's '\', NULL where there is none; one is there.
  */
-char *vhdx_locator_parent(const uint8_t *buf, uint32_t bytes, Error **errp);
+typedef struct VHDXLocator {
+    VHDXGuid linkage;               /* parent_linkage */
+    VHDXGuid linkage2;              /* parent_linkage2, nil if there is none */
+    char *relative_path;
+    char *volume_path;
+    char *absolute_win32_path;
+} VHDXLocator;
+
+/*
+ * Decode the locator @buf of @bytes bytes, the whole item (section 2.6.2.6).
+ * Unknown keys are ignored.  Returns a locator to be freed with
+ * vhdx_locator_free(), NULL with @errp set where it is damaged; the message is
+ * a sentence's end.
+ */
+VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
+                                 Error **errp);
+
+/* Free @loc, which may be NULL. */
+void vhdx_locator_free(VHDXLocator *loc);
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VHDXLocator, vhdx_locator_free)
 
 #endif
