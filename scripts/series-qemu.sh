@@ -28,11 +28,11 @@ tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
-state         compat state lock change file trace trace-events +2-trace
+state         compat state lock change file parent parent-path trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
 replay        replay replay-int replay-load
 cache         cache
-bat           bat unit/test-vhdx-bat.c
+bat           bat bitmap unit/test-vhdx-bat.c
 metadata      metadata
 space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c

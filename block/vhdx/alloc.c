@@ -235,7 +235,7 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 {
     BDRVVHDXState *s = bs->opaque;
 
-    *e = (VHDXExtent) { .present = true };
+    *e = (VHDXExtent) { .source = VHDX_SOURCE_FILE };
     while (e->bytes < bytes && e->allocs < VHDX_MAX_ALLOCS) {
         uint64_t at = offset + e->bytes;
         uint64_t place = 0;

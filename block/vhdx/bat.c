@@ -59,34 +59,57 @@ void vhdx_bat_note_objects(BDRVVHDXState *s)
                          s->metadata.offset + s->metadata.length);
 }
 
-/* The file does not have all of @block at @offset. */
-static void end_error(BDRVVHDXState *s, uint64_t index, uint64_t block,
-                      uint64_t offset, Error **errp)
+/*
+ * The file does not have all of the @bytes bytes at @offset that entry @index,
+ * of @what, names.
+ */
+static void end_error(BDRVVHDXState *s, uint64_t index, const char *what,
+                      uint64_t offset, uint64_t bytes, Error **errp)
 {
     uint64_t size = vhdx_file_size(s);
-    uint64_t bytes = vhdx_block_bytes(&s->geo, block);
 
     if (offset > INT64_MAX - bytes) {
-        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
-                   PRIx64, index, block, offset, size);
+        error_setg(errp, "BAT entry %" PRIu64 " (%s) names offset 0x%" PRIx64
+                   ", beyond the end of the file at 0x%" PRIx64, index, what,
+                   offset, size);
     } else {
-        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", beyond the end of the file at 0x%"
-                   PRIx64 ", which is %" PRIu64 " bytes too short", index,
-                   block, offset, size, offset + bytes - size);
+        error_setg(errp, "BAT entry %" PRIu64 " (%s) names offset 0x%" PRIx64
+                   ", beyond the end of the file at 0x%" PRIx64 ", which is %"
+                   PRIu64 " bytes too short", index, what, offset, size,
+                   offset + bytes - size);
     }
 }
 
-int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
-                         Error **errp)
+/*
+ * Judge the place of @bytes bytes at @offset that entry @index, of @what,
+ * names; @used are those that the file must have.
+ */
+static int place_check(BDRVVHDXState *s, uint64_t index, const char *what,
+                       uint64_t offset, uint64_t bytes, uint64_t used,
+                       Error **errp)
 {
-    VHDXBlockState state = vhdx_bat_state(entry);
-    uint64_t offset = vhdx_bat_offset(entry);
-    uint64_t block;
     const char *other;
 
-    if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
+    if (offset > vhdx_file_size(s) || used > vhdx_file_size(s) - offset) {
+        end_error(s, index, what, offset, used, errp);
+        return -EINVAL;
+    }
+    other = region_at(s, offset, bytes);
+    if (other) {
+        error_setg(errp, "BAT entry %" PRIu64 " (%s) names offset 0x%" PRIx64
+                   ", inside %s", index, what, offset, other);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* Judge entry @index of raw value @entry, that of a sector bitmap block. */
+static int bitmap_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                              Error **errp)
+{
+    VHDXBlockState state = vhdx_bat_state(entry);
+
+    if (!s->params.has_parent) {
         if (vhdx_bat_may_be_block(s, entry)) {
             error_setg(errp, "BAT entry %" PRIu64 " names a sector bitmap "
                        "block in an image without parent: 0x%016" PRIx64,
@@ -94,6 +117,28 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
             return -EINVAL;
         }
         return 0;
+    }
+    if (state == VHDX_BLOCK_FULLY_PRESENT) {
+        return place_check(s, index, "sector bitmap", vhdx_bat_offset(entry),
+                           VHDX_BITMAP_SIZE, VHDX_BITMAP_SIZE, errp);
+    }
+    if (state != VHDX_BLOCK_NOT_PRESENT) {
+        error_setg(errp, "BAT entry %" PRIu64 " (sector bitmap) has invalid "
+                   "state %d", index, state);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                         Error **errp)
+{
+    VHDXBlockState state = vhdx_bat_state(entry);
+    uint64_t block;
+    char what[32];
+
+    if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
+        return bitmap_entry_check(s, index, entry, errp);
     }
     if (entry & VHDX_BAT_RESERVED_MASK) {
         error_setg(errp, "BAT entry %" PRIu64 " has reserved bits set: 0x%016"
@@ -110,24 +155,35 @@ int vhdx_bat_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
         return 0;
     case VHDX_BLOCK_FULLY_PRESENT:
         break;
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
+        if (s->params.has_parent) {
+            break;
+        }
+        /* fall through */
     default:
         error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") has "
                    "invalid state %d", index, block, state);
         return -EINVAL;
     }
+    snprintf(what, sizeof(what), "block %" PRIu64, block);
+    return place_check(s, index, what, vhdx_bat_offset(entry),
+                       s->geo.block_size, vhdx_block_bytes(&s->geo, block),
+                       errp);
+}
 
-    if (!vhdx_bat_in_file(s, block, offset)) {
-        end_error(s, index, block, offset, errp);
-        return -EINVAL;
+/* Say what is wrong with an entry, for the first time in an open. */
+static void GRAPH_RDLOCK entry_report(BlockDriverState *bs, Error *err)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (s->reported) {
+        error_free(err);
+        return;
     }
-    other = region_at(s, offset, s->geo.block_size);
-    if (other) {
-        error_setg(errp, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", inside %s", index, block, offset,
-                   other);
-        return -EINVAL;
-    }
-    return 0;
+    s->reported = true;
+    error_prepend(&err, "VHDX image '%s': ", bs->filename);
+    vhdx_change_corrupted_event(bs, error_get_pretty(err));
+    error_report_err(err);
 }
 
 int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
@@ -138,18 +194,12 @@ int vhdx_bat_entry_use(BlockDriverState *bs, uint64_t index, uint64_t raw,
 
     vhdx_assert_locked(s);
     if (vhdx_bat_entry_check(s, index, raw, &err) < 0) {
-        if (!s->reported) {
-            s->reported = true;
-            error_prepend(&err, "VHDX image '%s': ", bs->filename);
-            vhdx_change_corrupted_event(bs, error_get_pretty(err));
-            error_report_err(err);
-        } else {
-            error_free(err);
-        }
+        entry_report(bs, err);
         return -EIO;
     }
     switch (vhdx_bat_state(raw)) {
     case VHDX_BLOCK_FULLY_PRESENT:
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
     case VHDX_BLOCK_UNDEFINED:
     case VHDX_BLOCK_UNMAPPED:
         *entry = raw;
@@ -187,7 +237,8 @@ static bool entry_is_cut(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
     uint64_t offset = vhdx_bat_offset(entry);
 
-    return entry == vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset) &&
+    return vhdx_bat_is_present(s, entry) &&
+           !(entry & VHDX_BAT_RESERVED_MASK) &&
            offset <= INT64_MAX - s->geo.block_size &&
            !vhdx_bat_in_file(s, block, offset) &&
            !region_at(s, offset, s->geo.block_size);
@@ -212,8 +263,7 @@ entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
     uint64_t offset = vhdx_bat_offset(entry);
     uint64_t seen;
 
-    if (!bdrv_is_read_only(bs) ||
-        vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+    if (!bdrv_is_read_only(bs) || !vhdx_bat_is_present(s, entry)) {
         return false;
     }
     seen = bs->file->bs->total_sectors * BDRV_SECTOR_SIZE;
@@ -249,7 +299,7 @@ chunk_has_no_bitmap(BlockDriverState *bs, uint64_t index)
     VHDXPage *page;
     int ret;
 
-    if (s->has_locator) {
+    if (s->has_locator || s->params.has_parent) {
         return 0;
     }
     if (bitmap >= s->bat.length / VHDX_BAT_ENTRY_SIZE) {
@@ -344,7 +394,7 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
         return ret;
     }
     *count = 1;
-    if (most == 1) {
+    if (most == 1 || vhdx_bat_state(*entry) == VHDX_BLOCK_PARTIALLY_PRESENT) {
         return 0;
     }
     /* The run ends with the page, and with the chunk. */
@@ -372,6 +422,39 @@ int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
     uint64_t count;
 
     return vhdx_bat_get_run(bs, block, 1, entry, &count);
+}
+
+int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
+                                     uint64_t *place)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_bitmap_index(&s->geo, chunk);
+    uint64_t in_page = entry_offset(s, index) % VHDX_PAGE_SIZE;
+    uint64_t offset = entry_offset(s, index) - in_page;
+    bool loaded = vhdx_cache_peek(s, offset);
+    uint64_t entry;
+    VHDXPage *page;
+    int ret;
+
+    vhdx_assert_locked(s);
+    ret = vhdx_cache_get(bs, offset, &page);
+    if (ret < 0 || !loaded) {
+        return ret < 0 ? ret : 1;
+    }
+    ret = vhdx_bat_entry_use(bs, index, ldq_le_p(page->data + in_page), &entry);
+    if (ret < 0) {
+        return ret;
+    }
+    if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+        Error *err = NULL;
+
+        error_setg(&err, "BAT entry %" PRIu64 " names no sector bitmap, but a "
+                   "block of its chunk is PARTIALLY_PRESENT", index);
+        entry_report(bs, err);
+        return -EIO;
+    }
+    *place = vhdx_bat_offset(entry);
+    return 0;
 }
 
 /* The page of @block's BAT entry, or NULL if it is not in memory. */
@@ -509,8 +592,13 @@ missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
 
         VHDX_LOCK_GUARD(s);
-        if (!vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) &&
-            entry_is_cut(s, block, entry)) {
+        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            if (s->params.has_parent &&
+                vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+                vhdx_bat_offset(entry) <= INT64_MAX - VHDX_BITMAP_SIZE) {
+                *end = MAX(*end, vhdx_bat_offset(entry) + VHDX_BITMAP_SIZE);
+            }
+        } else if (entry_is_cut(s, block, entry)) {
             *end = MAX(*end, vhdx_bat_offset(entry) +
                        vhdx_block_bytes(&s->geo, block));
         }

@@ -146,15 +146,15 @@ mark_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         c->partial += !e.bitmap && !e.behind && vhdx_bat_state(e.raw) ==
                                                 VHDX_BLOCK_PARTIALLY_PRESENT;
         if (e.present) {
-            mark_used(c, e.offset, s->geo.block_size, VHDX_MIB);
-            if (c->first) {
+            mark_used(c, e.offset, e.bytes, VHDX_MIB);
+            if (c->first && !e.bitmap) {
                 bfi->allocated_clusters++;
                 bfi->fragmented_clusters += c->next && e.offset != c->next;
                 c->next = e.offset + s->geo.block_size;
             }
         } else if (e.inside) {
             /* It is judged with its window. */
-            window_clip(c, e.offset, s->geo.block_size, &first, &end);
+            window_clip(c, e.offset, e.bytes, &first, &end);
         }
     }
     return 0;
@@ -192,7 +192,7 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         /* What begins behind the window is marked with the next. */
         if (!e.present && e.inside && place &&
             place / VHDX_MIB < c->from + c->mibs) {
-            mark_named(c, place, s->geo.block_size);
+            mark_named(c, place, e.bytes);
         }
     }
     return 0;
@@ -267,7 +267,8 @@ window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
     }
     if (c->first) {
         /* Now all of the BAT has been seen. */
-        c->child = s->has_locator || (c->partial && c->bitmaps);
+        c->child = s->params.has_parent || s->has_locator ||
+                   (c->partial && c->bitmaps);
         c->whole = c->partial && !c->child;
         if (c->whole) {
             ret = window_mark(bs, c);

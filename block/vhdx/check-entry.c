@@ -53,6 +53,7 @@ typedef enum Verdict {
     ENTRY_WRONG,
     ENTRY_MAY_BE_BLOCK,             /* names a place in the wrong state */
     ENTRY_STRAY,                    /* the same of a sector bitmap's */
+    ENTRY_NO_BITMAP,                /* its sectors are nobody knows where */
     /* An error that can be mended */
     ENTRY_TAKEN,                    /* keeps a place that is not its own */
     ENTRY_RESERVED,                 /* has reserved bits set */
@@ -84,6 +85,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
     e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
     e->behind = e->index >= s->geo.bat_entries;
+    e->bytes = s->geo.block_size;
     e->value = vhdx_bat_entry_normalize(e->raw, e->bitmap || e->behind);
     if (c->whole &&
         vhdx_bat_state(e->value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
@@ -91,8 +93,14 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                                   vhdx_bat_offset(e->value));
     }
     e->offset = vhdx_bat_offset(e->raw);
-    e->present = vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT &&
+    e->present = vhdx_bat_is_present(s, e->value) &&
                  vhdx_bat_in_file(s, e->block, e->offset);
+    if (s->params.has_parent && e->bitmap && !e->behind) {
+        e->bytes = VHDX_BITMAP_SIZE;
+        e->value = e->raw;
+        e->present = vhdx_bat_state(e->raw) == VHDX_BLOCK_FULLY_PRESENT &&
+                     vhdx_bat_bitmap_in_file(s, e->offset);
+    }
     e->inside = e->offset && e->offset < vhdx_file_size(s);
     if (e->behind) {
         e->inside = vhdx_bat_may_be_block(s, e->raw);
@@ -102,11 +110,11 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
 }
 
 /* Whether a bit of @map is set at the place that @e names in this window. */
-static bool is_marked(BDRVVHDXState *s, VHDXCheckBat *c,
-                      const unsigned long *map, const VHDXCheckEntry *e)
+static bool is_marked(VHDXCheckBat *c, const unsigned long *map,
+                      const VHDXCheckEntry *e)
 {
     uint64_t first = e->offset / VHDX_MIB - c->from;
-    uint64_t end = first + s->geo.block_size / VHDX_MIB;
+    uint64_t end = first + e->bytes / VHDX_MIB;
 
     return find_next_bit(map, end, first) < end;
 }
@@ -118,8 +126,8 @@ static bool is_taken(BDRVVHDXState *s, VHDXCheckBat *c, const VHDXCheckEntry *e)
 
     return (state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED) &&
            e->offset && (!vhdx_bat_in_file(s, e->block, e->offset) ||
-                         is_marked(s, c, c->used, e) ||
-                         is_marked(s, c, c->named, e));
+                         is_marked(c, c->used, e) ||
+                         is_marked(c, c->named, e));
 }
 
 /* -- The verdict -- */
@@ -171,7 +179,7 @@ may_be_block(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     uint64_t end = first + s->geo.block_size / VHDX_MIB;
 
     return e->inside && !vhdx_bat_offset(e->value) &&
-           !is_marked(s, c, c->used, e) && may_have_data(bs, c, first, end);
+           !is_marked(c, c->used, e) && may_have_data(bs, c, first, end);
 }
 
 /* Whether another block or object begins where @e names a place. */
@@ -223,7 +231,7 @@ verdict_behind(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     if (!e->inside || is_others(c, e)) {
         return verdict_odd(ODD_BEHIND);
     }
-    if (!c->check->fix || is_marked(s, c, c->used, e) ||
+    if (!c->check->fix || is_marked(c, c->used, e) ||
         may_have_data(bs, c, first, end)) {
         return ENTRY_LOST;
     }
@@ -255,10 +263,37 @@ verdict_block(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     }
 }
 
-static bool is_state_known(uint64_t entry)
+/* Whether an entry that names nothing within the file is wrong by its state. */
+static bool is_state_wrong(BDRVVHDXState *s, const VHDXCheckEntry *e)
 {
-    return vhdx_bat_state(entry) <= VHDX_BLOCK_UNMAPPED ||
-           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+    VHDXBlockState state = vhdx_bat_state(e->value);
+
+    if (s->params.has_parent && e->bitmap && !e->behind) {
+        return state != VHDX_BLOCK_NOT_PRESENT;
+    }
+    return state > VHDX_BLOCK_UNMAPPED;
+}
+
+/*
+ * Whether @e, of a block that is PARTIALLY_PRESENT, has no bitmap that tells
+ * which of its sectors are there.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+lacks_bitmap(BlockDriverState *bs, const VHDXCheckEntry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t place;
+    int ret = 1;
+
+    if (e->bitmap || e->behind ||
+        vhdx_bat_state(e->value) != VHDX_BLOCK_PARTIALLY_PRESENT) {
+        return 0;
+    }
+    VHDX_LOCK_GUARD(s);
+    while (ret > 0) {
+        ret = vhdx_bat_get_bitmap(bs, e->block >> s->geo.chunk_bits, &place);
+    }
+    return ret;
 }
 
 /* Judge @e, for which the file may be read, but change and tell nothing. */
@@ -267,10 +302,11 @@ entry_verdict(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    if (e->present ? is_marked(s, c, c->twice, e)
-                   : !is_state_known(e->value) ||
-                     vhdx_bat_state(e->value) == VHDX_BLOCK_FULLY_PRESENT) {
+    if (e->present ? is_marked(c, c->twice, e) : is_state_wrong(s, e)) {
         return ENTRY_WRONG;
+    }
+    if (lacks_bitmap(bs, e) < 0) {
+        return ENTRY_NO_BITMAP;
     }
     if (e->value == e->raw && !is_taken(s, c, e)) {
         return ENTRY_FINE;
@@ -400,6 +436,11 @@ vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
         return 0;
     case ENTRY_WRONG:
         tell_wrong(bs->opaque, c, e);
+        return 0;
+    case ENTRY_NO_BITMAP:
+        vhdx_check_error(c->check, "BAT entry %" PRIu64 " (block %" PRIu64
+                         ") is PARTIALLY_PRESENT, but there is no sector "
+                         "bitmap for it", e->index, e->block);
         return 0;
     case ENTRY_MAY_BE_BLOCK:
     case ENTRY_STRAY:

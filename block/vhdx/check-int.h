@@ -45,9 +45,10 @@ typedef struct VHDXCheckEntry {
     uint64_t raw;
     uint64_t value;                 /* with what is certain put right */
     uint64_t offset;                /* named by @raw */
+    uint64_t bytes;                 /* of what it may name there */
     bool bitmap;                    /* a sector bitmap's, by its index */
     bool behind;                    /* ... or behind the last one */
-    bool present;                   /* names a block within the file */
+    bool present;                   /* names what is within the file */
     bool inside;                    /* names a place that begins in the file */
     bool certain;                   /* judged: without doubt it means @value */
 } VHDXCheckEntry;

@@ -85,7 +85,8 @@ static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
         vhdx_check_note(check, "%" PRIu64 " bytes behind the last object are "
                         "free: nothing refers to them", tail);
     }
-    if (gain >= VHDX_MIB && !s->params.leave_allocated && !check->lost &&
+    if (gain >= VHDX_MIB && !s->params.leave_allocated &&
+        !s->params.has_parent && !check->lost &&
         !check->result->corruptions && (tail_goes || !tail)) {
         vhdx_check_note(check, "Compacting would make the file up to %" PRIu64
                         " MiB shorter", gain / VHDX_MIB);

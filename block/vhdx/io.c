@@ -2,7 +2,8 @@
  * VHDX: requests
  *
  * A request is cut into pieces, each of which lies in one run of the file, and
- * each piece goes straight to its place there with no lock held.
+ * each piece goes straight to its place there with no lock held.  In a
+ * differencing image it may be the parent that has it.
  *
  * Writing to a block that has no place yet is told in alloc.c.
  *
@@ -17,12 +18,14 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space.h"
@@ -51,17 +54,42 @@ static int extent_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     if (error != -EIO || rest <= vhdx_in_block(&s->geo, offset)) {
         return error;
     }
-    e->present = true;
+    e->source = VHDX_SOURCE_FILE;
     e->file_offset = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, offset);
     e->bytes = MIN(e->bytes, rest - vhdx_in_block(&s->geo, offset));
     return 0;
 }
 
 /*
- * Find how much of [@offset, @offset + @bytes) is in one run of the file, or
- * not present at all.  Fewer bytes come back where the BAT can't be read later
- * on; that is for the next call to report.  If there is no more to be had than
- * an error, @e has the number of bytes for which it is known.  lock is held.
+ * Where the disk of a differencing image is from @offset on, in a block whose
+ * BAT entry @entry is not FULLY_PRESENT; of the @bytes bytes that the entry
+ * speaks of, @bytes gets how many are there.  lock is held.  Returns 0, 1 if it
+ * has been dropped and nothing is known yet, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+child_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
+             uint64_t *bytes, VHDXSource *source)
+{
+    bool in_block;
+    int ret;
+
+    if (vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
+        *source = VHDX_SOURCE_PARENT;
+        return 0;
+    }
+    if (vhdx_bat_state(entry) != VHDX_BLOCK_PARTIALLY_PRESENT) {
+        return 0;
+    }
+    ret = vhdx_bitmap_get_run(bs, offset, *bytes, &in_block, bytes);
+    *source = in_block ? VHDX_SOURCE_FILE : VHDX_SOURCE_PARENT;
+    return ret;
+}
+
+/*
+ * Find how much of [@offset, @offset + @bytes) is in one run of one source.
+ * Fewer bytes come back where the BAT can't be read later on; that is for the
+ * next call to report.  If there is no more to be had than an error, @e has the
+ * number of bytes for which it is known.  lock is held.
  */
 static int coroutine_fn GRAPH_RDLOCK
 extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
@@ -69,13 +97,13 @@ extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 {
     BDRVVHDXState *s = bs->opaque;
 
-    *e = (VHDXExtent) { .present = false };
+    *e = (VHDXExtent) { .source = VHDX_SOURCE_ZERO };
     while (e->bytes < bytes) {
         uint64_t at = offset + e->bytes;
         uint64_t block = at >> s->geo.block_bits;
         uint64_t last = (offset + bytes - 1) >> s->geo.block_bits;
-        uint64_t entry, place, count;
-        bool present;
+        uint64_t entry, place, count, n;
+        VHDXSource source;
         int ret;
 
         ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
@@ -83,17 +111,31 @@ extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
             return e->bytes ? 0 :
                    extent_damaged(bs, at, bytes, entry, ret, e);
         }
-        present = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        source = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT ?
+                 VHDX_SOURCE_FILE : VHDX_SOURCE_ZERO;
+        n = MIN(bytes - e->bytes, (count << s->geo.block_bits) -
+                                  vhdx_in_block(&s->geo, at));
+        if (source == VHDX_SOURCE_ZERO && s->params.has_parent) {
+            ret = child_source(bs, at, entry, &n, &source);
+            if (ret > 0) {
+                continue;
+            }
+            if (ret < 0) {
+                ret = e->bytes ? 0 : ret;
+                e->bytes = e->bytes ?: n;
+                return ret;
+            }
+        }
         place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, at);
         if (!e->bytes) {
-            e->present = present;
+            e->source = source;
             e->file_offset = place;
-        } else if (present != e->present ||
-                   (present && place != e->file_offset + e->bytes)) {
+        } else if (source != e->source ||
+                   (source == VHDX_SOURCE_FILE &&
+                    place != e->file_offset + e->bytes)) {
             break;
         }
-        e->bytes += MIN(bytes - e->bytes, (count << s->geo.block_bits) -
-                        vhdx_in_block(&s->geo, at));
+        e->bytes += n;
     }
     return 0;
 }
@@ -117,8 +159,10 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
             break;
         }
         vhdx_unlock(s);
-        if (!e.present) {
+        if (e.source == VHDX_SOURCE_ZERO) {
             qemu_iovec_memset(qiov, qiov_offset, 0, e.bytes);
+        } else if (e.source == VHDX_SOURCE_PARENT) {
+            ret = vhdx_parent_preadv(bs, offset, e.bytes, qiov, qiov_offset);
         } else if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
             ret = vhdx_replay_readv(bs, e.file_offset, e.bytes, qiov,
                                     qiov_offset);
@@ -466,8 +510,12 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
         /* Nobody knows what is there: those who read it get the error. */
         return BDRV_BLOCK_DATA;
     }
-    if (!e.present) {
+    if (e.source == VHDX_SOURCE_ZERO) {
         return BDRV_BLOCK_ZERO;
+    }
+    if (e.source == VHDX_SOURCE_PARENT) {
+        /* What has been detached may come back: not known, if not allocated. */
+        return bs->backing ? 0 : BDRV_BLOCK_DATA;
     }
     if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
         return BDRV_BLOCK_DATA;

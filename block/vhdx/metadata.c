@@ -129,53 +129,34 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
 }
 
 /*
- * The parent's path by the locator in @item, to be freed with g_free(), or NULL
- * with the reason in @errp.
+ * Read the Parent Locator @item, or NULL: where it can't be used, the reason is
+ * kept for whoever needs it.
  */
-static char * coroutine_fn GRAPH_RDLOCK
-parent_find(BlockDriverState *bs, const VHDXItem *item, Error **errp)
+static int coroutine_fn GRAPH_RDLOCK
+locator_load(BlockDriverState *bs, const VHDXItem *item)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autofree uint8_t *buf = g_malloc(item->length);
-    g_autoptr(VHDXLocator) loc = NULL;
-    int ret = vhdx_replay_read(bs, s->metadata.offset + item->offset,
-                               item->length, buf);
-
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "it could not be read");
-        return NULL;
-    }
-    loc = vhdx_locator_decode(buf, item->length, errp);
-    return !loc ? NULL :
-           g_strdup(loc->relative_path ?: loc->absolute_win32_path ?:
-                    loc->volume_path);
-}
-
-/* Refuse a differencing image, and say what is known of its parent. */
-static int coroutine_fn GRAPH_RDLOCK
-parent_refuse(BlockDriverState *bs, const VHDXItem *items, uint32_t count,
-              Error **errp)
-{
-    static const char refusal[] = "Differencing images (File Parameters with "
-                                  "HasParent 1) are not supported yet";
-    const VHDXItem *item = vhdx_metadata_find(items, count,
-                                              &vhdx_item_parent_locator);
-    g_autofree char *path = NULL;
+    g_autofree uint8_t *buf = NULL;
     Error *err = NULL;
+    int ret;
 
+    s->has_locator = item;
     if (!item) {
-        error_setg(errp, "%s; this one has no Parent Locator", refusal);
-        return -ENOTSUP;
+        s->locator_error = g_strdup("there is none");
+        return 0;
     }
-    path = parent_find(bs, item, &err);
-    if (path) {
-        error_setg(errp, "%s; the parent of this one is '%s'", refusal, path);
-    } else {
-        error_setg(errp, "%s; the Parent Locator of this one is damaged: %s",
-                   refusal, error_get_pretty(err));
+    buf = g_malloc(item->length);
+    ret = vhdx_replay_read(bs, s->metadata.offset + item->offset, item->length,
+                           buf);
+    if (ret < 0) {
+        return ret;
+    }
+    s->locator = vhdx_locator_decode(buf, item->length, &err);
+    if (!s->locator) {
+        s->locator_error = g_strdup(error_get_pretty(err));
         error_free(err);
     }
-    return -ENOTSUP;
+    return 0;
 }
 
 int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
@@ -216,10 +197,11 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    s->has_locator = vhdx_metadata_find(items, count,
-                                        &vhdx_item_parent_locator);
-    if (s->params.has_parent) {
-        return parent_refuse(bs, items, count, errp);
+    ret = locator_load(bs, vhdx_metadata_find(items, count,
+                                              &vhdx_item_parent_locator));
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the Parent Locator");
+        return ret;
     }
     vhdx_geometry_init(&s->geo, &s->params);
     if (s->geo.bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {

@@ -59,6 +59,8 @@ static void image_reset(BDRVVHDXState *s)
     vhdx_replay_free(s);
     g_free(s->regions);
     g_free(s->creator);
+    vhdx_locator_free(s->locator);
+    g_free(s->locator_error);
     WITH_VHDX_LOCK_GUARD(s) {
         image_free(s);
         memset(s, 0, offsetof(BDRVVHDXState, end_image));
@@ -157,6 +159,16 @@ file_id_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
+const char *vhdx_open_read_only_reason(BDRVVHDXState *s)
+{
+    if (!s->header.log_length) {
+        return "The image has no log (LogLength 0), which every change goes "
+               "through: it can only be opened read-only";
+    }
+    return s->params.has_parent ? "Differencing images can't be written to "
+                                  "yet: it can only be opened read-only" : NULL;
+}
+
 /* One try of vhdx_open_load() */
 static int coroutine_fn GRAPH_RDLOCK
 load_once(BlockDriverState *bs, bool inactive, Error **errp)
@@ -195,8 +207,9 @@ load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (ret < 0) {
         goto fail;
     }
-    if (!s->header.log_length) {
-        ret = bdrv_apply_auto_read_only(bs, VHDX_NO_LOG, errp);
+    if (vhdx_open_read_only_reason(s)) {
+        ret = bdrv_apply_auto_read_only(bs, vhdx_open_read_only_reason(s),
+                                        errp);
         if (ret < 0) {
             goto fail;
         }

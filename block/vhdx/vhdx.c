@@ -12,6 +12,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
@@ -27,6 +28,8 @@
 #include "block/vhdx/log.h"
 #include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
+#include "block/vhdx/parent.h"
+#include "block/vhdx/parent-path.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
@@ -140,9 +143,101 @@ out:
     return ret;
 }
 
+/* -- The parent -- */
+
+/* The file's name as a local path to be freed, or NULL if it has none. */
+static char * GRAPH_RDLOCK local_path(BlockDriverState *bs)
+{
+    BlockDriverState *node = bs;
+    const char *path;
+
+    while (bdrv_primary_bs(node)) {
+        node = bdrv_primary_bs(node);
+    }
+    if (strcmp(node->drv->format_name, "file")) {
+        return NULL;
+    }
+    bdrv_refresh_filename(node);
+    path = node->exact_filename;
+    strstart(path, "file:", &path);
+    return *path ? g_strdup(path) : NULL;
+}
+
+/*
+ * Let the block layer know of the parent, by its locator, for which files are
+ * looked for.  With @call->flag it is an error if there is none.
+ */
+static int coroutine_fn GRAPH_RDLOCK vhdx_parent_entry(const VHDXCall *call)
+{
+    BlockDriverState *bs = call->bs;
+    BDRVVHDXState *s = bs->opaque;
+    Error **errp = call->flag ? call->errp : NULL;
+    g_autofree char *child = local_path(bs);
+    g_autofree char *name = NULL;
+    bool guessed;
+    int ret = vhdx_parent_check_chain(bs, call->errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!s->locator) {
+        error_setg(errp, "The Parent Locator can't be used: %s",
+                   s->locator_error);
+    } else {
+        name = vhdx_parent_path_find(s->locator, child, &guessed, errp);
+    }
+    if (!name) {
+        return call->flag ? -EINVAL : 0;
+    }
+    pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
+    pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
+    pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
+    return 0;
+}
+
+/* Whether @options name the parent, as a whole or in part. */
+static bool parent_is_given(QDict *options)
+{
+    for (const QDictEntry *e = qdict_first(options); e;
+         e = qdict_next(options, e)) {
+        if (!strcmp(e->key, "backing") || strstart(e->key, "backing.", NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int vhdx_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                           Error **errp)
+{
+    return vhdx_parent_check(bs, errp);
+}
+
+static void vhdx_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
+{
+    vhdx_parent_note(bs);
+}
+
+/*
+ * A parent whose content changes is not its child's any more: as long as the
+ * child is in use, nobody writes to it.
+ */
+static void vhdx_child_perm(BlockDriverState *bs, BdrvChild *c,
+                            BdrvChildRole role,
+                            BlockReopenQueue *reopen_queue,
+                            uint64_t perm, uint64_t shared,
+                            uint64_t *nperm, uint64_t *nshared)
+{
+    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared, nperm, nshared);
+    if ((role & BDRV_CHILD_COW) && !(bs->open_flags & BDRV_O_INACTIVE)) {
+        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
+    }
+}
+
 static int coroutine_mixed_fn
 vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 {
+    static uint64_t opened;
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
@@ -158,12 +253,21 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     vhdx_open_init(s);
+    s->open_id = ++opened;
     ret = vhdx_call((VHDXCall) {
         .func = vhdx_load_entry,
         .bs = bs,
         .flag = flags & BDRV_O_INACTIVE,
         .errp = errp,
     });
+    if (ret == 0 && s->params.has_parent) {
+        ret = vhdx_call((VHDXCall) {
+            .func = vhdx_parent_entry,
+            .bs = bs,
+            .flag = !(flags & BDRV_O_NO_BACKING) && !parent_is_given(options),
+            .errp = errp,
+        });
+    }
     if (ret < 0) {
         vhdx_open_free(s);
     }
@@ -229,8 +333,8 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
     if (ret < 0) {
         return ret;
     }
-    if ((state->flags & BDRV_O_RDWR) && !s->header.log_length) {
-        error_setg(errp, "%s", VHDX_NO_LOG);
+    if ((state->flags & BDRV_O_RDWR) && vhdx_open_read_only_reason(s)) {
+        error_setg(errp, "%s", vhdx_open_read_only_reason(s));
         return -EACCES;
     }
     if (vhdx_change_is_broken(s)) {
@@ -328,7 +432,9 @@ vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 
     if (vhdx_open_load_anew(bs, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
+        return;
     }
+    vhdx_parent_check(bs, errp);
 }
 
 /* -- What is told about the image -- */
@@ -382,6 +488,25 @@ static char *guid_string(const VHDXGuid *guid)
     return str;
 }
 
+static VhdxParentLocator *parent_info(const VHDXLocator *loc)
+{
+    VhdxParentLocator *info = g_new0(VhdxParentLocator, 1);
+
+    *info = (VhdxParentLocator) {
+        .linkage = guid_string(&loc->linkage),
+        .linkage2 = vhdx_guid_is_nil(&loc->linkage2) ? NULL :
+                    guid_string(&loc->linkage2),
+        .relative_path = g_strdup(loc->relative_path),
+        .volume_path = g_strdup(loc->volume_path),
+        .absolute_win32_path = g_strdup(loc->absolute_win32_path),
+    };
+    vhdx_qapi_has(info, linkage2);
+    vhdx_qapi_has(info, relative_path);
+    vhdx_qapi_has(info, volume_path);
+    vhdx_qapi_has(info, absolute_win32_path);
+    return info;
+}
+
 static int coroutine_fn GRAPH_RDLOCK vhdx_missing_entry(const VHDXCall *call)
 {
     *call->bytes = vhdx_bat_missing(call->bs);
@@ -420,7 +545,9 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
         header = s->header;
     }
     *vhdx = (ImageInfoSpecificVhdx) {
-        .subformat = s->params.leave_allocated ?
+        .subformat = s->params.has_parent ?
+                     BLOCKDEV_VHDX_SUBFORMAT_DIFFERENCING :
+                     s->params.leave_allocated ?
                      BLOCKDEV_VHDX_SUBFORMAT_FIXED :
                      BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC,
         .block_size = s->params.block_size,
@@ -433,8 +560,10 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
         .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
         .file_too_short_by = vhdx_missing(bs),
+        .parent = s->locator ? parent_info(s->locator) : NULL,
     };
     vhdx->has_file_too_short_by = vhdx->file_too_short_by;
+    vhdx_qapi_has(vhdx, parent);
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
     info->u.vhdx.data = vhdx;
     return info;
@@ -449,6 +578,9 @@ static int GRAPH_RDLOCK vhdx_has_zero_init(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint8_t entry[VHDX_BAT_ENTRY_SIZE];
 
+    if (s->params.has_parent) {
+        return 0;
+    }
     if (s->params.leave_allocated) {
         return bdrv_has_zero_init(bs->file->bs);
     }
@@ -496,6 +628,7 @@ static BlockDriver bdrv_vhdx = {
     .format_name                = "vhdx",
     .instance_size              = sizeof(BDRVVHDXState),
     .is_format                  = true,
+    .supports_backing           = true,
     .create_opts                = &vhdx_create_opts,
     .amend_opts                 = &vhdx_amend_opts,
 
@@ -508,7 +641,9 @@ static BlockDriver bdrv_vhdx = {
     .mutable_opts               = vhdx_mutable_opts,
     .bdrv_inactivate            = vhdx_inactivate,
     .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
-    .bdrv_child_perm            = bdrv_default_perms,
+    .bdrv_child_perm            = vhdx_child_perm,
+    .bdrv_check_perm            = vhdx_check_perm,
+    .bdrv_set_perm              = vhdx_set_perm,
     .bdrv_refresh_limits        = vhdx_refresh_limits,
     .bdrv_probe_blocksizes      = vhdx_probe_blocksizes,
 

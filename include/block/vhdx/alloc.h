@@ -14,11 +14,18 @@
 /* New blocks that an extent can span */
 #define VHDX_MAX_ALLOCS 16
 
-/* A part of a request that lies in one run of the file, or not at all. */
+/* Where a part of a disk is */
+typedef enum VHDXSource {
+    VHDX_SOURCE_ZERO,               /* nowhere: it reads as zeros */
+    VHDX_SOURCE_FILE,               /* in the image's file */
+    VHDX_SOURCE_PARENT,             /* in the parent */
+} VHDXSource;
+
+/* A part of a request that lies in one run of its source. */
 typedef struct VHDXExtent {
-    bool present;
+    VHDXSource source;
     uint64_t bytes;
-    uint64_t file_offset;           /* bytes, if present */
+    uint64_t file_offset;           /* bytes, if in the file */
     unsigned allocs;
     VHDXAlloc *alloc[VHDX_MAX_ALLOCS];   /* blocks of it that are new */
 } VHDXExtent;

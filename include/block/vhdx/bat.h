@@ -52,6 +52,15 @@ int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
 bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block);
 
 /*
+ * Where the sector bitmap block of chunk @chunk is, as @place, in bytes.  lock
+ * is held; it is dropped where the entry has to be read, and then nothing is
+ * found: the caller has to look again.  Returns 0, 1 if it has been dropped,
+ * -EIO with a message where the entry names none, or -errno of reading.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk, uint64_t *place);
+
+/*
  * PARTIALLY_PRESENT is for images with a parent.  In one without any trace of
  * one, no Parent Locator and no place in the entry of the chunk's sector
  * bitmap, it is read as FULLY_PRESENT, as Windows does.  Returns raw entry @raw
@@ -68,6 +77,17 @@ vhdx_bat_entry_resolve(BlockDriverState *bs, uint64_t index, uint64_t raw);
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry);
 
 /*
+ * Whether @entry is that of a payload block that has a place: PARTIALLY_PRESENT
+ * is so only in an image with a parent.
+ */
+static inline bool vhdx_bat_is_present(BDRVVHDXState *s, uint64_t entry)
+{
+    return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT ||
+           (s->params.has_parent &&
+            vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT);
+}
+
+/*
  * Whether the file has all of payload block @block at @offset, of which the
  * last one may end where the disk does.
  */
@@ -77,6 +97,14 @@ static inline bool vhdx_bat_in_file(BDRVVHDXState *s, uint64_t block,
     uint64_t size = vhdx_file_size(s);
 
     return offset <= size && vhdx_block_bytes(&s->geo, block) <= size - offset;
+}
+
+/* Whether the file has all of a sector bitmap block at @offset. */
+static inline bool vhdx_bat_bitmap_in_file(BDRVVHDXState *s, uint64_t offset)
+{
+    uint64_t size = vhdx_file_size(s);
+
+    return offset <= size && VHDX_BITMAP_SIZE <= size - offset;
 }
 
 /*

@@ -79,14 +79,16 @@ typedef unsigned int VHDXStatusMode;
 #define blk_co_unref                blk_unref
 #define blk_co_getlength            blk_getlength
 
-/* ... and lets an optional string be NULL. */
+/* ... and lets an optional string or struct be NULL. */
 #define vhdx_qapi_str(obj, member)  ((obj)->has_##member ? (obj)->member : NULL)
+#define vhdx_qapi_has(obj, member)  ((obj)->has_##member = (obj)->member)
 #define vhdx_send_corrupted(device, node, message) \
     qapi_event_send_block_image_corrupted(device, (node) != NULL, node, \
                                           message, false, 0, false, 0, false)
 
 #else
 #define vhdx_qapi_str(obj, member)  ((obj)->member)
+#define vhdx_qapi_has(obj, member)
 #define vhdx_send_corrupted(device, node, message) \
     qapi_event_send_block_image_corrupted(device, node, message, false, 0, \
                                           false, 0, false)

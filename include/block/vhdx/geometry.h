@@ -9,6 +9,9 @@
 
 #include "block/vhdx/tables.h"
 
+/* A sector bitmap block: a bit for each of 2^23 sectors, bytes. */
+#define VHDX_BITMAP_SIZE        VHDX_MIB
+
 #define VHDX_BAT_ENTRY_SIZE     8
 #define VHDX_BAT_PAGE_ENTRIES   (VHDX_PAGE_SIZE / VHDX_BAT_ENTRY_SIZE)
 #define VHDX_BAT_STATE_MASK     7ULL

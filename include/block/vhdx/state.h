@@ -52,6 +52,7 @@
 #include "block/vhdx/compat.h"
 #include "block/vhdx/format.h"
 #include "block/vhdx/geometry.h"
+#include "block/vhdx/locator.h"
 #include "block/vhdx/tables.h"
 
 /* Memory that metadata pages may take: the default, and what is allowed */
@@ -91,6 +92,8 @@ typedef struct BDRVVHDXState {
     uint64_t objects_end;           /* only blocks lie behind it, bytes */
     uint32_t disk_size_item;        /* its offset in the metadata region */
     bool has_locator;               /* there is a Parent Locator */
+    VHDXLocator *locator;           /* NULL: it can't be used ... */
+    char *locator_error;            /* ... for this reason */
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
 
@@ -114,6 +117,10 @@ typedef struct BDRVVHDXState {
     VHDXRequests *requests;
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
+
+    /* Changed where nodes are attached, in the main loop */
+    uint64_t open_id;               /* which opening of an image this is */
+    uint64_t parent_id;             /* that of the parent that was judged */
 
     VHDXLock lock;
     CoMutex commit_lock;
