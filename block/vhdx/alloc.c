@@ -24,6 +24,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
@@ -33,13 +34,13 @@
 #include "trace.h"
 
 /* Let go of a place that no entry uses; see vhdx_space_return(). */
-static void place_give_back(BDRVVHDXState *s, uint64_t offset, bool kept,
-                            bool touched)
+static void place_give_back(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
+                            bool kept, bool touched)
 {
     if (kept) {
         vhdx_space_keep(s, offset);
     } else {
-        vhdx_space_return(s, offset, s->geo.block_size, touched);
+        vhdx_space_return(s, offset, bytes, touched);
     }
 }
 
@@ -55,15 +56,41 @@ static void alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
         vhdx_request_alloc_detach(s, alloc);
     }
     if (alloc->phase != VHDX_ALLOC_PUBLISHED) {
-        place_give_back(s, alloc->offset, alloc->kept, alloc->touched);
+        place_give_back(s, alloc->offset, alloc->bytes, alloc->kept,
+                        alloc->touched);
     }
     g_free(alloc);
 }
 
 /*
- * Find a place for @block, whose BAT entry is @entry, and enter it, with a
- * reference for the caller in @alloc, unless another request has done so
+ * Enter a place of @bytes bytes at @offset for the block with BAT index @index,
+ * with a reference for the caller in @alloc, unless another request has done so
  * meanwhile.
+ */
+static void alloc_enter(BDRVVHDXState *s, uint64_t index, uint64_t offset,
+                        uint64_t bytes, bool kept, bool zero, VHDXAlloc **alloc)
+{
+    if (vhdx_request_alloc(s, index)) {
+        place_give_back(s, offset, bytes, kept, false);
+        return;
+    }
+    *alloc = g_new(VHDXAlloc, 1);
+    **alloc = (VHDXAlloc) {
+        .index = index,
+        .offset = offset,
+        .bytes = bytes,
+        .refs = 1,
+        .phase = zero ? VHDX_ALLOC_READY : VHDX_ALLOC_NEW,
+        .kept = kept,
+        .barrier = !zero,
+    };
+    vhdx_request_alloc_add(s, *alloc);
+    trace_vhdx_alloc(s, index, offset, kept, zero);
+}
+
+/*
+ * Find a place for @block, whose BAT entry is @entry, and enter it.  Returns 0
+ * or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
@@ -84,21 +111,13 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
     if (kept < 0 || offset < 0) {
         return kept < 0 ? kept : offset;
     }
-    if (vhdx_request_alloc(s, block)) {
-        place_give_back(s, offset, kept, false);
-        return 0;
+    alloc_enter(s, vhdx_bat_index(&s->geo, block), offset, s->geo.block_size,
+                kept, zero, alloc);
+    if (*alloc && s->params.has_parent &&
+        vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
+        (*alloc)->phase = VHDX_ALLOC_READY;
+        (*alloc)->partial = (*alloc)->barrier = true;
     }
-    *alloc = g_new(VHDXAlloc, 1);
-    **alloc = (VHDXAlloc) {
-        .block = block,
-        .offset = offset,
-        .refs = 1,
-        .phase = zero ? VHDX_ALLOC_READY : VHDX_ALLOC_NEW,
-        .kept = kept,
-        .barrier = !zero,
-    };
-    vhdx_request_alloc_add(s, *alloc);
-    trace_vhdx_alloc(s, block, offset, kept, zero);
     return 0;
 }
 
@@ -111,8 +130,7 @@ alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
 
     while (alloc->phase < VHDX_ALLOC_READY && ret == 0) {
         /* The file may have no more of the last block than the disk needs. */
-        uint64_t bytes = MIN(s->geo.block_size,
-                             vhdx_file_size(s) - alloc->offset);
+        uint64_t bytes = MIN(alloc->bytes, vhdx_file_size(s) - alloc->offset);
 
         if (alloc->phase == VHDX_ALLOC_PREPARING) {
             vhdx_request_alloc_wait(s);
@@ -171,14 +189,14 @@ alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
         if (ret < 0) {
             break;
         }
-        if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        if (vhdx_bat_is_present(s, entry)) {
             *place = vhdx_bat_offset(entry);
             break;
         }
-        a = vhdx_request_alloc(s, block);
+        a = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
         if (a) {
             if (a != own) {
-                trace_vhdx_alloc_share(s, block);
+                trace_vhdx_alloc_share(s, a->index);
             }
             ret = alloc_share(bs, a);
             if (ret == 0) {
@@ -203,12 +221,25 @@ alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
     return ret;
 }
 
+/*
+ * Note that the BAT names the place of @alloc now, in state @state, which the
+ * next commit must not tell before the data is stable if that is to be seen.
+ */
+static void alloc_published(BDRVVHDXState *s, VHDXAlloc *alloc)
+{
+    alloc->phase = VHDX_ALLOC_PUBLISHED;
+    trace_vhdx_alloc_publish(s, alloc->index, alloc->offset);
+    if (alloc->barrier) {
+        vhdx_change_order(s);
+    }
+}
+
 /* Set the BAT entry of a block that now holds data, if nobody has yet. */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t entry;
+    uint64_t entry, block = 0;
     int ret;
 
     vhdx_assert_locked(s);
@@ -216,18 +247,206 @@ alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
     if (alloc->phase == VHDX_ALLOC_PUBLISHED) {
         return 0;
     }
-    ret = vhdx_bat_get(bs, alloc->block, &entry);
+    vhdx_bat_index_is_bitmap(&s->geo, alloc->index, &block);
+    ret = vhdx_bat_get(bs, block, &entry);
     if (ret == 0 && alloc->phase == VHDX_ALLOC_READY) {
-        vhdx_bat_set(s, alloc->block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
-                                                     alloc->offset));
-        alloc->phase = VHDX_ALLOC_PUBLISHED;
-        trace_vhdx_alloc_publish(s, alloc->block, alloc->offset);
-        if (alloc->barrier) {
-            vhdx_change_order(s);
-        }
+        vhdx_bat_set(s, block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                              alloc->offset));
+        alloc_published(s, alloc);
     }
     return ret;
 }
+
+/* -- The same in a differencing image -- */
+
+/* Let the caller have a place for the sector bitmap of @chunk, if it has none. */
+static int coroutine_fn GRAPH_RDLOCK
+bitmap_alloc_get(BlockDriverState *bs, uint64_t chunk, VHDXAlloc **alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_bitmap_index(&s->geo, chunk);
+    uint64_t place = 0;
+
+    for (;;) {
+        VHDXAlloc *own = NULL, *a;
+        int64_t offset;
+        bool zero;
+        int ret = vhdx_bat_get_bitmap(bs, chunk, &place);
+
+        if (ret > 0) {
+            continue;
+        }
+        if (ret < 0 || place) {
+            return ret;
+        }
+        a = vhdx_request_alloc(s, index);
+        if (a) {
+            ret = alloc_share(bs, a);
+            *alloc = ret < 0 ? NULL : a;
+            return ret;
+        }
+        offset = vhdx_space_alloc(bs, VHDX_BITMAP_SIZE, &zero);
+        if (offset < 0) {
+            return offset;
+        }
+        alloc_enter(s, index, offset, VHDX_BITMAP_SIZE, false, zero, &own);
+        if (own) {
+            ret = alloc_share(bs, own);
+            alloc_unref(s, own);
+            *alloc = ret < 0 ? NULL : own;
+            return ret;
+        }
+    }
+}
+
+/* Whether [@offset, @offset + @bytes) is all that the disk has of a block. */
+static bool is_whole_block(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    return !vhdx_in_block(&s->geo, offset) &&
+           bytes == vhdx_block_bytes(&s->geo, offset >> s->geo.block_bits);
+}
+
+/* An extent of one block: what becomes of its entry depends on all of it. */
+static int coroutine_fn GRAPH_RDLOCK
+child_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+             VHDXExtent *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block = offset >> s->geo.block_bits;
+    VHDXAlloc *alloc = NULL, *bitmap = NULL;
+    uint64_t place = 0;
+    int ret;
+
+    ret = alloc_get(bs, block, &place, &alloc);
+    if (ret < 0) {
+        return ret;
+    }
+    e->file_offset = place + vhdx_in_block(&s->geo, offset);
+    e->bytes = vhdx_to_block_end(&s->geo, offset, bytes);
+    if (!alloc) {
+        return 0;
+    }
+    if (alloc->partial && !is_whole_block(s, offset, e->bytes)) {
+        ret = bitmap_alloc_get(bs, block >> s->geo.chunk_bits, &bitmap);
+        if (ret < 0) {
+            alloc_unref(s, alloc);
+            return ret;
+        }
+    }
+    e->alloc[e->allocs++] = alloc;
+    if (bitmap) {
+        e->alloc[e->allocs++] = bitmap;
+    }
+    return 0;
+}
+
+/*
+ * What has been written at @offset of the disk is in @e, whose block has the
+ * entry @entry, is at @place and is to be PARTIALLY_PRESENT, or is already.
+ * @alloc is what it is given its place by, or NULL.  Returns 0, 1 if lock has
+ * been dropped and it is to be tried again, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+child_publish_part(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
+                   uint64_t place, VHDXAlloc *alloc)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXAlloc *bitmap = e->allocs > 1 ? e->alloc[1] : NULL;
+    uint64_t block = offset >> s->geo.block_bits;
+    uint64_t chunk = block >> s->geo.chunk_bits;
+    uint64_t bits = 0;
+    bool full, new_bitmap;
+    int ret;
+
+    ret = vhdx_bat_get_bitmap(bs, chunk, &bits);
+    if (ret != 0) {
+        return ret;
+    }
+    new_bitmap = !bits && alloc && bitmap;
+    if (new_bitmap) {
+        assert(bitmap->phase == VHDX_ALLOC_READY);
+        bits = bitmap->offset;
+    } else if (!bits) {
+        return vhdx_bat_report_no_bitmap(bs, chunk);
+    }
+    ret = vhdx_bitmap_set(bs, bits, offset, e->bytes, alloc, &full);
+    if (ret != 0) {
+        return ret;
+    }
+    if (new_bitmap) {
+        vhdx_bat_set_bitmap(s, chunk, bits);
+        alloc_published(s, bitmap);
+    }
+    if (alloc || full) {
+        vhdx_bat_set(s, block, vhdx_bat_entry(full ?
+                                              VHDX_BLOCK_FULLY_PRESENT :
+                                              VHDX_BLOCK_PARTIALLY_PRESENT,
+                                              place));
+    }
+    return 0;
+}
+
+/*
+ * What has been written at @offset of the disk is in @e: let the block's entry
+ * and its sectors' bits tell of it.  lock is dropped to read their pages, so
+ * then look again: the block may have been freed, or been given its place by
+ * another request.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+child_publish(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block = offset >> s->geo.block_bits;
+    uint64_t place = e->file_offset - vhdx_in_block(&s->geo, offset);
+    bool whole = is_whole_block(s, offset, e->bytes);
+
+    for (;;) {
+        VHDXAlloc *alloc = e->allocs ? e->alloc[0] : NULL;
+        uint64_t entry;
+        int ret = vhdx_bat_get(bs, block, &entry);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (alloc && alloc->phase == VHDX_ALLOC_PUBLISHED) {
+            alloc = NULL;
+        }
+        if (alloc) {
+            bool absent = vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT;
+
+            if (alloc->detached || vhdx_bat_is_present(s, entry) ||
+                absent != alloc->partial) {
+                return -EAGAIN;
+            }
+        } else if (!vhdx_bat_is_present(s, entry) ||
+                   vhdx_bat_offset(entry) != place) {
+            /* It has been freed since: this write came before that. */
+            return 0;
+        } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+            return 0;
+        }
+        if (whole || (alloc && !alloc->partial)) {
+            vhdx_bat_set(s, block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
+                                                  place));
+        } else {
+            ret = child_publish_part(bs, offset, e, place, alloc);
+            if (ret > 0) {
+                continue;
+            }
+            if (ret < 0) {
+                return ret;
+            }
+        }
+        if (alloc) {
+            alloc_published(s, alloc);
+        } else {
+            vhdx_change_order(s);
+        }
+        return 0;
+    }
+}
+
+/* -- What requests do -- */
 
 int coroutine_fn
 vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
@@ -236,6 +455,9 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     BDRVVHDXState *s = bs->opaque;
 
     *e = (VHDXExtent) { .source = VHDX_SOURCE_FILE };
+    if (s->params.has_parent) {
+        return child_extent(bs, offset, bytes, e);
+    }
     while (e->bytes < bytes && e->allocs < VHDX_MAX_ALLOCS) {
         uint64_t at = offset + e->bytes;
         uint64_t place = 0;
@@ -264,12 +486,19 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 }
 
 int coroutine_fn
-vhdx_alloc_complete(BlockDriverState *bs, VHDXExtent *e, int ret)
+vhdx_alloc_complete(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
+                    int ret)
 {
     BDRVVHDXState *s = bs->opaque;
 
+    if (s->params.has_parent && ret == 0) {
+        ret = child_publish(bs, offset, e);
+        if (ret == -EAGAIN) {
+            ret = e->bytes = 0;
+        }
+    }
     for (unsigned i = 0; i < e->allocs; i++) {
-        if (ret == 0) {
+        if (!s->params.has_parent && ret == 0) {
             ret = alloc_publish(bs, e->alloc[i]);
         }
         alloc_unref(s, e->alloc[i]);
@@ -280,7 +509,7 @@ vhdx_alloc_complete(BlockDriverState *bs, VHDXExtent *e, int ret)
 
 void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 {
-    VHDXAlloc *alloc = vhdx_request_alloc(s, block);
+    VHDXAlloc *alloc = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
 
     vhdx_assert_locked(s);
     if (alloc && alloc->phase == VHDX_ALLOC_PUBLISHED) {
@@ -293,12 +522,24 @@ void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
     vhdx_change_note(s);
 }
 
+void vhdx_alloc_cover(BDRVVHDXState *s, uint64_t block)
+{
+    VHDXAlloc *alloc = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
+
+    vhdx_assert_locked(s);
+    if (alloc) {
+        vhdx_request_alloc_detach(s, alloc);
+    }
+    vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
+    vhdx_change_note(s);
+}
+
 int coroutine_fn
 vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
                 uint64_t bytes, BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXAlloc *alloc = vhdx_request_alloc(s, block);
+    VHDXAlloc *alloc = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
     int ret;
 
     vhdx_assert_locked(s);

@@ -445,30 +445,34 @@ int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
     if (ret < 0) {
         return ret;
     }
-    if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
-        Error *err = NULL;
-
-        error_setg(&err, "BAT entry %" PRIu64 " names no sector bitmap, but a "
-                   "block of its chunk is PARTIALLY_PRESENT", index);
-        entry_report(bs, err);
-        return -EIO;
-    }
     *place = vhdx_bat_offset(entry);
     return 0;
 }
 
-/* The page of @block's BAT entry, or NULL if it is not in memory. */
-static VHDXPage *entry_page(BDRVVHDXState *s, uint64_t block)
+int vhdx_bat_report_no_bitmap(BlockDriverState *bs, uint64_t chunk)
 {
-    uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
+    BDRVVHDXState *s = bs->opaque;
+    Error *err = NULL;
 
-    return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE));
+    vhdx_assert_locked(s);
+    error_setg(&err, "BAT entry %" PRIu64 " names no sector bitmap, but a "
+               "block of its chunk is PARTIALLY_PRESENT",
+               vhdx_bat_bitmap_index(&s->geo, chunk));
+    entry_report(bs, err);
+    return -EIO;
+}
+
+/* The page of BAT entry @index, or NULL if it is not in memory. */
+static VHDXPage *entry_page(BDRVVHDXState *s, uint64_t index)
+{
+    return vhdx_cache_peek(s, QEMU_ALIGN_DOWN(entry_offset(s, index),
+                                              VHDX_PAGE_SIZE));
 }
 
 bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block)
 {
     vhdx_assert_locked(s);
-    return entry_page(s, block);
+    return entry_page(s, vhdx_bat_index(&s->geo, block));
 }
 
 uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
@@ -480,13 +484,23 @@ uint64_t vhdx_bat_get_rest(BDRVVHDXState *s, uint64_t block, uint64_t entry)
            vhdx_file_size(s) - offset : 0;
 }
 
+static void entry_set(BDRVVHDXState *s, uint64_t index, uint64_t entry)
+{
+    stq_le_p(vhdx_cache_modify(s, entry_page(s, index)) +
+             entry_offset(s, index) % VHDX_PAGE_SIZE, entry);
+}
+
 void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {
-    uint64_t offset = entry_offset(s, vhdx_bat_index(&s->geo, block));
-
     vhdx_assert_locked(s);
-    stq_le_p(vhdx_cache_modify(s, entry_page(s, block)) +
-             offset % VHDX_PAGE_SIZE, entry);
+    entry_set(s, vhdx_bat_index(&s->geo, block), entry);
+}
+
+void vhdx_bat_set_bitmap(BDRVVHDXState *s, uint64_t chunk, uint64_t place)
+{
+    vhdx_assert_locked(s);
+    entry_set(s, vhdx_bat_bitmap_index(&s->geo, chunk),
+              vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, place));
 }
 
 /*

@@ -45,6 +45,21 @@ static unsigned page_run_end(const uint8_t *page, unsigned bit, unsigned end)
     return end;
 }
 
+/*
+ * Get the page for sector @sector of the disk in the bitmap at @place.  Returns
+ * 0, 1 if lock has been dropped to read it, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+page_get(BlockDriverState *bs, uint64_t place, uint64_t sector, VHDXPage **page)
+{
+    uint64_t offset = place + QEMU_ALIGN_DOWN(sector, PAGE_BITS) / 8 %
+                              VHDX_BITMAP_SIZE;
+    bool loaded = vhdx_cache_peek(bs->opaque, offset);
+    int ret = vhdx_cache_get(bs, offset, page);
+
+    return ret < 0 ? ret : !loaded;
+}
+
 int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
                                      uint64_t bytes, bool *in_block,
                                      uint64_t *run)
@@ -65,16 +80,119 @@ int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
     if (ret != 0) {
         return ret;
     }
-    place += base / 8 % VHDX_BITMAP_SIZE;
-    if (!vhdx_cache_peek(s, place)) {
-        ret = vhdx_cache_get(bs, place, &page);
-        return ret < 0 ? ret : 1;
+    if (!place) {
+        return vhdx_bat_report_no_bitmap(bs, chunk);
     }
-    ret = vhdx_cache_get(bs, place, &page);
-    assert(ret == 0);
+    ret = page_get(bs, place, base, &page);
+    if (ret != 0) {
+        return ret;
+    }
     *in_block = page_bit(page->data, first - base);
     end = page_run_end(page->data, first - base,
                        MIN(last - base + 1, PAGE_BITS));
     *run = MIN(bytes, ((base + end) << sector_bits) - offset);
+    return 0;
+}
+
+/* Set or clear bits @first to @end - 1 of a page. */
+static void page_fill(uint8_t *page, unsigned first, unsigned end, bool set)
+{
+    while (first < end) {
+        if (first % 8 == 0 && end - first >= 8) {
+            unsigned bytes = (end - first) / 8;
+
+            memset(page + first / 8, set ? 0xff : 0, bytes);
+            first += bytes * 8;
+            continue;
+        }
+        page[first / 8] &= ~(1 << first % 8);
+        page[first / 8] |= set << first % 8;
+        first++;
+    }
+}
+
+/*
+ * Have all pages for sectors @first to @end - 1 in memory at once.  Returns 0,
+ * 1 if lock has been dropped for that, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+pages_have(BlockDriverState *bs, uint64_t place, uint64_t first, uint64_t end)
+{
+    VHDXPage *page;
+    int dropped = 0;
+
+    for (uint64_t at = QEMU_ALIGN_DOWN(first, PAGE_BITS); at < end;
+         at += PAGE_BITS) {
+        int ret = page_get(bs, place, at, &page);
+
+        if (ret < 0) {
+            return ret;
+        }
+        dropped |= ret;
+    }
+    return dropped;
+}
+
+/* Set or clear the bits of sectors @first to @end - 1, which are in memory. */
+static void bits_fill(BDRVVHDXState *s, uint64_t place, uint64_t first,
+                      uint64_t end, bool set)
+{
+    while (first < end) {
+        uint64_t base = QEMU_ALIGN_DOWN(first, PAGE_BITS);
+        uint64_t last = MIN(end, base + PAGE_BITS);
+        VHDXPage *page = vhdx_cache_peek(s, place +
+                                            base / 8 % VHDX_BITMAP_SIZE);
+
+        page_fill(vhdx_cache_modify(s, page), first - base, last - base, set);
+        first = last;
+    }
+}
+
+/* Whether all bits of sectors @first to @end - 1 are set and in memory. */
+static bool bits_full(BDRVVHDXState *s, uint64_t place, uint64_t first,
+                      uint64_t end)
+{
+    while (first < end) {
+        uint64_t base = QEMU_ALIGN_DOWN(first, PAGE_BITS);
+        uint64_t last = MIN(end, base + PAGE_BITS);
+        VHDXPage *page = vhdx_cache_peek(s, place +
+                                            base / 8 % VHDX_BITMAP_SIZE);
+
+        if (!page || !page_bit(page->data, first - base) ||
+            page_run_end(page->data, first - base, last - base) < last - base) {
+            return false;
+        }
+        first = last;
+    }
+    return true;
+}
+
+int coroutine_fn vhdx_bitmap_set(BlockDriverState *bs, uint64_t place,
+                                 uint64_t offset, uint64_t bytes, bool clear,
+                                 bool *full)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned sector_bits = ctz32(s->params.logical_sector);
+    uint64_t block = offset >> s->geo.block_bits;
+    uint64_t start = block << s->geo.block_bits >> sector_bits;
+    uint64_t stop = start + (s->geo.block_size >> sector_bits);
+    uint64_t disk_end = s->geo.disk_size >> sector_bits;
+    uint64_t first = offset >> sector_bits;
+    uint64_t end = (offset + bytes) >> sector_bits;
+    int ret;
+
+    vhdx_assert_locked(s);
+    ret = pages_have(bs, place, clear ? start : first, clear ? stop : end);
+    if (ret != 0) {
+        return ret;
+    }
+    if (clear) {
+        bits_fill(s, place, start, stop, false);
+    }
+    bits_fill(s, place, first, end, true);
+    /* A look at what is beside saves going through all of the block's. */
+    stop = MIN(stop, disk_end);
+    *full = !clear && bits_full(s, place, end, MIN(end + 1, stop)) &&
+            bits_full(s, place, start, stop);
     return 0;
 }

@@ -278,22 +278,22 @@ static bool is_state_wrong(BDRVVHDXState *s, const VHDXCheckEntry *e)
  * Whether @e, of a block that is PARTIALLY_PRESENT, has no bitmap that tells
  * which of its sectors are there.
  */
-static int coroutine_fn GRAPH_RDLOCK
+static bool coroutine_fn GRAPH_RDLOCK
 lacks_bitmap(BlockDriverState *bs, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t place;
+    uint64_t place = 0;
     int ret = 1;
 
     if (e->bitmap || e->behind ||
         vhdx_bat_state(e->value) != VHDX_BLOCK_PARTIALLY_PRESENT) {
-        return 0;
+        return false;
     }
     VHDX_LOCK_GUARD(s);
     while (ret > 0) {
         ret = vhdx_bat_get_bitmap(bs, e->block >> s->geo.chunk_bits, &place);
     }
-    return ret;
+    return ret < 0 || !place;
 }
 
 /* Judge @e, for which the file may be read, but change and tell nothing. */
@@ -305,7 +305,7 @@ entry_verdict(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     if (e->present ? is_marked(c, c->twice, e) : is_state_wrong(s, e)) {
         return ENTRY_WRONG;
     }
-    if (lacks_bitmap(bs, e) < 0) {
+    if (lacks_bitmap(bs, e)) {
         return ENTRY_NO_BITMAP;
     }
     if (e->value == e->raw && !is_taken(s, c, e)) {

@@ -79,6 +79,25 @@ checkpoint(BlockDriverState *bs)
     return 0;
 }
 
+/*
+ * Compare two VHDXPage * by their order in the log, as a power cut may leave
+ * only the first entries of a commit.  Sector bitmaps come before the BAT, as
+ * an entry gives bits their meaning, and the BAT's pages come from the last to
+ * the first: a bitmap's entry stands behind those of its blocks.
+ */
+static int log_order(const void *a, const void *b, void *opaque)
+{
+    BDRVVHDXState *s = opaque;
+    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
+    bool x_bat = x->offset - s->bat.offset < s->bat.length;
+    bool y_bat = y->offset - s->bat.offset < s->bat.length;
+
+    if (x_bat && y_bat) {
+        return vhdx_cache_page_compare(b, a);
+    }
+    return x_bat || y_bat ? x_bat - y_bat : vhdx_cache_page_compare(a, b);
+}
+
 /* Take all dirty pages.  lock is held. */
 static void commit_take(BDRVVHDXState *s, Commit *c)
 {
@@ -88,7 +107,7 @@ static void commit_take(BDRVVHDXState *s, Commit *c)
     while ((page = vhdx_cache_take_dirty(s))) {
         g_ptr_array_add(c->pages, page);
     }
-    g_ptr_array_sort(c->pages, vhdx_cache_page_compare);
+    g_ptr_array_sort_with_data(c->pages, log_order, s);
     c->data = g_new(uint8_t *, c->pages->len);
     c->offsets = g_new(uint64_t, c->pages->len);
     for (guint i = 0; i < c->pages->len; i++) {

@@ -388,6 +388,10 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                    "is fixed");
         return -ENOTSUP;
     }
+    if (s->params.has_parent) {
+        error_setg(errp, "Differencing images can't be compacted yet");
+        return -ENOTSUP;
+    }
     if (s->has_locator) {
         error_setg(errp, "Could not compact the image: it has a Parent "
                    "Locator, but HasParent of File Parameters is 0");

@@ -228,6 +228,30 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
     return vhdx_commit_unlock(bs);
 }
 
+/*
+ * Write @e, which vhdx_alloc_extent() has found for @offset: from @qiov or, if
+ * that is NULL, as zeros by @flags.  lock is held, and dropped for I/O.
+ * Returns 0 or -errno; @e has no bytes if it is to be done again.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+extent_write(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
+             QEMUIOVector *qiov, size_t qiov_offset, BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    for (unsigned i = 0; i < e->allocs; i++) {
+        e->alloc[i]->touched = true;
+    }
+    vhdx_unlock(s);
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
+    ret = qiov ? vhdx_file_pwritev(bs, e->file_offset, e->bytes, qiov,
+                                   qiov_offset) :
+                 vhdx_file_pwrite_zeroes(bs, e->file_offset, e->bytes, flags);
+    vhdx_lock(s);
+    return vhdx_alloc_complete(bs, offset, e, ret);
+}
+
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, QEMUIOVector *qiov,
                                       size_t qiov_offset,
@@ -260,15 +284,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             break;
         }
-        for (unsigned i = 0; i < e.allocs; i++) {
-            e.alloc[i]->touched = true;
-        }
-        vhdx_unlock(s);
-        BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
-        ret = vhdx_file_pwritev(bs, e.file_offset, e.bytes, qiov,
-                                qiov_offset);
-        vhdx_lock(s);
-        ret = vhdx_alloc_complete(bs, &e, ret);
+        ret = extent_write(bs, offset, &e, qiov, qiov_offset, 0);
         offset += e.bytes;
         qiov_offset += e.bytes;
         bytes -= e.bytes;
@@ -330,6 +346,46 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
 }
 
 /*
+ * The first block of @z, in a differencing image, has the entry @entry: it
+ * reads as the parent, or some of its sectors do.  All of it is to read as
+ * zeros if @whole.  The log is open.  lock is held, and dropped for I/O.
+ * Returns how many bytes are done, 0 if it is to be called again, or -errno.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+zero_child(BlockDriverState *bs, const ZeroRange *z, uint64_t entry, bool whole)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t block = z->offset >> s->geo.block_bits;
+    uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
+    VHDXExtent e;
+    int ret;
+
+    if (whole && vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
+        vhdx_alloc_cover(s, block);
+        return n;
+    }
+    if (whole && (z->flags & BDRV_REQ_MAY_UNMAP)) {
+        vhdx_alloc_free(s, block, vhdx_bat_offset(entry));
+        return n;
+    }
+    if (!z->discard) {
+        ret = vhdx_alloc_extent(bs, z->offset, n, &e);
+        if (ret == 0) {
+            ret = extent_write(bs, z->offset, &e, NULL, 0, z->flags);
+        }
+        return ret < 0 ? ret : e.bytes;
+    }
+    ret = extent_lookup(bs, z->offset, n, &e);
+    if (ret == 0 && e.source == VHDX_SOURCE_FILE) {
+        vhdx_unlock(s);
+        ret = place_discard(bs, e.file_offset, e.bytes);
+        vhdx_lock(s);
+        vhdx_change_note(s);
+    }
+    return ret < 0 ? ret : e.bytes;
+}
+
+/*
  * Do the beginning of @z, of which the log has to be open for a block that is
  * present or damaged.  lock is held, and dropped for I/O.  Returns how many
  * bytes are done, 0 if it is to be called again, or -errno.
@@ -340,12 +396,12 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = z->offset >> s->geo.block_bits;
     uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
-    bool free = !vhdx_in_block(&s->geo, z->offset) &&
-                (z->flags & BDRV_REQ_MAY_UNMAP) &&
-                (n == s->geo.block_size ||
-                 z->offset + n == s->geo.disk_size);
+    bool whole = !vhdx_in_block(&s->geo, z->offset) &&
+                 (n == s->geo.block_size ||
+                  z->offset + n == s->geo.disk_size);
+    bool free = whole && (z->flags & BDRV_REQ_MAY_UNMAP);
     uint64_t entry = 0, place;
-    bool damaged;
+    bool damaged, child;
     int ret;
 
     ret = vhdx_bat_get(bs, block, &entry);
@@ -354,7 +410,11 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     if (ret < 0 && !damaged) {
         return ret;
     }
-    if (!damaged && vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+    child = s->params.has_parent && !damaged &&
+            (vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT ||
+             vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT);
+    if (!damaged && !child &&
+        vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
         return zero_absent(bs, z);
     }
     if (vhdx_change_state(s) != VHDX_DATA) {
@@ -362,6 +422,9 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         ret = vhdx_log_begin(bs, VHDX_DATA);
         vhdx_lock(s);
         return ret;
+    }
+    if (child) {
+        return zero_child(bs, z, entry, whole);
     }
     if (damaged) {
         vhdx_bat_set(s, block, VHDX_BLOCK_ZERO);
@@ -427,6 +490,10 @@ zero_range(BlockDriverState *bs, ZeroRange z)
         int64_t n = zero_piece(bs, &z);
         bool due;
 
+        if (vhdx_file_no_space(n) && s->params.has_parent) {
+            ret = request_wait_space(bs, &req, z.offset, z.bytes);
+            continue;
+        }
         if (n < 0) {
             ret = n;
             break;

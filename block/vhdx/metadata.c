@@ -197,6 +197,8 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    /* A child keeps nothing allocated for its parent's data. */
+    s->params.leave_allocated &= !s->params.has_parent;
     ret = locator_load(bs, vhdx_metadata_find(items, count,
                                               &vhdx_item_parent_locator));
     if (ret < 0) {

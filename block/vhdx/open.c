@@ -165,8 +165,7 @@ const char *vhdx_open_read_only_reason(BDRVVHDXState *s)
         return "The image has no log (LogLength 0), which every change goes "
                "through: it can only be opened read-only";
     }
-    return s->params.has_parent ? "Differencing images can't be written to "
-                                  "yet: it can only be opened read-only" : NULL;
+    return NULL;
 }
 
 /* One try of vhdx_open_load() */

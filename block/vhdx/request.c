@@ -6,8 +6,7 @@
  * requests have ended.  What changes places of its own, such as a resize, or
  * the state as a whole, such as an activation, has requests frozen.
  *
- * The blocks that requests are giving a place are in a table, by number; what
- * is done with them is in alloc.c.  A place stands there before the BAT names
+ * The blocks that requests are giving a place are in a table; what is done with them is in alloc.c.  A place stands there before the BAT names
  * it, so a scan of the BAT for what is free needs the table as well.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -19,7 +18,7 @@
 #include "trace.h"
 
 struct VHDXRequests {
-    GHashTable *allocs;             /* VHDXAlloc by block */
+    GHashTable *allocs;             /* VHDXAlloc by BAT index */
     CoQueue alloc_queue;            /* waits for PREPARING to end */
     CoQueue queue;                  /* waits for requests to end */
     bool frozen;                    /* requests wait */
@@ -130,10 +129,10 @@ uint64_t vhdx_request_next(BDRVVHDXState *s)
     return s->requests->next_ticket;
 }
 
-VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t block)
+VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t index)
 {
     vhdx_assert_locked(s);
-    return g_hash_table_lookup(s->requests->allocs, &block);
+    return g_hash_table_lookup(s->requests->allocs, &index);
 }
 
 bool vhdx_request_allocates(BDRVVHDXState *s)
@@ -146,7 +145,7 @@ void vhdx_request_alloc_add(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
     vhdx_assert_locked(s);
     assert(alloc->refs && !alloc->detached);
-    if (!g_hash_table_insert(s->requests->allocs, &alloc->block, alloc)) {
+    if (!g_hash_table_insert(s->requests->allocs, &alloc->index, alloc)) {
         g_assert_not_reached();
     }
 }
@@ -156,7 +155,7 @@ void vhdx_request_alloc_detach(BDRVVHDXState *s, VHDXAlloc *alloc)
     vhdx_assert_locked(s);
     assert(!alloc->detached);
     alloc->detached = true;
-    if (!g_hash_table_remove(s->requests->allocs, &alloc->block)) {
+    if (!g_hash_table_remove(s->requests->allocs, &alloc->index)) {
         g_assert_not_reached();
     }
 }

@@ -277,6 +277,10 @@ parent_check(BlockDriverState *bs, uint64_t entries, Error **errp)
     uint64_t found;
     int ret;
 
+    if (s->params.has_parent) {
+        error_setg(errp, "Differencing images can't be resized yet");
+        return -ENOTSUP;
+    }
     if (s->has_locator) {
         error_setg(errp, "Could not resize the image: it has a Parent Locator, "
                    "but HasParent of File Parameters is 0");

@@ -116,9 +116,12 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT && !bitmap) {
             entry = vhdx_bat_entry_resolve(bs, index + i, entry);
         }
-        present = !bitmap && vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        present = !bitmap && vhdx_bat_is_present(s, entry);
         if (offset && offset < end && present) {
             scan_mark(scan, offset, s->geo.block_size);
+        } else if (s->params.has_parent && bitmap &&
+                   vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+            scan_mark(scan, offset, VHDX_BITMAP_SIZE);
         } else if (offset && offset < end) {
             scan_keep(scan, offset, s->geo.block_size,
                       !bitmap && entry_keeps(entry));

@@ -280,7 +280,7 @@ void coroutine_fn vhdx_space_reserve_last_block(BlockDriverState *bs)
     if (ret < 0) {
         /* It may lie at the end of the file. */
         vhdx_space_map_reach(s->space, s->space->end + s->geo.block_size);
-    } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+    } else if (vhdx_bat_is_present(s, entry)) {
         vhdx_space_map_reach(s->space,
                              vhdx_bat_offset(entry) + s->geo.block_size);
     }

@@ -444,8 +444,12 @@ vhdx_refresh_limits(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    /* Parts of sectors are no trouble; the guests of some disks know none. */
-    bs->bl.request_alignment = s->params.logical_sector == 512 ? 1 :
+    /*
+     * Parts of sectors are no trouble; the guests of some disks know none.  But
+     * a child has whole sectors of its own.
+     */
+    bs->bl.request_alignment = s->params.logical_sector == 512 &&
+                               !s->params.has_parent ? 1 :
                                s->params.logical_sector;
     /* A device may have anything where it has discarded, a file may not. */
     qatomic_set(&s->safe_discard, bdrv_has_zero_init(bs->file->bs));

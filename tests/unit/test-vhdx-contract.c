@@ -422,7 +422,7 @@ static void coroutine_fn add_detached(Env *e)
 
 static void coroutine_fn add_second(Env *e)
 {
-    e->new_alloc.block = e->alloc->block;
+    e->new_alloc.index = e->alloc->index;
     VHDX_LOCK_GUARD(e->s);
     vhdx_request_alloc_add(e->s, &e->new_alloc);
 }
@@ -513,7 +513,7 @@ static BlockBackend *env_open(void)
     vhdx_change_init(&env.other);
     qemu_co_queue_init(&env.queue);
     qemu_iovec_init_buf(&env.qiov, env.buf, sizeof(env.buf));
-    env.new_alloc = (VHDXAlloc) { .block = 3, .refs = 1 };
+    env.new_alloc = (VHDXAlloc) { .index = 3, .refs = 1 };
     env.offset = IMAGE_BAT;
     env.offsets = g_array_new(false, false, sizeof(uint64_t));
     return blk;

@@ -27,7 +27,9 @@ typedef struct VHDXExtent {
     uint64_t bytes;
     uint64_t file_offset;           /* bytes, if in the file */
     unsigned allocs;
-    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];   /* blocks of it that are new */
+    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];  /* blocks of it that are new; of a
+                                           differencing image: a payload block
+                                           first, then its sector bitmap */
 } VHDXExtent;
 
 /*
@@ -40,17 +42,28 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   VHDXExtent *e);
 
 /*
- * The data of @e has been written, or not: @ret.  If it has, the BAT gets to
- * name the blocks that are new.  Returns @ret, or -errno of reading an entry.
+ * The data of @e, at @offset of the disk, has been written, or not: @ret.  If
+ * it has, the BAT gets to name the blocks that are new, and the bits of the
+ * sectors of a block that is PARTIALLY_PRESENT are set.  Where the block was
+ * made to read as zeros before it had a place, the data is lost with that: @e
+ * gets no bytes, and all is to be done again.  Returns @ret, or -errno of
+ * reading an entry.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_alloc_complete(BlockDriverState *bs, VHDXExtent *e, int ret);
+vhdx_alloc_complete(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
+                    int ret);
 
 /*
  * Take the place at file offset @place away from @block, which is present and
  * reads as zeros then.
  */
 void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place);
+
+/*
+ * Let @block, which has no place and reads as the parent, read as zeros.  What
+ * is being written to it gets another place.
+ */
+void vhdx_alloc_cover(BDRVVHDXState *s, uint64_t block);
 
 /*
  * A block that is not present reads as zeros.  But one that others are writing

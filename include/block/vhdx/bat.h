@@ -52,13 +52,27 @@ int64_t coroutine_fn GRAPH_RDLOCK vhdx_bat_missing(BlockDriverState *bs);
 bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block);
 
 /*
- * Where the sector bitmap block of chunk @chunk is, as @place, in bytes.  lock
- * is held; it is dropped where the entry has to be read, and then nothing is
- * found: the caller has to look again.  Returns 0, 1 if it has been dropped,
- * -EIO with a message where the entry names none, or -errno of reading.
+ * Where the sector bitmap block of chunk @chunk is, as @place, in bytes, or 0
+ * if there is none.  lock is held; it is dropped where the entry has to be
+ * read, and then nothing is found: the caller has to look again.  Returns 0, 1
+ * if it has been dropped, -EIO with a message for an entry that can't be right,
+ * or -errno of reading.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk, uint64_t *place);
+
+/*
+ * Say that the chunk has no sector bitmap block, though one of its blocks is
+ * PARTIALLY_PRESENT.  lock is held.  Returns -EIO.
+ */
+int GRAPH_RDLOCK
+vhdx_bat_report_no_bitmap(BlockDriverState *bs, uint64_t chunk);
+
+/*
+ * Let the sector bitmap block of @chunk be at @place.  lock is held, and has
+ * been since vhdx_bat_get_bitmap() was called for it and returned 0.
+ */
+void vhdx_bat_set_bitmap(BDRVVHDXState *s, uint64_t chunk, uint64_t place);
 
 /*
  * PARTIALLY_PRESENT is for images with a parent.  In one without any trace of

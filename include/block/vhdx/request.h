@@ -26,7 +26,8 @@ typedef struct VHDXRequest {
  *      +-----------------------+
  *            has failed
  *
- * Space that is known to read as zeros begins as READY.
+ * Space that is known to read as zeros begins as READY, and so does that of a
+ * block that will be PARTIALLY_PRESENT: nobody reads there what is not written.
  */
 typedef enum VHDXAllocPhase {
     VHDX_ALLOC_NEW,             /* it may read as anything */
@@ -36,16 +37,18 @@ typedef enum VHDXAllocPhase {
 } VHDXAllocPhase;
 
 /*
- * A payload block that is being given its place.  Whoever writes to the block
- * while this lasts shares it.  The first write that completes publishes it,
- * that is, sets the BAT entry.
+ * A block that is being given its place, be it a payload block or a sector
+ * bitmap block.  Whoever writes to it while this lasts shares it.  The first
+ * write that completes publishes it, that is, sets the BAT entry.
  */
 typedef struct VHDXAlloc {
-    uint64_t block;
+    uint64_t index;                 /* of its BAT entry */
     uint64_t offset;                /* bytes from the start of the file */
+    uint64_t bytes;                 /* that the place has */
     unsigned refs;
     VHDXAllocPhase phase;
     bool kept;                      /* the place is the one it had before */
+    bool partial;                   /* what is not written is the parent's */
     bool barrier;                   /* data must be stable before the entry */
     bool touched;                   /* a write to it has been tried */
     bool detached;                  /* freed again: no longer in the table */
@@ -81,8 +84,8 @@ uint64_t vhdx_request_oldest(BDRVVHDXState *s);
 /* The ticket of the request that begins next. */
 uint64_t vhdx_request_next(BDRVVHDXState *s);
 
-/* The allocation of payload block @block, or NULL. */
-VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t block);
+/* The allocation of the block with BAT index @index, or NULL. */
+VHDXAlloc *vhdx_request_alloc(BDRVVHDXState *s, uint64_t index);
 
 /* Whether there are any. */
 bool vhdx_request_allocates(BDRVVHDXState *s);
