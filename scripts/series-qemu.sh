@@ -28,7 +28,8 @@ tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
-state         compat state lock change file parent parent-path trace trace-events +2-trace
+parent-path   parent-path unit/test-vhdx-parent-path.c
+state         compat state lock change file parent trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
 replay        replay replay-int replay-load
 cache         cache
