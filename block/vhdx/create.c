@@ -17,8 +17,12 @@
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "qemu/option.h"
+#include "qemu/cutils.h"
 #include "block/vhdx/create.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/locator.h"
 #include "block/vhdx/options.h"
+#include "block/vhdx/parent-path.h"
 
 #define WRITE_BYTES             MiB
 
@@ -240,7 +244,8 @@ write_objects(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
         return ret;
     }
     memset(buf, 0, layout->metadata_length);
-    vhdx_metadata_encode(&layout->params, buf);
+    vhdx_metadata_encode(&layout->params, layout->locator,
+                         layout->locator_length, buf);
     ret = blk_co_pwrite(blk, layout->metadata_offset, layout->metadata_length,
                         buf, 0);
     if (ret < 0) {
@@ -297,6 +302,123 @@ write_layout(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
     return blk_co_flush(blk);
 }
 
+/* -- The parent -- */
+
+/* What an image is to have, @value or 0, must be what its parent has. */
+static int parent_agree(const char *option, uint64_t *value, uint64_t has,
+                        Error **errp)
+{
+    if (*value && *value != has) {
+        error_setg(errp, "%s is %" PRIu64 ", but the parent has %" PRIu64,
+                   option, *value, has);
+        return -EINVAL;
+    }
+    *value = has;
+    return 0;
+}
+
+/*
+ * Take from @parent, an open image, what @opts leaves to it, and the linkage
+ * into @loc.
+ */
+static int parent_take(BlockDriverState *parent, VHDXCreateOptions *opts,
+                       VHDXLocator *loc, Error **errp)
+{
+    BDRVVHDXState *p = parent->opaque;
+    char wanted[UUID_STR_LEN], has[UUID_STR_LEN];
+
+    if (parent_agree(VHDX_OPT_LOGICAL_SECTOR, &opts->logical_sector,
+                     p->params.logical_sector, errp) < 0) {
+        return -EINVAL;
+    }
+    opts->physical_sector = opts->physical_sector ?: p->params.physical_sector;
+    if (opts->size == UINT64_MAX) {
+        opts->size = p->params.disk_size;
+    }
+    if (!vhdx_guid_is_nil(&opts->disk_id) &&
+        !vhdx_guid_equal(&opts->disk_id, &p->params.disk_id)) {
+        uuid_unparse_lower(opts->disk_id.id, wanted);
+        uuid_unparse_lower(p->params.disk_id.id, has);
+        error_setg(errp, VHDX_OPT_DISK_ID " is %s, but the parent has %s",
+                   wanted, has);
+        return -EINVAL;
+    }
+    opts->disk_id = p->params.disk_id;
+    WITH_VHDX_LOCK_GUARD(p) {
+        loc->linkage = p->header.data_write_guid;
+    }
+    return 0;
+}
+
+/* The name of the file @bs as a path, NULL if it is none; freed with g_free() */
+static char *coroutine_fn file_path(BlockDriverState *bs)
+{
+    const char *path;
+
+    GRAPH_RDLOCK_GUARD();
+    bdrv_refresh_filename(bs);
+    path = bs->exact_filename;
+    strstart(path, "file:", &path);
+    return *path && !path_has_protocol(path) ? g_strdup(path) : NULL;
+}
+
+/*
+ * Look at the parent, if one is asked for, of an image whose file is called
+ * @child: complete @opts by it, and give its locator, to be freed with
+ * g_free(), and the locator's length.  Returns 0 or -errno.
+ */
+static int coroutine_fn
+parent_ask(const char *child, VHDXCreateOptions *opts, uint8_t **locator,
+           uint32_t *length, Error **errp)
+{
+    ERRP_GUARD();
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+    g_autofree char *name = NULL;
+    const char *plain = opts->parent;
+    QDict *options;
+    BlockDriverState *parent;
+    int ret;
+
+    if (!opts->parent) {
+        return 0;
+    }
+    name = bdrv_get_full_backing_filename_from_filename(child, opts->parent,
+                                                        errp);
+    if (!name) {
+        return -EINVAL;
+    }
+    options = qdict_new();
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_bool(options, BDRV_OPT_FORCE_SHARE, true);
+    parent = bdrv_co_open(name, NULL, options, BDRV_O_NO_BACKING, errp);
+    if (!parent) {
+        error_prepend(errp, "Could not open the parent: ");
+        return -EINVAL;
+    }
+    ret = parent_take(parent, opts, loc, errp);
+    if (ret == 0) {
+        g_autofree char *path = file_path(parent->file->bs);
+
+        strstart(plain, "file:", &plain);
+        if (!path_has_protocol(plain)) {
+            ret = vhdx_parent_path_store(loc, path_has_protocol(child) ?
+                                         NULL : child, plain, errp);
+        } else if (path) {
+            ret = vhdx_parent_path_store(loc, child, path, errp);
+        } else {
+            error_setg(errp, "The parent locator can't name '%s', which is no "
+                       "local file", opts->parent);
+            ret = -EINVAL;
+        }
+    }
+    bdrv_co_unref(parent);
+    if (ret < 0) {
+        return ret;
+    }
+    *locator = vhdx_locator_encode(loc, length, errp);
+    return *locator ? 0 : -EINVAL;
+}
+
 /* -- Creating -- */
 
 /* Let the node have the length, and then the content, of a new image. */
@@ -327,10 +449,38 @@ node_make_image(BlockBackend *blk, const VHDXLayout *layout,
     return ret;
 }
 
+/*
+ * Work out what an image of @vhdx_opts in the file @child is: @layout has no
+ * NULL as locator as long as @locator is not freed.  Returns 0 or -errno.
+ */
+static int coroutine_fn
+create_plan(const char *child, BlockdevCreateOptionsVhdx *vhdx_opts,
+            VHDXCreateOptions *opts, VHDXLayout *layout, uint8_t **locator,
+            Error **errp)
+{
+    uint32_t length = 0;
+    int ret;
+
+    ret = vhdx_options_parse(vhdx_opts, opts, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = parent_ask(child, opts, locator, &length, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_layout_plan(opts, layout, errp);
+    layout->locator = *locator;
+    layout->locator_length = length;
+    return ret;
+}
+
 int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
                                 Error **errp)
 {
     BlockdevCreateOptionsVhdx *vhdx_opts = &create_options->u.vhdx;
+    g_autofree uint8_t *locator = NULL;
+    g_autofree char *child = NULL;
     VHDXCreateOptions opts;
     VHDXLayout layout;
     BlockDriverState *bs;
@@ -338,18 +488,16 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
     int ret;
 
     assert(create_options->driver == BLOCKDEV_DRIVER_VHDX);
-    ret = vhdx_options_parse(vhdx_opts, &opts, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_layout_plan(&opts, &layout, errp);
-    if (ret < 0) {
-        return ret;
-    }
-
     bs = bdrv_co_open_blockdev_ref(vhdx_opts->file, errp);
     if (!bs) {
         return -EIO;
+    }
+    child = file_path(bs);
+    ret = create_plan(child ?: bs->filename, vhdx_opts, &opts, &layout,
+                      &locator, errp);
+    if (ret < 0) {
+        bdrv_co_unref(bs);
+        return ret;
     }
     blk = blk_co_new_with_bs(bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
                              BLK_PERM_ALL, errp);
@@ -432,6 +580,7 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
                                      QemuOpts *opts, Error **errp)
 {
     g_autoptr(BlockdevCreateOptions) create_options = NULL;
+    g_autofree uint8_t *locator = NULL;
     BlockdevRef *file;
     VHDXCreateOptions parsed;
     VHDXLayout layout;
@@ -443,11 +592,8 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
     if (!create_options) {
         return -EINVAL;
     }
-    ret = vhdx_options_parse(&create_options->u.vhdx, &parsed, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_layout_plan(&parsed, &layout, errp);
+    ret = create_plan(filename, &create_options->u.vhdx, &parsed, &layout,
+                      &locator, errp);
     if (ret < 0) {
         return ret;
     }

@@ -245,3 +245,81 @@ void vhdx_locator_free(VHDXLocator *loc)
         g_free(loc);
     }
 }
+
+/* -- Encoding -- */
+
+/* Append @text as UTF-16; its place in @item goes to @at, its bytes to @length. */
+static int text_append(GByteArray *item, const char *text, size_t at,
+                       size_t length, Error **errp)
+{
+    g_autofree gunichar2 *utf16 = NULL;
+    glong units;
+
+    utf16 = g_utf8_to_utf16(text, -1, NULL, &units, NULL);
+    if (!utf16) {
+        error_setg(errp, "The path of the parent is not UTF-8");
+        return -EINVAL;
+    }
+    if (units > UINT16_MAX / 2) {
+        error_setg(errp, "The path of the parent is too long: it takes %ld "
+                   "UTF-16 units, and a locator has room for %d", units,
+                   UINT16_MAX / 2);
+        return -EINVAL;
+    }
+    stl_le_p(item->data + at, item->len);
+    stw_le_p(item->data + length, units * 2);
+    for (glong i = 0; i < units; i++) {
+        const uint8_t unit[2] = { utf16[i] & 0xff, utf16[i] >> 8 };
+
+        g_byte_array_append(item, unit, sizeof(unit));
+    }
+    return 0;
+}
+
+/* The form that linkages have; NULL of the nil GUID */
+static char *linkage_text(const VHDXGuid *guid)
+{
+    char text[UUID_STR_LEN];
+
+    if (vhdx_guid_is_nil(guid)) {
+        return NULL;
+    }
+    uuid_unparse_lower(guid->id, text);
+    return g_strdup_printf("{%s}", text);
+}
+
+uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
+                             Error **errp)
+{
+    g_autofree char *linkage = linkage_text(&loc->linkage);
+    g_autofree char *linkage2 = linkage_text(&loc->linkage2);
+    const char *const pairs[][2] = {
+        { "parent_linkage", linkage },
+        { "absolute_win32_path", loc->absolute_win32_path },
+        { "relative_path", loc->relative_path },
+        { "volume_path", loc->volume_path },
+        { "parent_linkage2", linkage2 },
+    };
+    g_autoptr(GByteArray) item = g_byte_array_new();
+    size_t count = 0, at = LOCATOR_HEADER_SIZE;
+
+    for (int i = 0; i < ARRAY_SIZE(pairs); i++) {
+        count += pairs[i][1] != NULL;
+    }
+    g_byte_array_set_size(item, at + count * LOCATOR_ENTRY_SIZE);
+    memset(item->data, 0, item->len);
+    vhdx_guid_encode(&locator_type, item->data);
+    stw_le_p(item->data + 18, count);
+    for (int i = 0; i < ARRAY_SIZE(pairs); i++) {
+        if (!pairs[i][1]) {
+            continue;
+        }
+        if (text_append(item, pairs[i][0], at, at + 8, errp) < 0 ||
+            text_append(item, pairs[i][1], at + 4, at + 10, errp) < 0) {
+            return NULL;
+        }
+        at += LOCATOR_ENTRY_SIZE;
+    }
+    *bytes = item->len;
+    return g_byte_array_free(g_steal_pointer(&item), false);
+}

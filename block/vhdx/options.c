@@ -40,15 +40,17 @@ QemuOptsList vhdx_create_opts = {
         {
             .name = BLOCK_OPT_SUBFMT,
             .type = QEMU_OPT_STRING,
-            .help = "'dynamic' (grows as it is written to) or 'fixed' (has "
-                    "all its blocks from the start); default: dynamic"
+            .help = "'dynamic' (grows as it is written to), 'fixed' (has all "
+                    "its blocks from the start) or 'differencing' (has a "
+                    "parent); default: dynamic, with a parent differencing"
         },
         {
             .name = VHDX_OPT_BLOCK_SIZE,
             .type = QEMU_OPT_SIZE,
             .def_value_str = stringify(0),
             .help = "Payload block size, a power of two from 1 MiB to 256 "
-                    "MiB; default: 0, which chooses by disk size, 8 to 64 MiB"
+                    "MiB; default: 0, which chooses by disk size, 8 to 64 "
+                    "MiB, with a parent 2 MiB"
         },
         {
             .name = VHDX_OPT_LOG_SIZE,
@@ -69,13 +71,14 @@ QemuOptsList vhdx_create_opts = {
             .name = VHDX_OPT_LOGICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Logical sector size that a guest sees, 512 or 4096; "
-                    "default: 512, for a copy that of its source"
+                    "default: 512, for a copy that of its source, with a "
+                    "parent its own"
         },
         {
             .name = VHDX_OPT_PHYSICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Physical sector size that a guest sees, 512 or 4096; "
-                    "default: 4096"
+                    "default: 4096, with a parent its own"
         },
         {
             .name = BLOCK_OPT_PREALLOC,
@@ -87,13 +90,12 @@ QemuOptsList vhdx_create_opts = {
             .name = VHDX_OPT_DISK_ID,
             .type = QEMU_OPT_STRING,
             .help = "Virtual Disk ID, a GUID other than zero; default: a "
-                    "random one"
+                    "random one, with a parent its own"
         },
         {
             .name = BLOCK_OPT_BACKING_FILE,
             .type = QEMU_OPT_STRING,
-            .help = "File name of the parent; not supported: differencing "
-                    "images cannot be created yet"
+            .help = "File name of the parent, a VHDX image"
         },
         {
             .name = BLOCK_OPT_BACKING_FMT,
@@ -106,8 +108,14 @@ QemuOptsList vhdx_create_opts = {
 
 /* -- Planning -- */
 
-static uint64_t default_block_size(uint64_t disk_size)
+static uint64_t default_block_size(const VHDXCreateOptions *opts)
 {
+    uint64_t disk_size = opts->size;
+
+    if (opts->parent) {
+        /* As Windows has it: no more than single sectors is copied anyway. */
+        return 2 * MiB;
+    }
     if (disk_size > 32 * TiB) {
         return 64 * MiB;
     }
@@ -196,7 +204,7 @@ static int options_check(const VHDXCreateOptions *opts, uint64_t block_size,
 int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
                      Error **errp)
 {
-    uint64_t block_size = opts->block_size ?: default_block_size(opts->size);
+    uint64_t block_size = opts->block_size ?: default_block_size(opts);
     uint64_t payload;
     int ret;
 
@@ -211,13 +219,14 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
             .logical_sector = opts->logical_sector,
             .physical_sector = opts->physical_sector,
             .leave_allocated = opts->fixed,
+            .has_parent = opts->parent,
             .disk_id = opts->disk_id,
         },
         .log_offset = VHDX_HEADER_SECTION_SIZE,
         .log_length = opts->log_size,
         .metadata_length = VHDX_MIB,
         .state = opts->fixed ? VHDX_BLOCK_FULLY_PRESENT :
-                 opts->block_state_zero ? VHDX_BLOCK_ZERO :
+                 opts->block_state_zero && !opts->parent ? VHDX_BLOCK_ZERO :
                  VHDX_BLOCK_NOT_PRESENT,
     };
     vhdx_geometry_init(&layout->geo, &layout->params);
@@ -228,6 +237,9 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
     layout->metadata_offset = layout->bat_offset + layout->bat_length;
     layout->first_block = layout->metadata_offset + layout->metadata_length;
     layout->full_size = layout->first_block + payload;
+    if (opts->parent) {
+        layout->full_size += layout->geo.chunks * VHDX_BITMAP_SIZE;
+    }
     layout->file_size = opts->fixed ? layout->full_size : layout->first_block;
     return 0;
 }
@@ -250,27 +262,64 @@ static int disk_id_parse(const char *text, VHDXGuid *guid, Error **errp)
     return 0;
 }
 
+/* Whether what is said about a parent goes together. */
+static int parent_options_check(BlockdevCreateOptionsVhdx *o, Error **errp)
+{
+    const char *parent = vhdx_qapi_str(o, backing_file);
+    const char *format = vhdx_qapi_str(o, backing_fmt);
+    bool differencing = o->has_subformat &&
+                        o->subformat == BLOCKDEV_VHDX_SUBFORMAT_DIFFERENCING;
+
+    if (!parent && differencing) {
+        error_setg(errp, "subformat=differencing needs a parent; give it as "
+                   BLOCK_OPT_BACKING_FILE);
+        return -EINVAL;
+    }
+    if (!parent && !o->has_size) {
+        error_setg(errp, "The size of the disk is needed if there is no "
+                   "parent");
+        return -EINVAL;
+    }
+    if (parent && o->has_subformat && !differencing) {
+        error_setg(errp, "An image with a parent is differencing, not %s",
+                   BlockdevVhdxSubformat_str(o->subformat));
+        return -EINVAL;
+    }
+    if (parent && format && strcmp(format, "vhdx")) {
+        error_setg(errp, "Parent '%s' is %s, not vhdx: the parent of a VHDX "
+                   "image must be in VHDX format", parent, format);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 int vhdx_options_parse(BlockdevCreateOptionsVhdx *vhdx_opts,
                        VHDXCreateOptions *opts, Error **errp)
 {
     const char *disk_id = vhdx_qapi_str(vhdx_opts, disk_id);
+    const char *parent = vhdx_qapi_str(vhdx_opts, backing_file);
 
+    if (parent_options_check(vhdx_opts, errp) < 0) {
+        return -EINVAL;
+    }
     *opts = (VHDXCreateOptions) {
-        .size = vhdx_opts->size,
+        .size = vhdx_opts->has_size ? vhdx_opts->size : UINT64_MAX,
         .log_size = vhdx_opts->has_log_size ? vhdx_opts->log_size :
                     DEFAULT_LOG_SIZE,
         .block_size = vhdx_opts->has_block_size ? vhdx_opts->block_size : 0,
         .logical_sector = vhdx_opts->has_logical_sector_size ?
-                          vhdx_opts->logical_sector_size : 512,
+                          vhdx_opts->logical_sector_size : parent ? 0 : 512,
         .physical_sector = vhdx_opts->has_physical_sector_size ?
-                           vhdx_opts->physical_sector_size : 4096,
+                           vhdx_opts->physical_sector_size :
+                           parent ? 0 : 4096,
         .fixed = vhdx_opts->has_subformat &&
                  vhdx_opts->subformat == BLOCKDEV_VHDX_SUBFORMAT_FIXED,
         .block_state_zero = !vhdx_opts->has_block_state_zero ||
                             vhdx_opts->block_state_zero,
         .prealloc = vhdx_opts->has_preallocation ? vhdx_opts->preallocation :
                     PREALLOC_MODE_OFF,
-        .disk_id = vhdx_guid_new(),
+        .disk_id = parent ? vhdx_guid_nil : vhdx_guid_new(),
+        .parent = parent,
     };
     if (vhdx_opts->has_block_size && !vhdx_opts->block_size) {
         return refuse(errp, VHDX_OPT_BLOCK_SIZE, 0,
@@ -288,24 +337,21 @@ BlockdevCreateOptions *vhdx_options_from_opts(QemuOpts *opts, Error **errp)
         { VHDX_OPT_LOGICAL_SECTOR,    "logical-sector-size" },
         { VHDX_OPT_PHYSICAL_SECTOR,   "physical-sector-size" },
         { VHDX_OPT_DISK_ID,           "disk-id" },
+        { BLOCK_OPT_BACKING_FILE,     "backing-file" },
+        { BLOCK_OPT_BACKING_FMT,      "backing-fmt" },
         { NULL, NULL },
     };
     BlockdevCreateOptions *create_options = NULL;
     BlockdevCreateOptionsVhdx *o;
-    const char *parent;
     uint64_t sector;
     QDict *qdict;
     Visitor *v;
 
-    parent = qemu_opt_get(opts, BLOCK_OPT_BACKING_FILE);
-    if (parent) {
-        error_setg(errp, "backing_file '%s' is not supported: differencing "
-                   "images cannot be created yet", parent);
-        return NULL;
-    }
     qdict = qemu_opts_to_qdict_filtered(opts, NULL, &vhdx_create_opts, true);
-    /* It is about a parent, and programs may give it where there is none. */
-    qdict_del(qdict, BLOCK_OPT_BACKING_FMT);
+    if (!qdict_haskey(qdict, BLOCK_OPT_BACKING_FILE)) {
+        /* Programs may give it where there is no parent. */
+        qdict_del(qdict, BLOCK_OPT_BACKING_FMT);
+    }
     if (qdict_rename_keys(qdict, opt_renames, errp)) {
         qdict_put_str(qdict, "driver", "vhdx");
         qdict_put_str(qdict, "file", "");
@@ -321,6 +367,10 @@ BlockdevCreateOptions *vhdx_options_from_opts(QemuOpts *opts, Error **errp)
     }
 
     o = &create_options->u.vhdx;
+    if (!vhdx_qapi_str(o, backing_file)) {
+        /* The size has a default here. */
+        o->has_size = true;
+    }
     sector = o->has_logical_sector_size && o->logical_sector_size == 4096 ?
              4096 : 512;
     if (o->size < VHDX_MAX_DISK_SIZE) {
@@ -399,7 +449,10 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
         vhdx_layout_plan(&parsed, &layout, errp) < 0) {
         return NULL;
     }
-    if (in_bs && !parsed.fixed &&
+    if (parsed.parent) {
+        /* What of the source differs from the parent is not known. */
+        blocks = layout.geo.blocks;
+    } else if (in_bs && !parsed.fixed &&
         measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
         return NULL;
     }

@@ -270,12 +270,13 @@ int vhdx_region_table_decode(const uint8_t *buf, uint64_t log_offset,
 
 /* -- Metadata table and items -- */
 
-void vhdx_metadata_encode(const VHDXParams *params, uint8_t *buf)
+void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
+                          uint32_t locator_length, uint8_t *buf)
 {
     uint32_t offset = VHDX_METADATA_TABLE_SIZE;
     uint8_t *item;
 
-    memset(buf, 0, VHDX_METADATA_USED);
+    memset(buf, 0, VHDX_METADATA_USED + locator_length);
     memcpy(buf, METADATA_SIGNATURE, 8);
     stw_le_p(buf + 10, ARRAY_SIZE(vhdx_known_items));
     for (int i = 0; i < ARRAY_SIZE(vhdx_known_items); i++) {
@@ -287,10 +288,21 @@ void vhdx_metadata_encode(const VHDXParams *params, uint8_t *buf)
         stl_le_p(entry + 24, vhdx_known_items[i].flags);
         offset += vhdx_known_items[i].size;
     }
+    if (locator) {
+        uint8_t *entry = buf + VHDX_METADATA_ENTRY(ARRAY_SIZE(vhdx_known_items));
+
+        stw_le_p(buf + 10, ARRAY_SIZE(vhdx_known_items) + 1);
+        vhdx_guid_encode(&vhdx_item_parent_locator, entry);
+        stl_le_p(entry + 16, offset);
+        stl_le_p(entry + 20, locator_length);
+        stl_le_p(entry + 24, VHDX_ITEM_REQUIRED);
+        memcpy(buf + offset, locator, locator_length);
+    }
 
     item = buf + VHDX_METADATA_TABLE_SIZE;
     stl_le_p(item, params->block_size);
-    stl_le_p(item + 4, params->leave_allocated ? PARAM_LEAVE_ALLOCATED : 0);
+    stl_le_p(item + 4, (params->leave_allocated ? PARAM_LEAVE_ALLOCATED : 0) |
+                       (params->has_parent ? PARAM_HAS_PARENT : 0));
     stq_le_p(item + 8, params->disk_size);
     vhdx_guid_encode(&params->disk_id, item + 16);
     stl_le_p(item + 32, params->logical_sector);

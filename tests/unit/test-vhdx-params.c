@@ -73,7 +73,7 @@ static void test_encode(void)
     g_autofree uint8_t *seen = g_malloc0(VHDX_METADATA_USED);
 
     memset(buf, 0xaa, VHDX_METADATA_USED);
-    vhdx_metadata_encode(&params, buf);
+    vhdx_metadata_encode(&params, NULL, 0, buf);
 
     g_assert_cmpmem(buf, 8, "metadata", 8);
     g_assert_cmpint(get_le(buf + 10, 2), ==, G_N_ELEMENTS(want_items));
@@ -109,7 +109,7 @@ static void test_encode_fixed(void)
     const uint8_t *entry;
 
     params.leave_allocated = true;
-    vhdx_metadata_encode(&params, buf);
+    vhdx_metadata_encode(&params, NULL, 0, buf);
     entry = find_entry(buf, GUID_FILE_PARAMETERS);
     g_assert_cmpint(get_le(buf + get_le(entry + 16, 4) + 4, 4), ==, 1);
 }
@@ -131,7 +131,7 @@ static void test_round_trip(void)
 
         params.disk_size = rand64(rand) % (64 * TiB / 4096 + 1) * 4096;
         rand_fill(rand, params.disk_id.id, 16);
-        vhdx_metadata_encode(&params, buf);
+        vhdx_metadata_encode(&params, NULL, 0, buf);
 
         vhdx_metadata_table_decode(buf, MiB, &items, &count, &error_abort);
         for (uint32_t j = 0; j < count; j++) {

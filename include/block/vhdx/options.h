@@ -19,7 +19,8 @@
 
 /*
  * What create is asked for, sizes in bytes.  Zero in @block_size lets the
- * driver choose.
+ * driver choose; where there is a parent, zero in others stands for what the
+ * parent has, and UINT64_MAX in @size.
  */
 typedef struct VHDXCreateOptions {
     uint64_t size;
@@ -30,7 +31,8 @@ typedef struct VHDXCreateOptions {
     bool fixed;
     bool block_state_zero;
     PreallocMode prealloc;
-    VHDXGuid disk_id;
+    VHDXGuid disk_id;               /* nil: the parent's */
+    const char *parent;             /* its name, or NULL: there is none */
 } VHDXCreateOptions;
 
 /* Where everything of a new image goes, bytes from the start of the file. */
@@ -47,6 +49,8 @@ typedef struct VHDXLayout {
     uint64_t file_size;             /* when just created */
     uint64_t full_size;             /* with every payload block present */
     VHDXBlockState state;           /* of every payload block */
+    const uint8_t *locator;         /* the Parent Locator, or NULL ... */
+    uint32_t locator_length;        /* ... and its length in bytes */
 } VHDXLayout;
 
 /*

@@ -102,10 +102,12 @@ typedef struct VHDXParams {
 #define VHDX_METADATA_USED (VHDX_METADATA_TABLE_SIZE + 48)
 
 /*
- * Fill @buf, VHDX_METADATA_USED bytes, with a metadata table and the items of
- * @params, an image without parent.
+ * Fill @buf, VHDX_METADATA_USED bytes and @locator_length, with a metadata
+ * table and the items of @params; a differencing image has the Parent Locator
+ * @locator, others NULL.
  */
-void vhdx_metadata_encode(const VHDXParams *params, uint8_t *buf);
+void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
+                          uint32_t locator_length, uint8_t *buf);
 
 typedef struct VHDXItem {
     VHDXGuid guid;
