@@ -263,7 +263,8 @@ entry_unseen(BlockDriverState *bs, uint64_t block, uint64_t entry)
     uint64_t offset = vhdx_bat_offset(entry);
     uint64_t seen;
 
-    if (!bdrv_is_read_only(bs) || !vhdx_bat_is_present(s, entry)) {
+    if (!bdrv_is_read_only(bs) ||
+        vhdx_bat_state(entry) < VHDX_BLOCK_FULLY_PRESENT) {
         return false;
     }
     seen = bs->file->bs->total_sectors * BDRV_SECTOR_SIZE;

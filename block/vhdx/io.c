@@ -61,18 +61,22 @@ static int extent_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 }
 
 /*
- * Where the disk of a differencing image is from @offset on, in a block whose
- * BAT entry @entry is not FULLY_PRESENT; of the @bytes bytes that the entry
+ * Where the disk is from @offset on, in a block whose BAT entry @entry is not
+ * FULLY_PRESENT: in a differencing image the parent may have it.  Of the @bytes bytes that the entry
  * speaks of, @bytes gets how many are there.  lock is held.  Returns 0, 1 if it
  * has been dropped and nothing is known yet, or -errno.
  */
-static int coroutine_fn GRAPH_RDLOCK
-child_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
-             uint64_t *bytes, VHDXSource *source)
+static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+absent_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
+              uint64_t *bytes, VHDXSource *source)
 {
+    BDRVVHDXState *s = bs->opaque;
     bool in_block;
     int ret;
 
+    if (!s->params.has_parent) {
+        return 0;
+    }
     if (vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
         *source = VHDX_SOURCE_PARENT;
         return 0;
@@ -111,12 +115,14 @@ extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
             return e->bytes ? 0 :
                    extent_damaged(bs, at, bytes, entry, ret, e);
         }
-        source = vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT ?
-                 VHDX_SOURCE_FILE : VHDX_SOURCE_ZERO;
         n = MIN(bytes - e->bytes, (count << s->geo.block_bits) -
                                   vhdx_in_block(&s->geo, at));
-        if (source == VHDX_SOURCE_ZERO && s->params.has_parent) {
-            ret = child_source(bs, at, entry, &n, &source);
+        source = VHDX_SOURCE_FILE;
+        if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+            VHDXSource other = VHDX_SOURCE_ZERO;
+            uint64_t there = n;
+
+            ret = absent_source(bs, at, entry, &there, &other);
             if (ret > 0) {
                 continue;
             }
@@ -125,6 +131,8 @@ extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                 e->bytes = e->bytes ?: n;
                 return ret;
             }
+            source = other;
+            n = there;
         }
         place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, at);
         if (!e->bytes) {
@@ -138,6 +146,23 @@ extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
         e->bytes += n;
     }
     return 0;
+}
+
+/* Read what is not in its place in the file, if it is there at all. */
+static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+read_elsewhere(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
+               QEMUIOVector *qiov, size_t qiov_offset)
+{
+    switch (e->source) {
+    case VHDX_SOURCE_ZERO:
+        qemu_iovec_memset(qiov, qiov_offset, 0, e->bytes);
+        return 0;
+    case VHDX_SOURCE_PARENT:
+        return vhdx_parent_preadv(bs, offset, e->bytes, qiov, qiov_offset);
+    default:
+        return vhdx_replay_readv(bs, e->file_offset, e->bytes, qiov,
+                                 qiov_offset);
+    }
 }
 
 int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
@@ -159,13 +184,9 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
             break;
         }
         vhdx_unlock(s);
-        if (e.source == VHDX_SOURCE_ZERO) {
-            qemu_iovec_memset(qiov, qiov_offset, 0, e.bytes);
-        } else if (e.source == VHDX_SOURCE_PARENT) {
-            ret = vhdx_parent_preadv(bs, offset, e.bytes, qiov, qiov_offset);
-        } else if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
-            ret = vhdx_replay_readv(bs, e.file_offset, e.bytes, qiov,
-                                    qiov_offset);
+        if (e.source != VHDX_SOURCE_FILE ||
+            vhdx_replay_covers(s, e.file_offset, e.bytes)) {
+            ret = read_elsewhere(bs, offset, &e, qiov, qiov_offset);
         } else {
             BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
             ret = vhdx_file_preadv(bs, e.file_offset, e.bytes, qiov,

@@ -445,8 +445,13 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
     if (!create_options) {
         return NULL;
     }
-    if (vhdx_options_parse(&create_options->u.vhdx, &parsed, errp) < 0 ||
-        vhdx_layout_plan(&parsed, &layout, errp) < 0) {
+    if (vhdx_options_parse(&create_options->u.vhdx, &parsed, errp) < 0) {
+        return NULL;
+    }
+    /* The parent is not asked: little would change by it. */
+    parsed.logical_sector = parsed.logical_sector ?: 512;
+    parsed.physical_sector = parsed.physical_sector ?: 4096;
+    if (vhdx_layout_plan(&parsed, &layout, errp) < 0) {
         return NULL;
     }
     if (parsed.parent) {

@@ -59,6 +59,10 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
                parent->filename, linkage, linkage2, guid);
     error_append_hint(errp, "The parent is another image, or was changed after "
                       "the child was made.\n");
+    if (s->parent_guessed) {
+        error_append_hint(errp, "No path in the Parent Locator leads to it: it "
+                          "was found by its name, beside the child.\n");
+    }
     return -EINVAL;
 }
 

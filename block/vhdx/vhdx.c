@@ -174,7 +174,6 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_parent_entry(const VHDXCall *call)
     Error **errp = call->flag ? call->errp : NULL;
     g_autofree char *child = local_path(bs);
     g_autofree char *name = NULL;
-    bool guessed;
     int ret = vhdx_parent_check_chain(bs, call->errp);
 
     if (ret < 0) {
@@ -184,7 +183,8 @@ static int coroutine_fn GRAPH_RDLOCK vhdx_parent_entry(const VHDXCall *call)
         error_setg(errp, "The Parent Locator can't be used: %s",
                    s->locator_error);
     } else {
-        name = vhdx_parent_path_find(s->locator, child, &guessed, errp);
+        name = vhdx_parent_path_find(s->locator, child, &s->parent_guessed,
+                                     errp);
     }
     if (!name) {
         return call->flag ? -EINVAL : 0;

@@ -16,8 +16,8 @@
 
 /* Where a part of a disk is */
 typedef enum VHDXSource {
-    VHDX_SOURCE_ZERO,               /* nowhere: it reads as zeros */
     VHDX_SOURCE_FILE,               /* in the image's file */
+    VHDX_SOURCE_ZERO,               /* nowhere: it reads as zeros */
     VHDX_SOURCE_PARENT,             /* in the parent */
 } VHDXSource;
 

@@ -121,6 +121,7 @@ typedef struct BDRVVHDXState {
     /* Changed where nodes are attached, in the main loop */
     uint64_t open_id;               /* which opening of an image this is */
     uint64_t parent_id;             /* that of the parent that was judged */
+    bool parent_guessed;            /* found by the last part of a path */
 
     VHDXLock lock;
     CoMutex commit_lock;
