@@ -33,19 +33,19 @@ state         compat state lock change file parent trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
 replay        replay replay-int replay-load
 cache         cache
-bat           bat bitmap unit/test-vhdx-bat.c
+bat           bat-entry bat bitmap unit/test-vhdx-bat.c
 metadata      metadata
 space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit log
-io            alloc io
+io            extent alloc io
 resize        region bat-clear resize
 compact       move compact compact-int compact-drop compact-slide
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat
 open          open
-driver        options create vhdx +1-qapi +2-driver +4-iotests
+driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c
 sectors       convert +2-sectors
 docs          +5-docs

@@ -24,8 +24,10 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"
@@ -299,13 +301,6 @@ bitmap_alloc_get(BlockDriverState *bs, uint64_t chunk, VHDXAlloc **alloc)
     }
 }
 
-/* Whether [@offset, @offset + @bytes) is all that the disk has of a block. */
-static bool is_whole_block(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
-{
-    return !vhdx_in_block(&s->geo, offset) &&
-           bytes == vhdx_block_bytes(&s->geo, offset >> s->geo.block_bits);
-}
-
 /* An extent of one block: what becomes of its entry depends on all of it. */
 static int coroutine_fn GRAPH_RDLOCK
 child_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
@@ -326,7 +321,7 @@ child_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     if (!alloc) {
         return 0;
     }
-    if (alloc->partial && !is_whole_block(s, offset, e->bytes)) {
+    if (alloc->partial && !vhdx_is_whole_block(&s->geo, offset, e->bytes)) {
         ret = bitmap_alloc_get(bs, block >> s->geo.chunk_bits, &bitmap);
         if (ret < 0) {
             alloc_unref(s, alloc);
@@ -387,10 +382,30 @@ child_publish_part(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
 }
 
 /*
+ * Whether a block with the entry @entry, which was at @place when @alloc was
+ * looked up, is still that: 1, 0 if there is nothing left to tell of what has
+ * been written, or -EAGAIN if it is lost.  @alloc is NULL where the entry has
+ * named the place by now.
+ */
+static int child_still(BDRVVHDXState *s, uint64_t entry, uint64_t place,
+                       const VHDXAlloc *alloc)
+{
+    bool absent = vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT;
+
+    if (alloc) {
+        return alloc->detached || vhdx_bat_is_present(s, entry) ||
+               absent != alloc->partial ? -EAGAIN : 1;
+    }
+    /* If it has been freed since, this write came before that. */
+    return vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
+           vhdx_bat_offset(entry) == place;
+}
+
+/*
  * What has been written at @offset of the disk is in @e: let the block's entry
  * and its sectors' bits tell of it.  lock is dropped to read their pages, so
  * then look again: the block may have been freed, or been given its place by
- * another request.
+ * another request.  Returns 0, -EAGAIN or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
 child_publish(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e)
@@ -398,52 +413,39 @@ child_publish(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = offset >> s->geo.block_bits;
     uint64_t place = e->file_offset - vhdx_in_block(&s->geo, offset);
-    bool whole = is_whole_block(s, offset, e->bytes);
+    VHDXAlloc *alloc;
+    uint64_t entry;
+    int ret;
 
-    for (;;) {
-        VHDXAlloc *alloc = e->allocs ? e->alloc[0] : NULL;
-        uint64_t entry;
-        int ret = vhdx_bat_get(bs, block, &entry);
-
+    do {
+        ret = vhdx_bat_get(bs, block, &entry);
         if (ret < 0) {
             return ret;
         }
+        alloc = e->allocs ? e->alloc[0] : NULL;
         if (alloc && alloc->phase == VHDX_ALLOC_PUBLISHED) {
             alloc = NULL;
         }
-        if (alloc) {
-            bool absent = vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT;
-
-            if (alloc->detached || vhdx_bat_is_present(s, entry) ||
-                absent != alloc->partial) {
-                return -EAGAIN;
-            }
-        } else if (!vhdx_bat_is_present(s, entry) ||
-                   vhdx_bat_offset(entry) != place) {
-            /* It has been freed since: this write came before that. */
-            return 0;
-        } else if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
-            return 0;
+        ret = child_still(s, entry, place, alloc);
+        if (ret <= 0) {
+            return ret;
         }
-        if (whole || (alloc && !alloc->partial)) {
+        if (vhdx_is_whole_block(&s->geo, offset, e->bytes) ||
+            (alloc && !alloc->partial)) {
             vhdx_bat_set(s, block, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
                                                   place));
+            ret = 0;
         } else {
             ret = child_publish_part(bs, offset, e, place, alloc);
-            if (ret > 0) {
-                continue;
-            }
-            if (ret < 0) {
-                return ret;
-            }
         }
-        if (alloc) {
-            alloc_published(s, alloc);
-        } else {
-            vhdx_change_order(s);
-        }
-        return 0;
+    } while (ret > 0);
+
+    if (ret == 0 && alloc) {
+        alloc_published(s, alloc);
+    } else if (ret == 0) {
+        vhdx_change_order(s);
     }
+    return ret;
 }
 
 /* -- What requests do -- */

@@ -21,6 +21,7 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"

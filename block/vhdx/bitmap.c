@@ -15,6 +15,7 @@
 #include "qemu/bswap.h"
 #include "qemu/host-utils.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/lock.h"

@@ -26,6 +26,7 @@
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/file.h"

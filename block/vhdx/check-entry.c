@@ -39,6 +39,7 @@
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"

@@ -25,12 +25,12 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/check.h"
 #include "block/vhdx/check-bat.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
-#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/replay.h"

@@ -12,6 +12,7 @@
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/lock.h"

@@ -20,6 +20,7 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/move.h"

@@ -40,6 +40,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/file.h"

@@ -17,12 +17,9 @@
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "qemu/option.h"
-#include "qemu/cutils.h"
 #include "block/vhdx/create.h"
-#include "block/vhdx/lock.h"
-#include "block/vhdx/locator.h"
+#include "block/vhdx/create-parent.h"
 #include "block/vhdx/options.h"
-#include "block/vhdx/parent-path.h"
 
 #define WRITE_BYTES             MiB
 
@@ -302,123 +299,6 @@ write_layout(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
     return blk_co_flush(blk);
 }
 
-/* -- The parent -- */
-
-/* What an image is to have, @value or 0, must be what its parent has. */
-static int parent_agree(const char *option, uint64_t *value, uint64_t has,
-                        Error **errp)
-{
-    if (*value && *value != has) {
-        error_setg(errp, "%s is %" PRIu64 ", but the parent has %" PRIu64,
-                   option, *value, has);
-        return -EINVAL;
-    }
-    *value = has;
-    return 0;
-}
-
-/*
- * Take from @parent, an open image, what @opts leaves to it, and the linkage
- * into @loc.
- */
-static int parent_take(BlockDriverState *parent, VHDXCreateOptions *opts,
-                       VHDXLocator *loc, Error **errp)
-{
-    BDRVVHDXState *p = parent->opaque;
-    char wanted[UUID_STR_LEN], has[UUID_STR_LEN];
-
-    if (parent_agree(VHDX_OPT_LOGICAL_SECTOR, &opts->logical_sector,
-                     p->params.logical_sector, errp) < 0) {
-        return -EINVAL;
-    }
-    opts->physical_sector = opts->physical_sector ?: p->params.physical_sector;
-    if (opts->size == UINT64_MAX) {
-        opts->size = p->params.disk_size;
-    }
-    if (!vhdx_guid_is_nil(&opts->disk_id) &&
-        !vhdx_guid_equal(&opts->disk_id, &p->params.disk_id)) {
-        uuid_unparse_lower(opts->disk_id.id, wanted);
-        uuid_unparse_lower(p->params.disk_id.id, has);
-        error_setg(errp, VHDX_OPT_DISK_ID " is %s, but the parent has %s",
-                   wanted, has);
-        return -EINVAL;
-    }
-    opts->disk_id = p->params.disk_id;
-    WITH_VHDX_LOCK_GUARD(p) {
-        loc->linkage = p->header.data_write_guid;
-    }
-    return 0;
-}
-
-/* The name of the file @bs as a path, NULL if it is none; freed with g_free() */
-static char *coroutine_fn file_path(BlockDriverState *bs)
-{
-    const char *path;
-
-    GRAPH_RDLOCK_GUARD();
-    bdrv_refresh_filename(bs);
-    path = bs->exact_filename;
-    strstart(path, "file:", &path);
-    return *path && !path_has_protocol(path) ? g_strdup(path) : NULL;
-}
-
-/*
- * Look at the parent, if one is asked for, of an image whose file is called
- * @child: complete @opts by it, and give its locator, to be freed with
- * g_free(), and the locator's length.  Returns 0 or -errno.
- */
-static int coroutine_fn
-parent_ask(const char *child, VHDXCreateOptions *opts, uint8_t **locator,
-           uint32_t *length, Error **errp)
-{
-    ERRP_GUARD();
-    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
-    g_autofree char *name = NULL;
-    const char *plain = opts->parent;
-    QDict *options;
-    BlockDriverState *parent;
-    int ret;
-
-    if (!opts->parent) {
-        return 0;
-    }
-    name = bdrv_get_full_backing_filename_from_filename(child, opts->parent,
-                                                        errp);
-    if (!name) {
-        return -EINVAL;
-    }
-    options = qdict_new();
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_bool(options, BDRV_OPT_FORCE_SHARE, true);
-    parent = bdrv_co_open(name, NULL, options, BDRV_O_NO_BACKING, errp);
-    if (!parent) {
-        error_prepend(errp, "Could not open the parent: ");
-        return -EINVAL;
-    }
-    ret = parent_take(parent, opts, loc, errp);
-    if (ret == 0) {
-        g_autofree char *path = file_path(parent->file->bs);
-
-        strstart(plain, "file:", &plain);
-        if (!path_has_protocol(plain)) {
-            ret = vhdx_parent_path_store(loc, path_has_protocol(child) ?
-                                         NULL : child, plain, errp);
-        } else if (path) {
-            ret = vhdx_parent_path_store(loc, child, path, errp);
-        } else {
-            error_setg(errp, "The parent locator can't name '%s', which is no "
-                       "local file", opts->parent);
-            ret = -EINVAL;
-        }
-    }
-    bdrv_co_unref(parent);
-    if (ret < 0) {
-        return ret;
-    }
-    *locator = vhdx_locator_encode(loc, length, errp);
-    return *locator ? 0 : -EINVAL;
-}
-
 /* -- Creating -- */
 
 /* Let the node have the length, and then the content, of a new image. */
@@ -465,7 +345,7 @@ create_plan(const char *child, BlockdevCreateOptionsVhdx *vhdx_opts,
     if (ret < 0) {
         return ret;
     }
-    ret = parent_ask(child, opts, locator, &length, errp);
+    ret = vhdx_create_ask_parent(child, opts, locator, &length, errp);
     if (ret < 0) {
         return ret;
     }
@@ -492,7 +372,7 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
     if (!bs) {
         return -EIO;
     }
-    child = file_path(bs);
+    child = vhdx_create_file_path(bs);
     ret = create_plan(child ?: bs->filename, vhdx_opts, &opts, &layout,
                       &locator, errp);
     if (ret < 0) {

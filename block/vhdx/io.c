@@ -18,9 +18,10 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/bitmap.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
@@ -36,117 +37,6 @@
 
 /* Blocks that are looked up under one lock for the status of a range */
 #define STATUS_BLOCKS   ((uint64_t)64 * 1024)
-
-/*
- * @entry, of the block at @offset, can't be used, or not be read: @error.
- * What the file has of the block can be read all the same if it is only too
- * short.  Returns 0 with that as @e, or @error, and in @e how many bytes can't
- * be read.  lock is held, and has been since the entry was looked up.
- */
-static int extent_damaged(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                         uint64_t entry, int error, VHDXExtent *e)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t rest = vhdx_bat_get_rest(s, offset >> s->geo.block_bits, entry);
-
-    rest = QEMU_ALIGN_DOWN(rest, bs->bl.request_alignment);
-    e->bytes = vhdx_to_block_end(&s->geo, offset, bytes);
-    if (error != -EIO || rest <= vhdx_in_block(&s->geo, offset)) {
-        return error;
-    }
-    e->source = VHDX_SOURCE_FILE;
-    e->file_offset = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, offset);
-    e->bytes = MIN(e->bytes, rest - vhdx_in_block(&s->geo, offset));
-    return 0;
-}
-
-/*
- * Where the disk is from @offset on, in a block whose BAT entry @entry is not
- * FULLY_PRESENT: in a differencing image the parent may have it.  Of the @bytes bytes that the entry
- * speaks of, @bytes gets how many are there.  lock is held.  Returns 0, 1 if it
- * has been dropped and nothing is known yet, or -errno.
- */
-static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
-absent_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
-              uint64_t *bytes, VHDXSource *source)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool in_block;
-    int ret;
-
-    if (!s->params.has_parent) {
-        return 0;
-    }
-    if (vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
-        *source = VHDX_SOURCE_PARENT;
-        return 0;
-    }
-    if (vhdx_bat_state(entry) != VHDX_BLOCK_PARTIALLY_PRESENT) {
-        return 0;
-    }
-    ret = vhdx_bitmap_get_run(bs, offset, *bytes, &in_block, bytes);
-    *source = in_block ? VHDX_SOURCE_FILE : VHDX_SOURCE_PARENT;
-    return ret;
-}
-
-/*
- * Find how much of [@offset, @offset + @bytes) is in one run of one source.
- * Fewer bytes come back where the BAT can't be read later on; that is for the
- * next call to report.  If there is no more to be had than an error, @e has the
- * number of bytes for which it is known.  lock is held.
- */
-static int coroutine_fn GRAPH_RDLOCK
-extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-              VHDXExtent *e)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    *e = (VHDXExtent) { .source = VHDX_SOURCE_ZERO };
-    while (e->bytes < bytes) {
-        uint64_t at = offset + e->bytes;
-        uint64_t block = at >> s->geo.block_bits;
-        uint64_t last = (offset + bytes - 1) >> s->geo.block_bits;
-        uint64_t entry, place, count, n;
-        VHDXSource source;
-        int ret;
-
-        ret = vhdx_bat_get_run(bs, block, last - block + 1, &entry, &count);
-        if (ret < 0) {
-            return e->bytes ? 0 :
-                   extent_damaged(bs, at, bytes, entry, ret, e);
-        }
-        n = MIN(bytes - e->bytes, (count << s->geo.block_bits) -
-                                  vhdx_in_block(&s->geo, at));
-        source = VHDX_SOURCE_FILE;
-        if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
-            VHDXSource other = VHDX_SOURCE_ZERO;
-            uint64_t there = n;
-
-            ret = absent_source(bs, at, entry, &there, &other);
-            if (ret > 0) {
-                continue;
-            }
-            if (ret < 0) {
-                ret = e->bytes ? 0 : ret;
-                e->bytes = e->bytes ?: n;
-                return ret;
-            }
-            source = other;
-            n = there;
-        }
-        place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, at);
-        if (!e->bytes) {
-            e->source = source;
-            e->file_offset = place;
-        } else if (source != e->source ||
-                   (source == VHDX_SOURCE_FILE &&
-                    place != e->file_offset + e->bytes)) {
-            break;
-        }
-        e->bytes += n;
-    }
-    return 0;
-}
 
 /* Read what is not in its place in the file, if it is there at all. */
 static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
@@ -179,7 +69,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
     while (bytes && ret == 0) {
         VHDXExtent e;
 
-        ret = extent_lookup(bs, offset, bytes, &e);
+        ret = vhdx_extent_lookup(bs, offset, bytes, &e);
         if (ret < 0) {
             break;
         }
@@ -396,7 +286,7 @@ zero_child(BlockDriverState *bs, const ZeroRange *z, uint64_t entry, bool whole)
         }
         return ret < 0 ? ret : e.bytes;
     }
-    ret = extent_lookup(bs, z->offset, n, &e);
+    ret = vhdx_extent_lookup(bs, z->offset, n, &e);
     if (ret == 0 && e.source == VHDX_SOURCE_FILE) {
         vhdx_unlock(s);
         ret = place_discard(bs, e.file_offset, e.bytes);
@@ -417,9 +307,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = z->offset >> s->geo.block_bits;
     uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
-    bool whole = !vhdx_in_block(&s->geo, z->offset) &&
-                 (n == s->geo.block_size ||
-                  z->offset + n == s->geo.disk_size);
+    bool whole = vhdx_is_whole_block(&s->geo, z->offset, n);
     bool free = whole && (z->flags & BDRV_REQ_MAY_UNMAP);
     uint64_t entry = 0, place;
     bool damaged, child;
@@ -586,7 +474,7 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
         ret = vhdx_request_begin(s, &req, offset, bytes);
         if (ret == 0) {
             bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
-            ret = extent_lookup(bs, offset, bytes, &e);
+            ret = vhdx_extent_lookup(bs, offset, bytes, &e);
         }
         vhdx_request_end(s, &req);
     }

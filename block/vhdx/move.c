@@ -23,6 +23,7 @@
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"

@@ -15,13 +15,17 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/locator.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/open.h"
+#include "block/vhdx/parent.h"
+#include "block/vhdx/parent-path.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/request.h"
@@ -277,4 +281,52 @@ int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
     vhdx_request_thaw(s);
     vhdx_open_free(old);
     return ret;
+}
+
+/* -- The parent -- */
+
+/* The file's name as a local path to be freed, or NULL if it has none. */
+static char * GRAPH_RDLOCK local_path(BlockDriverState *bs)
+{
+    BlockDriverState *node = bs;
+    const char *path;
+
+    while (bdrv_primary_bs(node)) {
+        node = bdrv_primary_bs(node);
+    }
+    if (strcmp(node->drv->format_name, "file")) {
+        return NULL;
+    }
+    bdrv_refresh_filename(node);
+    path = node->exact_filename;
+    strstart(path, "file:", &path);
+    return *path ? g_strdup(path) : NULL;
+}
+
+int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, bool needed,
+                                       Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Error **errp_if = needed ? errp : NULL;
+    g_autofree char *child = local_path(bs);
+    g_autofree char *name = NULL;
+    int ret = vhdx_parent_check_chain(bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!s->locator) {
+        error_setg(errp_if, "The Parent Locator can't be used: %s",
+                   s->locator_error);
+    } else {
+        name = vhdx_parent_path_find(s->locator, child, &s->parent_guessed,
+                                     errp_if);
+    }
+    if (!name) {
+        return needed ? -EINVAL : 0;
+    }
+    pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
+    pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
+    pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
+    return 0;
 }

@@ -29,6 +29,7 @@
 #include <glib/gstdio.h>
 #include "qapi/error.h"
 #include "block/block.h"
+#include "block/vhdx/locator.h"
 #include "block/vhdx/parent-path.h"
 
 #ifdef _WIN32

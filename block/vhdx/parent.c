@@ -11,6 +11,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/parent.h"
 
@@ -66,7 +67,8 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
     return -EINVAL;
 }
 
-int vhdx_parent_check(BlockDriverState *bs, Error **errp)
+int vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm,
+                           uint64_t shared, Error **errp)
 {
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque, *p;
@@ -96,12 +98,24 @@ int vhdx_parent_check(BlockDriverState *bs, Error **errp)
     return linkage_check(bs, parent, errp);
 }
 
-void vhdx_parent_note(BlockDriverState *bs)
+void vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
 {
     BDRVVHDXState *s = bs->opaque;
 
     if (!(bs->open_flags & BDRV_O_INACTIVE)) {
         s->parent_id = parent_open_id(bs, parent_node(bs));
+    }
+}
+
+void vhdx_parent_child_perm(BlockDriverState *bs, BdrvChild *c,
+                            BdrvChildRole role,
+                            BlockReopenQueue *reopen_queue,
+                            uint64_t perm, uint64_t shared,
+                            uint64_t *nperm, uint64_t *nshared)
+{
+    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared, nperm, nshared);
+    if ((role & BDRV_CHILD_COW) && !(bs->open_flags & BDRV_O_INACTIVE)) {
+        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
     }
 }
 

@@ -39,6 +39,7 @@
 #include "qemu/error-report.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"

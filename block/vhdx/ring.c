@@ -44,6 +44,7 @@
 #include "qemu/bswap.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"

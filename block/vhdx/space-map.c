@@ -10,7 +10,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "block/vhdx/file.h"
 #include "block/vhdx/space-map.h"
 #include "space-int.h"
 

@@ -37,6 +37,7 @@
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/request.h"

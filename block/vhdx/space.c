@@ -24,6 +24,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"

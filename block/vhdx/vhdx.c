@@ -23,13 +23,13 @@
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
+#include "block/vhdx/info.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
 #include "block/vhdx/parent.h"
-#include "block/vhdx/parent-path.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
@@ -143,58 +143,6 @@ out:
     return ret;
 }
 
-/* -- The parent -- */
-
-/* The file's name as a local path to be freed, or NULL if it has none. */
-static char * GRAPH_RDLOCK local_path(BlockDriverState *bs)
-{
-    BlockDriverState *node = bs;
-    const char *path;
-
-    while (bdrv_primary_bs(node)) {
-        node = bdrv_primary_bs(node);
-    }
-    if (strcmp(node->drv->format_name, "file")) {
-        return NULL;
-    }
-    bdrv_refresh_filename(node);
-    path = node->exact_filename;
-    strstart(path, "file:", &path);
-    return *path ? g_strdup(path) : NULL;
-}
-
-/*
- * Let the block layer know of the parent, by its locator, for which files are
- * looked for.  With @call->flag it is an error if there is none.
- */
-static int coroutine_fn GRAPH_RDLOCK vhdx_parent_entry(const VHDXCall *call)
-{
-    BlockDriverState *bs = call->bs;
-    BDRVVHDXState *s = bs->opaque;
-    Error **errp = call->flag ? call->errp : NULL;
-    g_autofree char *child = local_path(bs);
-    g_autofree char *name = NULL;
-    int ret = vhdx_parent_check_chain(bs, call->errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if (!s->locator) {
-        error_setg(errp, "The Parent Locator can't be used: %s",
-                   s->locator_error);
-    } else {
-        name = vhdx_parent_path_find(s->locator, child, &s->parent_guessed,
-                                     errp);
-    }
-    if (!name) {
-        return call->flag ? -EINVAL : 0;
-    }
-    pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
-    pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
-    pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
-    return 0;
-}
-
 /* Whether @options name the parent, as a whole or in part. */
 static bool parent_is_given(QDict *options)
 {
@@ -207,31 +155,10 @@ static bool parent_is_given(QDict *options)
     return false;
 }
 
-static int vhdx_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
-                           Error **errp)
+static int coroutine_fn GRAPH_RDLOCK
+vhdx_name_parent_entry(const VHDXCall *call)
 {
-    return vhdx_parent_check(bs, errp);
-}
-
-static void vhdx_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
-{
-    vhdx_parent_note(bs);
-}
-
-/*
- * A parent whose content changes is not its child's any more: as long as the
- * child is in use, nobody writes to it.
- */
-static void vhdx_child_perm(BlockDriverState *bs, BdrvChild *c,
-                            BdrvChildRole role,
-                            BlockReopenQueue *reopen_queue,
-                            uint64_t perm, uint64_t shared,
-                            uint64_t *nperm, uint64_t *nshared)
-{
-    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared, nperm, nshared);
-    if ((role & BDRV_CHILD_COW) && !(bs->open_flags & BDRV_O_INACTIVE)) {
-        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
-    }
+    return vhdx_open_name_parent(call->bs, call->flag, call->errp);
 }
 
 static int coroutine_mixed_fn
@@ -262,7 +189,7 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     });
     if (ret == 0 && s->params.has_parent) {
         ret = vhdx_call((VHDXCall) {
-            .func = vhdx_parent_entry,
+            .func = vhdx_name_parent_entry,
             .bs = bs,
             .flag = !(flags & BDRV_O_NO_BACKING) && !parent_is_given(options),
             .errp = errp,
@@ -434,7 +361,7 @@ vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
         error_prepend(errp, "Could not open VHDX image again: ");
         return;
     }
-    vhdx_parent_check(bs, errp);
+    vhdx_parent_check_perm(bs, 0, 0, errp);
 }
 
 /* -- What is told about the image -- */
@@ -484,33 +411,6 @@ vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     return 0;
 }
 
-static char *guid_string(const VHDXGuid *guid)
-{
-    char *str = g_malloc(UUID_STR_LEN);
-
-    uuid_unparse_lower(guid->id, str);
-    return str;
-}
-
-static VhdxParentLocator *parent_info(const VHDXLocator *loc)
-{
-    VhdxParentLocator *info = g_new0(VhdxParentLocator, 1);
-
-    *info = (VhdxParentLocator) {
-        .linkage = guid_string(&loc->linkage),
-        .linkage2 = vhdx_guid_is_nil(&loc->linkage2) ? NULL :
-                    guid_string(&loc->linkage2),
-        .relative_path = g_strdup(loc->relative_path),
-        .volume_path = g_strdup(loc->volume_path),
-        .absolute_win32_path = g_strdup(loc->absolute_win32_path),
-    };
-    vhdx_qapi_has(info, linkage2);
-    vhdx_qapi_has(info, relative_path);
-    vhdx_qapi_has(info, volume_path);
-    vhdx_qapi_has(info, absolute_win32_path);
-    return info;
-}
-
 static int coroutine_fn GRAPH_RDLOCK vhdx_missing_entry(const VHDXCall *call)
 {
     *call->bytes = vhdx_bat_missing(call->bs);
@@ -540,37 +440,7 @@ static uint64_t vhdx_missing(BlockDriverState *bs)
 static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
                                                  Error **errp)
 {
-    BDRVVHDXState *s = bs->opaque;
-    ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
-    ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
-    VHDXHeader header;
-
-    WITH_VHDX_LOCK_GUARD(s) {
-        header = s->header;
-    }
-    *vhdx = (ImageInfoSpecificVhdx) {
-        .subformat = s->params.has_parent ?
-                     BLOCKDEV_VHDX_SUBFORMAT_DIFFERENCING :
-                     s->params.leave_allocated ?
-                     BLOCKDEV_VHDX_SUBFORMAT_FIXED :
-                     BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC,
-        .block_size = s->params.block_size,
-        .logical_sector_size = s->params.logical_sector,
-        .physical_sector_size = s->params.physical_sector,
-        .log_size = header.log_length,
-        .log_dirty = vhdx_replay_active(s),
-        .disk_uuid = guid_string(&s->params.disk_id),
-        .data_write_uuid = guid_string(&header.data_write_guid),
-        .file_write_uuid = guid_string(&header.file_write_guid),
-        .creator = g_strdup(s->creator),
-        .file_too_short_by = vhdx_missing(bs),
-        .parent = s->locator ? parent_info(s->locator) : NULL,
-    };
-    vhdx->has_file_too_short_by = vhdx->file_too_short_by;
-    vhdx_qapi_has(vhdx, parent);
-    info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
-    info->u.vhdx.data = vhdx;
-    return info;
+    return vhdx_info(bs->opaque, vhdx_missing(bs));
 }
 
 /*
@@ -645,9 +515,9 @@ static BlockDriver bdrv_vhdx = {
     .mutable_opts               = vhdx_mutable_opts,
     .bdrv_inactivate            = vhdx_inactivate,
     .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
-    .bdrv_child_perm            = vhdx_child_perm,
-    .bdrv_check_perm            = vhdx_check_perm,
-    .bdrv_set_perm              = vhdx_set_perm,
+    .bdrv_child_perm            = vhdx_parent_child_perm,
+    .bdrv_check_perm            = vhdx_parent_check_perm,
+    .bdrv_set_perm              = vhdx_parent_set_perm,
     .bdrv_refresh_limits        = vhdx_refresh_limits,
     .bdrv_probe_blocksizes      = vhdx_probe_blocksizes,
 

@@ -9,28 +9,7 @@
 #ifndef BLOCK_VHDX_ALLOC_H
 #define BLOCK_VHDX_ALLOC_H
 
-#include "block/vhdx/request.h"
-
-/* New blocks that an extent can span */
-#define VHDX_MAX_ALLOCS 16
-
-/* Where a part of a disk is */
-typedef enum VHDXSource {
-    VHDX_SOURCE_FILE,               /* in the image's file */
-    VHDX_SOURCE_ZERO,               /* nowhere: it reads as zeros */
-    VHDX_SOURCE_PARENT,             /* in the parent */
-} VHDXSource;
-
-/* A part of a request that lies in one run of its source. */
-typedef struct VHDXExtent {
-    VHDXSource source;
-    uint64_t bytes;
-    uint64_t file_offset;           /* bytes, if in the file */
-    unsigned allocs;
-    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];  /* blocks of it that are new; of a
-                                           differencing image: a payload block
-                                           first, then its sector bitmap */
-} VHDXExtent;
+#include "block/vhdx/extent.h"
 
 /*
  * Find, or make, the places for the beginning of a write of @bytes bytes at

@@ -81,6 +81,14 @@ static inline uint64_t vhdx_to_block_end(const VHDXGeometry *geo,
     return MIN(bytes, geo->block_size - vhdx_in_block(geo, offset));
 }
 
+/* Whether [@offset, @offset + @bytes) is all that the disk has of a block. */
+static inline bool vhdx_is_whole_block(const VHDXGeometry *geo, uint64_t offset,
+                                       uint64_t bytes)
+{
+    return !vhdx_in_block(geo, offset) &&
+           bytes == vhdx_block_bytes(geo, offset >> geo->block_bits);
+}
+
 /* The BAT index of payload block @block. */
 static inline uint64_t vhdx_bat_index(const VHDXGeometry *geo, uint64_t block)
 {

@@ -35,4 +35,12 @@ vhdx_open_load(BlockDriverState *bs, bool inactive, Error **errp);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_open_load_anew(BlockDriverState *bs, Error **errp);
 
+/*
+ * Let the block layer know of the parent of @bs, a differencing image that has
+ * been loaded, by its locator, for which files are looked for.  If it is not
+ * @needed now, there may be none.  Returns 0, or -EINVAL with @errp set.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_open_name_parent(BlockDriverState *bs, bool needed, Error **errp);
+
 #endif

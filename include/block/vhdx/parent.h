@@ -10,17 +10,30 @@
 #include "block/vhdx/lock.h"
 
 /*
- * Judge the node that is attached as backing of @bs, or none, if it is not the
- * one that was attached when vhdx_parent_note() was called the last time: an
- * image without HasParent can have no parent, and one in VHDX format must have
- * the sector size of its child and the DataWriteGuid that the child's Parent
- * Locator tells (section 2.6.2.6).  Of other formats nothing is known.  Reads
- * nothing.  No lock is held.  Returns 0, or -EINVAL with @errp set.
+ * The driver's .bdrv_check_perm, which the block layer calls when it attaches a
+ * node as backing of @bs.  If that is not the one that was attached before, it
+ * is judged: an image without HasParent can have no parent, and one in VHDX
+ * format must have the sector size of its child and the DataWriteGuid that the
+ * child's Parent Locator tells (section 2.6.2.6).  Of other formats nothing is
+ * known.  Reads nothing.  No lock is held.  Returns 0, or -EINVAL with @errp
+ * set.
  */
-int vhdx_parent_check(BlockDriverState *bs, Error **errp);
+int GRAPH_RDLOCK
+vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                       Error **errp);
 
-/* The node that is attached has been judged.  No lock is held. */
-void vhdx_parent_note(BlockDriverState *bs);
+/* .bdrv_set_perm: the node that is attached has been judged. */
+void GRAPH_RDLOCK
+vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+
+/*
+ * .bdrv_child_perm: a parent whose content changes is not its child's any more,
+ * so as long as the child is in use nobody writes to it.
+ */
+void GRAPH_RDLOCK
+vhdx_parent_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
+                       BlockReopenQueue *reopen_queue, uint64_t perm,
+                       uint64_t shared, uint64_t *nperm, uint64_t *nshared);
 
 /*
  * Whether @bs, about to be opened, is its own parent, or its chain is longer
