@@ -167,6 +167,24 @@ alloc_share(BlockDriverState *bs, VHDXAlloc *alloc)
 }
 
 /*
+ * The place that is being given to @block, whose entry is @entry, or NULL.  One
+ * that was looked for when the entry was another one does not count: its
+ * writers are going to find that out.
+ */
+static VHDXAlloc *alloc_find(BDRVVHDXState *s, uint64_t block, uint64_t entry)
+{
+    VHDXAlloc *alloc = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
+
+    if (alloc && alloc->phase != VHDX_ALLOC_PUBLISHED &&
+        alloc->partial != (s->params.has_parent && vhdx_bat_state(entry) ==
+                           VHDX_BLOCK_NOT_PRESENT)) {
+        vhdx_request_alloc_detach(s, alloc);
+        return NULL;
+    }
+    return alloc;
+}
+
+/*
  * Get the place of payload block @block, in bytes from the start of the file:
  * that of its BAT entry, with @alloc NULL, or a new one with a reference to its
  * @alloc.
@@ -195,7 +213,7 @@ alloc_get(BlockDriverState *bs, uint64_t block, uint64_t *place,
             *place = vhdx_bat_offset(entry);
             break;
         }
-        a = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
+        a = alloc_find(s, block, entry);
         if (a) {
             if (a != own) {
                 trace_vhdx_alloc_share(s, a->index);
