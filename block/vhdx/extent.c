@@ -38,11 +38,12 @@ static int damaged_source(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 
 /*
  * Where the disk is from @offset on, in a block whose BAT entry @entry is not
- * FULLY_PRESENT: in a differencing image the parent may have it.  Of the @bytes bytes that the entry
- * speaks of, @bytes gets how many are there.  lock is held.  Returns 0, 1 if it
- * has been dropped and nothing is known yet, or -errno.
+ * FULLY_PRESENT: in a differencing image the parent may have it.  Of the @bytes
+ * bytes that the entry speaks of, @bytes gets how many are there.  lock is
+ * held.  Returns 0, 1 if it has been dropped and nothing is known yet, or
+ * -errno.
  */
-static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+static int coroutine_fn GRAPH_RDLOCK
 absent_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
               uint64_t *bytes, VHDXSource *source)
 {

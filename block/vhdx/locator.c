@@ -248,7 +248,7 @@ void vhdx_locator_free(VHDXLocator *loc)
 
 /* -- Encoding -- */
 
-/* Append @text as UTF-16; its place in @item goes to @at, its bytes to @length. */
+/* Append @text as UTF-16; its place goes to @at, its bytes to @length. */
 static int text_append(GByteArray *item, const char *text, size_t at,
                        size_t length, Error **errp)
 {

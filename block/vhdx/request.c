@@ -6,8 +6,9 @@
  * requests have ended.  What changes places of its own, such as a resize, or
  * the state as a whole, such as an activation, has requests frozen.
  *
- * The blocks that requests are giving a place are in a table; what is done with them is in alloc.c.  A place stands there before the BAT names
- * it, so a scan of the BAT for what is free needs the table as well.
+ * The blocks that requests are giving a place are in a table; what is done with
+ * them is in alloc-place.c.  A place stands there before the BAT names it, so a
+ * scan of the BAT for what is free needs the table as well.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

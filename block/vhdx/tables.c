@@ -289,9 +289,10 @@ void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
         offset += vhdx_known_items[i].size;
     }
     if (locator) {
-        uint8_t *entry = buf + VHDX_METADATA_ENTRY(ARRAY_SIZE(vhdx_known_items));
+        uint32_t count = ARRAY_SIZE(vhdx_known_items);
+        uint8_t *entry = buf + VHDX_METADATA_ENTRY(count);
 
-        stw_le_p(buf + 10, ARRAY_SIZE(vhdx_known_items) + 1);
+        stw_le_p(buf + 10, count + 1);
         vhdx_guid_encode(&vhdx_item_parent_locator, entry);
         stl_le_p(entry + 16, offset);
         stl_le_p(entry + 20, locator_length);

@@ -124,6 +124,7 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
     call.opts.driver = BLOCKDEV_DRIVER_VHDX;
     *o = (BlockdevCreateOptionsVhdx) {
         .file = &call.file,
+        .has_size = true,
         .size = shape->disk_size,
         .has_block_size = true,
         .block_size = shape->block_size,

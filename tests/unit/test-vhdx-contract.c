@@ -15,6 +15,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -22,6 +23,7 @@
 #include "block/vhdx/header.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
+#include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
@@ -183,6 +185,16 @@ static void coroutine_fn GRAPH_RDLOCK logged(Env *e)
         vhdx_cache_settle(e->s, e->page, true);
     }
     qemu_co_mutex_unlock(&e->s->commit_lock);
+}
+
+/* The BAT entry of a sector bitmap is in memory, though this has no parent. */
+static void coroutine_fn GRAPH_RDLOCK bitmap(Env *e)
+{
+    begun(e);
+    VHDX_LOCK_GUARD(e->s);
+    while (vhdx_bat_get_bitmap(e->bs, 0, &e->count) > 0) {
+        continue;
+    }
 }
 
 static void coroutine_fn GRAPH_RDLOCK broken(Env *e)
@@ -380,7 +392,7 @@ static void coroutine_fn end_unbegun(Env *e)
 static void coroutine_fn GRAPH_RDLOCK free_with_request(Env *e)
 {
     WITH_VHDX_LOCK_GUARD(e->s) {
-        vhdx_alloc_complete(e->bs, &e->extent, -EIO);
+        vhdx_alloc_complete(e->bs, 2 * BLOCK, &e->extent, -EIO);
     }
     vhdx_request_free(e->s);
 }
@@ -444,14 +456,14 @@ static void coroutine_fn GRAPH_RDLOCK complete_without_ref(Env *e)
 {
     VHDX_LOCK_GUARD(e->s);
     e->alloc->refs = 0;
-    vhdx_alloc_complete(e->bs, &e->extent, -EIO);
+    vhdx_alloc_complete(e->bs, 2 * BLOCK, &e->extent, -EIO);
 }
 
 static void coroutine_fn GRAPH_RDLOCK complete_unprepared(Env *e)
 {
     VHDX_LOCK_GUARD(e->s);
     e->alloc->phase = VHDX_ALLOC_PREPARING;
-    vhdx_alloc_complete(e->bs, &e->extent, 0);
+    vhdx_alloc_complete(e->bs, 2 * BLOCK, &e->extent, 0);
 }
 
 static const Call wrong_states[] = {

@@ -123,6 +123,7 @@ static int create_on_node(uint64_t size, PreallocMode prealloc)
         .options.driver = BLOCKDEV_DRIVER_VHDX,
         .options.u.vhdx = {
             .file = &ref,
+            .has_size = true,
             .size = size,
             .has_subformat = true,
             .subformat = BLOCKDEV_VHDX_SUBFORMAT_FIXED,
