@@ -421,6 +421,9 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
                          "Parameters is 0: sector bitmaps are left alone" :
                          "HasParent of File Parameters is 1, but there is no "
                          "Parent Locator");
+    } else if (s->has_locator && !s->locator) {
+        vhdx_check_error(check, "The Parent Locator is damaged: %s",
+                         s->locator_error);
     }
     item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
     offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;

@@ -81,6 +81,7 @@ void vhdx_open_free(BDRVVHDXState *s)
     vhdx_cache_free(s);
     vhdx_change_free(s);
     vhdx_lock_destroy(s);
+    error_free(s->parent_error);
 }
 
 void vhdx_open_init(BDRVVHDXState *s)
@@ -303,11 +304,9 @@ static char * GRAPH_RDLOCK local_path(BlockDriverState *bs)
     return *path ? g_strdup(path) : NULL;
 }
 
-int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, bool needed,
-                                       Error **errp)
+int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    Error **errp_if = needed ? errp : NULL;
     g_autofree char *child = local_path(bs);
     g_autofree char *name = NULL;
     int ret = vhdx_parent_check_chain(bs, errp);
@@ -315,18 +314,33 @@ int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, bool needed,
     if (ret < 0) {
         return ret;
     }
-    if (!s->locator) {
-        error_setg(errp_if, "The Parent Locator can't be used: %s",
-                   s->locator_error);
-    } else {
+    if (s->locator) {
         name = vhdx_parent_path_find(s->locator, child, &s->parent_guessed,
-                                     errp_if);
+                                     &s->parent_error);
+    } else {
+        error_setg(&s->parent_error, "The Parent Locator can't be used: %s",
+                   s->locator_error);
+    }
+    if (!name && s->locator) {
+        name = vhdx_parent_path_find(s->locator, NULL, &s->parent_guessed,
+                                     NULL);
     }
     if (!name) {
-        return needed ? -EINVAL : 0;
+        name = g_strdup("unknown parent");
     }
     pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
     pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
     pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
     return 0;
+}
+
+char *vhdx_open_dirname(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (s->parent_error) {
+        error_propagate(errp, error_copy(s->parent_error));
+        return NULL;
+    }
+    return bdrv_dirname(bs->file->bs, errp);
 }

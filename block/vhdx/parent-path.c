@@ -386,8 +386,8 @@ static void say_none(const VHDXLocator *loc, const char *child,
                    keys->str, tried[0] ? "tried " : "none can be tried",
                    tried);
     }
-    error_append_hint(errp, "'qemu-img rebase -u -f vhdx -b PATH -F vhdx %s' "
-                      "sets a new one\n", child ?: "CHILD");
+    error_append_hint(errp, "A file with its name beside the child will do, or "
+                      "give it as 'backing' when the image is opened.\n");
 }
 
 /* The name by relative_path alone, for a child that is not here */

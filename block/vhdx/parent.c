@@ -139,7 +139,8 @@ int vhdx_parent_check_chain(BlockDriverState *bs, Error **errp)
                        "it", bs->filename, child->filename);
             return -EINVAL;
         }
-        if (++images > MAX_CHAIN) {
+        /* There is one more, the parent of @bs. */
+        if (++images == MAX_CHAIN) {
             error_setg(errp, "The chain of parents has more than %d images",
                        MAX_CHAIN);
             return -EINVAL;

@@ -143,22 +143,10 @@ out:
     return ret;
 }
 
-/* Whether @options name the parent, as a whole or in part. */
-static bool parent_is_given(QDict *options)
-{
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        if (!strcmp(e->key, "backing") || strstart(e->key, "backing.", NULL)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int coroutine_fn GRAPH_RDLOCK
 vhdx_name_parent_entry(const VHDXCall *call)
 {
-    return vhdx_open_name_parent(call->bs, call->flag, call->errp);
+    return vhdx_open_name_parent(call->bs, call->errp);
 }
 
 static int coroutine_mixed_fn
@@ -191,7 +179,6 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
         ret = vhdx_call((VHDXCall) {
             .func = vhdx_name_parent_entry,
             .bs = bs,
-            .flag = !(flags & BDRV_O_NO_BACKING) && !parent_is_given(options),
             .errp = errp,
         });
     }
@@ -515,6 +502,7 @@ static BlockDriver bdrv_vhdx = {
     .mutable_opts               = vhdx_mutable_opts,
     .bdrv_inactivate            = vhdx_inactivate,
     .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
+    .bdrv_dirname               = vhdx_open_dirname,
     .bdrv_child_perm            = vhdx_parent_child_perm,
     .bdrv_check_perm            = vhdx_parent_check_perm,
     .bdrv_set_perm              = vhdx_parent_set_perm,

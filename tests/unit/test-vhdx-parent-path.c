@@ -625,8 +625,9 @@ static void test_hint(Tree *tree, const void *data)
     g_test_trap_subprocess(NULL, 0, 0);
     g_test_trap_assert_passed();
     g_test_trap_assert_stderr("*Could not find the parent of 'vm/c.vhdx': *\n"
-                              "'qemu-img rebase -u -f vhdx -b PATH -F vhdx "
-                              "vm/c.vhdx' sets a new one\n*");
+                              "A file with its name beside the child will do, "
+                              "or give it as 'backing' when the image is "
+                              "opened.\n*");
 }
 
 static void add(const char *name, void (*test)(Tree *, const void *))

@@ -122,6 +122,7 @@ typedef struct BDRVVHDXState {
     uint64_t open_id;               /* which opening of an image this is */
     uint64_t parent_id;             /* that of the parent that was judged */
     bool parent_guessed;            /* found by the last part of a path */
+    Error *parent_error;            /* why it was not found, or NULL */
 
     VHDXLock lock;
     CoMutex commit_lock;
