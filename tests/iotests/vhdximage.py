@@ -44,6 +44,9 @@ ITEMS = {
     'unfinished': uuid.UUID('71cc85f0-1b69-4e28-9558-c3bf83ae75d3'),
 }
 
+# The LocatorType of a parent that is VHDX
+LOCATOR = uuid.UUID('b04aefb7-d19e-4a81-b789-25b8e9445913')
+
 # Field: offset, struct format
 HEADER_FIELDS = {
     'signature': (0, '4s'),
@@ -80,6 +83,9 @@ FLUSH = 'write -f 0 0'
 
 # The first line of what a command prints that has done all it had to
 DONE = r'(wrote|read|discard) (\d+)/\2 bytes'
+
+# A line of the content that "read -v" prints
+DUMP = re.compile(r'^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} ){1,16})', re.M)
 
 
 def crc32c_table():
@@ -163,6 +169,14 @@ def io(path, *commands, options=()):
     status, output, messages = run_io(path, *commands, options=options)
     assert (status, messages) == (0, ''), messages + output
     return output
+
+
+def read_disk(path, ranges, options=('-r', '-f', 'vhdx')):
+    '''The content of @ranges of (offset, length), as qemu-io reads them'''
+    output = io(path, *(f'read -v {at} {length}' for at, length in ranges),
+                options=options)
+    parts = re.split(r'read \d+/\d+ bytes.*\n', output)[:-1]
+    return [bytes.fromhex(''.join(DUMP.findall(part))) for part in parts]
 
 
 def told(command):
@@ -602,3 +616,230 @@ class CheckCase(iotests.QMPTestCase):
             self.assertEqual(found.get(name.replace('_', '-')), value,
                              (name, found, messages))
         return messages
+
+
+# Images made here, by no driver
+
+# What stands in a sector that nobody may read
+STALE = 0xee
+
+
+def locator(pairs, kind=LOCATOR, count=None):
+    '''A parent locator, of keys and values as text or bytes'''
+    at = 20 + 12 * len(pairs)
+    table, text = b'', b''
+    for key, value in pairs:
+        key, value = (x if isinstance(x, bytes) else
+                      x.encode('utf-16-le', 'surrogatepass')
+                      for x in (key, value))
+        table += struct.pack('<IIHH', at + len(text),
+                             at + len(text) + len(key), len(key), len(value))
+        text += key + value
+    return (kind.bytes_le + struct.pack('<HH', 0, len(pairs) if count is None
+                                        else count) + table + text)
+
+
+class Layer(Image):
+    '''
+    An image that is made here, alone or as the child of the Layer @parent, and
+    what its disk holds.  A sector that is put into the file has a content that
+    tells the image, by the number @tag, and the sector.
+
+    A child names its parent by a relative path, unless @pairs has the keys and
+    values of its locator.
+    '''
+    def __init__(self, path, size, parent=None, tag=1, block_size=MIB,
+                 sector=512, pairs=None):
+        with open(path, 'wb') as file:
+            file.truncate(3 * MIB)
+        super().__init__(path)
+        self.disk_size, self.parent, self.tag = size, parent, tag
+        self.block_size, self.sector = block_size, sector
+        self.chunk = 2**23 * sector // block_size
+        self.blocks = -(-size // block_size)
+        # Block: its state and place in the file
+        self.states = {}
+        # Sectors that are in the file; index of a BAT entry: sector bitmap
+        self.marks, self.bitmaps = set(), {}
+        self.data_write = uuid.uuid4()
+        if parent and pairs is None:
+            pairs = self.default_pairs()
+        self._make(pairs)
+
+    def default_pairs(self):
+        return [('parent_linkage', '{%s}' % self.parent.data_write),
+                ('parent_linkage2', '{%s}' % NIL),
+                ('relative_path', '.\\' + os.path.basename(self.parent.path))]
+
+    def _make(self, pairs):
+        '''Log, metadata and BAT, in this order; all entries are 0'''
+        entries = -(-self.blocks // self.chunk) * (self.chunk + 1)
+        bat_length = max(1, -(-entries * 8 // MIB)) * MIB
+        self.file.truncate(3 * MIB + bat_length)
+        self.write(0, b'vhdxfile' + 'a test'.encode('utf-16-le'))
+        for copy in (0, 1):
+            self.set_header(copy, signature=b'head', sequence=7 + copy,
+                            file_write_guid=uuid.uuid4(), version=1,
+                            data_write_guid=self.data_write,
+                            log_length=MIB, log_offset=MIB)
+        self.set_regions([[METADATA, 2 * MIB, MIB, 1],
+                          [BAT, 3 * MIB, bat_length, 1]])
+        item_of = {
+            'file parameters': struct.pack('<II', self.block_size,
+                                           2 if pairs else 0),
+            'disk size': struct.pack('<Q', self.disk_size),
+            'disk id': (self.parent.item('disk id', '16s')[0] if self.parent
+                        else uuid.uuid4().bytes_le),
+            'logical sector': struct.pack('<I', self.sector),
+            'physical sector': struct.pack('<I', 4096),
+        }
+        if pairs:
+            item_of['parent locator'] = locator(pairs)
+        at, items = TABLE_SIZE, []
+        for name, data in item_of.items():
+            flags = 4 if name in ('file parameters', 'parent locator') else 6
+            items.append([ITEMS[name], at, len(data), flags])
+            self.write(2 * MIB + at, data)
+            at += len(data)
+        self.set_items(items)
+
+    def set_locator(self, item):
+        '''Put another parent locator, @item, in place of the one there is'''
+        items = self.items()
+        for entry in items:
+            if entry[0] == ITEMS['parent locator']:
+                entry[2] = len(item)
+                self.write(2 * MIB + entry[1], item)
+        self.set_items(items)
+
+    # BAT and bitmaps
+
+    def entry_of(self, block):
+        return block + block // self.chunk
+
+    def bitmap_entry(self, block):
+        '''The index of the BAT entry of the sector bitmap'''
+        return block // self.chunk * (self.chunk + 1) + self.chunk
+
+    def place(self, length):
+        '''New space at the end of the file'''
+        at = self.size()
+        self.file.truncate(at + length)
+        return at
+
+    def bitmap(self, block):
+        '''The place of the sector bitmap, which is made if there is none'''
+        index = self.bitmap_entry(block)
+        if index not in self.bitmaps:
+            self.bitmaps[index] = self.place(MIB)
+            self.set_bat(index, self.bitmaps[index] | FULLY_PRESENT)
+        return self.bitmaps[index]
+
+    def bit_at(self, sector):
+        '''The place in the file, and the mask, of the bit of a sector'''
+        block = sector // (self.block_size // self.sector)
+        bit = sector % (self.chunk * self.block_size // self.sector)
+        return self.bitmap(block) + bit // 8, 1 << bit % 8
+
+    def set_bits(self, sectors):
+        masks = {}
+        for sector in sectors:
+            at, mask = self.bit_at(sector)
+            masks[at] = masks.get(at, 0) | mask
+        for at, mask in masks.items():
+            self.write(at, bytes([self.read(at, 1)[0] | mask]))
+
+    # Content
+
+    def mark(self, sector, tag=None):
+        '''What a sector of the disk holds if this image has it'''
+        tag = self.tag if tag is None else tag
+        return (bytes([tag]) * 8 + struct.pack('>Q', sector)) * (
+            self.sector // 16)
+
+    def put(self, block, state, sectors=(), stale=16):
+        '''
+        Give @block the state @state, with @sectors, numbers in the disk, in
+        the file.  In a block that is PARTIALLY_PRESENT these have a bit; the
+        file has something else in @stale sectors around each.
+        '''
+        count = self.block_size // self.sector
+        first, end = block * count, block * count + count
+        assert all(first <= sector < end for sector in sectors)
+        offset = 0
+        if state in (FULLY_PRESENT, PARTIALLY_PRESENT):
+            offset = self.place(self.block_size)
+        self.states[block] = (state, offset)
+        self.set_bat(self.entry_of(block), offset | state)
+        around = set()
+        if state == PARTIALLY_PRESENT:
+            self.bitmap(block)
+            self.set_bits(sectors)
+            for sector in sectors or (first, end - 1):
+                around.update(range(max(first, sector - stale),
+                                    min(end, sector + stale + 1)))
+        self.marks.update(sectors)
+        for sector in around.union(sectors):
+            tag = None if sector in self.marks else STALE
+            self.write(offset + (sector - first) * self.sector,
+                       self.mark(sector, tag))
+
+    def source(self, sector):
+        '''The image of the chain that has a sector, or None: it is zero'''
+        if sector * self.sector >= self.disk_size:
+            return None
+        block = sector // (self.block_size // self.sector)
+        state, _ = self.states.get(block, (NOT_PRESENT, 0))
+        if state == FULLY_PRESENT or (state == PARTIALLY_PRESENT and
+                                      sector in self.marks):
+            return self
+        if self.parent and state in (NOT_PRESENT, PARTIALLY_PRESENT):
+            return self.parent.source(sector)
+        return None
+
+    def content(self, offset, length):
+        '''What the disk holds, by the format's rules'''
+        first, end = offset // self.sector, -(-(offset + length) // self.sector)
+        data = b''
+        for sector in range(first, end):
+            layer = self.source(sector)
+            data += (layer.mark(sector) if layer and sector in layer.marks
+                     else bytes(self.sector))
+        start = offset - first * self.sector
+        return data[start:start + length]
+
+    def all_marks(self):
+        '''Each sector that is not zero in some image of the chain'''
+        return self.marks | (self.parent.all_marks() if self.parent else set())
+
+    def write_raw(self, path):
+        '''The disk as a raw file'''
+        with open(path, 'wb') as file:
+            for sector in sorted(self.all_marks()):
+                layer = self.source(sector)
+                if layer and sector in layer.marks:
+                    file.seek(sector * self.sector)
+                    file.write(layer.mark(sector))
+            file.truncate(self.disk_size)
+
+    # Log
+
+    def put_log(self, pages):
+        '''
+        Leave a log to replay, of one entry that changes @pages: their places,
+        and 4 KiB for each
+        '''
+        guid, sequence, size = uuid.uuid4(), 9, self.size()
+        descriptors, sectors = b'', b''
+        for at, page in pages.items():
+            descriptors += (b'desc' + page[-4:] + page[:8] +
+                            struct.pack('<QQ', at, sequence))
+            sectors += (struct.pack('<4sI', b'data', sequence >> 32) +
+                        page[8:-4] + struct.pack('<I', sequence & 0xffffffff))
+        length = 4 * KIB + len(sectors)
+        entry = struct.pack('<4sIIIQII16sQQ', b'loge', 0, length, 0, sequence,
+                            len(pages), 0, guid.bytes_le, size, size)
+        entry = (entry + descriptors).ljust(4 * KIB, b'\0') + sectors
+        self.write(MIB, entry)
+        self.seal(MIB, length)
+        self.set_headers(log_guid=guid)
