@@ -137,6 +137,8 @@ static BlockBackend *image_open(Fuzz *f, int flags, const char *doing)
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "file", "disk");
     qdict_put_str(options, "cache-size", cache_size);
+    /* An input is one file: it names no other one of this machine. */
+    qdict_put_null(options, "backing");
     step_limit(f, doing, 8);
     blk = blk_new_open(NULL, NULL, options, flags, &err);
     step_end(f);

@@ -5,6 +5,7 @@ it gets closed images only.  The Python module is a C extension that comes as a
 Debian package for /usr/bin/python3, so a reader process of that Python does
 the reading.
 """
+import hashlib
 import json
 import subprocess
 
@@ -12,6 +13,7 @@ from harness import Failure, Skip, checked, expect, foreign, run
 from images import filled, round_up, spots
 from model import Model
 from strict.report import MIB
+from test_samples import known_sum, sha256, windows_chain
 
 READER = '''
 import json
@@ -19,6 +21,10 @@ import sys
 import pyvhdi
 image = pyvhdi.file()
 image.open(sys.argv[1])
+if len(sys.argv) > 2:
+    parent = pyvhdi.file()
+    parent.open(sys.argv[2])
+    image.set_parent(parent)
 print(json.dumps([image.media_size, image.disk_type, image.bytes_per_sector,
                   image.identifier]))
 sys.stdout.flush()
@@ -27,7 +33,7 @@ for line in sys.stdin:
     sys.stdout.buffer.write(image.read_buffer_at_offset(length, offset))
 image.close()
 '''
-FIXED, DYNAMIC = 2, 3
+FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
 
 CASES = [
     ('dynamic', 40 * MIB, {}),
@@ -55,10 +61,10 @@ def python():
     return path
 
 
-def read_all(path, ranges):
+def read_all(path, ranges, *parent):
     """What the Python reader says of an image, and the bytes it reads."""
     asked = ''.join('%d %d\n' % r for r in ranges)
-    done = subprocess.run([python(), '-c', READER, path],
+    done = subprocess.run([python(), '-c', READER, path, *parent],
                           input=asked.encode(), capture_output=True,
                           timeout=120, check=False)
     if done.returncode:
@@ -146,8 +152,23 @@ def empty(size):
     return test
 
 
+def chain(ctx):
+    """A child from Windows, which libvhdi is given the parent of."""
+    python()
+    path, parent = windows_chain(ctx)
+    told, (data,) = read_all(path, [(0, 4 * MIB)], parent)
+    expect(told[:3] == [4 * MIB, DIFFERENCING, 512], str(told))
+    sums = hashlib.sha256(data).hexdigest(), sha256(ctx.raw(path))
+    expect(sums == 2 * (known_sum('fat-differential.vhdx.xz'),),
+           'checksums: %s', sums)
+    text = run(foreign('vhdiinfo'), path)
+    expect('fat-parent.vhdx' in text and
+           'f88d4d92-6fcc-408d-9bef-9b7c89f15c89' in text, text)
+
+
 def tests():
     found = [(name, content(size, options)) for name, size, options in CASES]
     found.append(('fixed-5G', fixed_chunks))
+    found.append(('windows-chain', chain))
     return found + [('empty-%dM' % (size // MIB), empty(size))
                     for size in (MIB, 1 << 30, 2040 << 30)]

@@ -1,16 +1,17 @@
 """Images that others made: QEMU's samples and the two from Windows.
 
 Driver and strict reader agree on the content, which for the Windows images is
-also known as a checksum; reading changes no byte of the file.  A differencing
-image is refused with a reason, as backing files are not supported yet.
+also known as a checksum; reading changes no byte of the file.  The second one
+from Windows is a child of the first.
 """
 import bz2
 import hashlib
 import lzma
 import os
 
-from harness import ROOT, Skip, expect, ours, run, same_as_raw
+from harness import ROOT, Failure, Skip, expect, ours, run, same_as_raw
 from script import fingerprint
+from strict.report import Corrupt
 from vhdx_strict import Image
 
 QEMU_SAMPLES = ('iotest-dynamic-1G', 'iotest-dirtylog-10G-4M',
@@ -59,6 +60,7 @@ def same_content(ctx, path):
     # foreign images break some strict rules: they are read all the same
     with Image(path, unclean=True) as image:
         expect(image.readable, '\n'.join(image.report.lines()))
+        image.open_parent()
         same_as_raw(image, raw)
     return raw
 
@@ -98,31 +100,68 @@ def windows_fixed(ctx):
     same_content(ctx, path)
 
 
+def windows_chain(ctx):
+    """The child in the folder of its parent; the path of the child."""
+    parent = windows(ctx, 'fat-parent.vhdx.xz')
+    return windows(ctx, 'fat-differential.vhdx.xz'), parent
+
+
 def windows_child(ctx):
-    """By the strict reader, which follows the chain."""
-    windows(ctx, 'fat-parent.vhdx.xz')
-    path = windows(ctx, 'fat-differential.vhdx.xz')
+    """By both readers, which follow the chain; neither file changes."""
+    path, parent = windows_chain(ctx)
+    before = fingerprint(parent), sha256(parent)
+    raw = same_content(ctx, path)
     with Image(path) as image:
         image.open_parent()
-        expect(image.hash() == known_sum('fat-differential.vhdx.xz'),
-               'content has another checksum')
+        sums = sha256(raw), image.hash()
+    expect(sums == 2 * (known_sum('fat-differential.vhdx.xz'),),
+           'content has other checksums: %s', sums)
+    text = run(ours('qemu-img'), 'info', '-f', 'vhdx', path)
+    for line in ('backing file: fat-parent.vhdx (actual path: %s)' % parent,
+                 'subformat: differencing',
+                 'linkage: f88d4d92-6fcc-408d-9bef-9b7c89f15c89',
+                 'relative path: .\\fat-parent.vhdx'):
+        expect(line in text, '%s is not in:\n%s', line, text)
+    text = run(ours('qemu-img'), 'check', '-f', 'vhdx', path)
+    expect('No errors were found' in text, text)
+    expect((fingerprint(parent), sha256(parent)) == before,
+           'the parent changed')
 
 
-def refused(ctx):
-    """The driver opens no differencing image, and names its parent."""
+def windows_alone(ctx):
+    """Without its parent, it can be looked at, and not be read."""
     path = windows(ctx, 'fat-differential.vhdx.xz')
     before = fingerprint(path), sha256(path)
-    for options in (['-f', 'vhdx'], []):
-        text = run(ours('qemu-img'), 'info', *options, path, status=1)
-        expect("the parent of this one is '.\\fat-parent.vhdx'" in text, text)
-    text = run(ours('qemu-io'), '-f', 'vhdx', '-c', 'write 0 512', path,
-               status=1)
-    expect("the parent of this one is '.\\fat-parent.vhdx'" in text, text)
+    text = run(ours('qemu-img'), 'info', path)
+    expect('relative path: .\\fat-parent.vhdx' in text, text)
+    for tool in (['qemu-img', 'check'], ['qemu-io', '-r', '-c', 'read 0 512'],
+                 ['qemu-io', '-c', 'write 0 512']):
+        text = run(ours(tool[0]), *tool[1:], '-f', 'vhdx', path, status=1)
+        expect('Could not find the parent of' in text and
+               '.\\fat-parent.vhdx' in text, text)
     expect((fingerprint(path), sha256(path)) == before, 'the file changed')
+
+
+def windows_other_parent(ctx):
+    """A parent that has been written to is not the one it was."""
+    path, parent = windows_chain(ctx)
+    ctx.io(parent, ['write -q -P 7 65536 512'])
+    text = run(ours('qemu-img'), 'convert', '-O', 'raw', path,
+               ctx.path('raw'), status=1)
+    expect('does not go with its parent' in text and
+           'f88d4d92-6fcc-408d-9bef-9b7c89f15c89' in text, text)
+    with Image(path) as image:
+        try:
+            image.open_parent()
+        except Corrupt:
+            return
+    raise Failure('the strict reader takes the parent')
 
 
 def tests():
     found = [('qemu-' + name, sample(name)) for name in QEMU_SAMPLES]
     return found + [('windows-fixed', windows_fixed),
                     ('windows-differencing', windows_child),
-                    ('windows-differencing-refused', refused)]
+                    ('windows-differencing-alone', windows_alone),
+                    ('windows-differencing-other-parent',
+                     windows_other_parent)]

@@ -8,6 +8,7 @@ from harness import Failure, Skip, expect, foreign, run
 from images import filled, round_up
 from model import Model
 from strict.report import MIB
+from test_samples import known_sum, sha256, windows_chain
 
 CASES = [
     ('dynamic', 40 * MIB, {}),
@@ -90,6 +91,21 @@ def odd(ctx):
     extract(ctx, path, model)
 
 
+def chain(ctx):
+    """A child from Windows, as 7-Zip and our driver read it."""
+    path, _ = windows_chain(ctx)
+    told = listing(path)
+    expect((told.get('Method'), told.get('Parent')) ==
+           ('Differencing -> fixed', 'fat-parent.vhdx'), str(told))
+    target = ctx.path('extracted')
+    run(foreign('7zz'), 'x', '-y', '-tvhdx', '-o' + target, path)
+    names = run('ls', target).split()
+    expect(len(names) == 1, 'extracted: %s', names)
+    sums = sha256(target + '/' + names[0]), sha256(ctx.raw(path))
+    expect(sums == 2 * (known_sum('fat-differential.vhdx.xz'),),
+           'checksums: %s', sums)
+
+
 def tests():
     found = [(name, content(size, options)) for name, size, options in CASES]
     for subformat in ('dynamic', 'fixed'):
@@ -97,4 +113,4 @@ def tests():
             if (subformat, size) != ('fixed', SIZES[-1]):
                 found.append(('list-%s-%dM' % (subformat, size // MIB),
                               empty(subformat, size)))
-    return found + [('odd', odd)]
+    return found + [('odd', odd), ('windows-chain', chain)]

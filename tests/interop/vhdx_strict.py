@@ -124,21 +124,31 @@ class Image:
         allowed += [(o, o + MIB) for o in self.bat.bitmaps.values()]
         log.check_targets(entries, allowed, self.report)
 
-    def open_parent(self, path=None):
+    def open_parent(self, path=None, children=()):
         """Open the chain, by default along the relative paths."""
         if not self.params.has_parent:
             return
+        children = (*children, os.path.realpath(self.path))
         if path is None:
             relative = self.params.locator['relative_path']
             path = os.path.join(os.path.dirname(self.path) or '.',
                                 relative.replace('\\', '/'))
+        if os.path.realpath(path) in children:
+            raise Corrupt('the chain of parents is a circle: %s' % path)
         self.parent = Image(path)
-        linkage = '{%s}' % self.parent.header.data_write
+        if not self.parent.readable:
+            raise Corrupt('the parent %s can\'t be read' % path)
+        data_write = self.parent.header.data_write
+        linkage = '{%s}' % data_write
         locator = self.params.locator
-        if linkage not in (locator.get('parent_linkage'),
-                           locator.get('parent_linkage2')):
+        if data_write == NIL_GUID or \
+                linkage not in (locator.get('parent_linkage'),
+                                locator.get('parent_linkage2')):
             raise Corrupt('the parent %s is %s' % (path, linkage))
-        self.parent.open_parent()
+        if self.parent.params.logical != self.params.logical:
+            raise Corrupt('the parent %s has sectors of %d bytes'
+                          % (path, self.parent.params.logical))
+        self.parent.open_parent(children=children)
 
     def read(self, offset, length):
         """The disk's content; behind its end there are zeroes."""
@@ -189,8 +199,12 @@ class Image:
     def data_extents(self):
         """(offset, length) of the parts of the disk that may not be zero."""
         size, view = self.params.block_size, self.view
+        for start, length in self.parent.data_extents() if self.parent else ():
+            if start < self.params.disk_size:
+                yield start, min(length, self.params.disk_size - start)
         for block, count, place in sorted(self.bat.runs):
-            if count == 1 and self.bat.lookup(block)[0] != bat.PRESENT:
+            if count == 1 and self.bat.lookup(block)[0] not in (bat.PRESENT,
+                                                                bat.PARTIAL):
                 continue
             end = place + count * size
             for start, stop in view.data_in(place, end):
