@@ -10,6 +10,7 @@
 #
 # SPDX-License-Identifier: LGPL-2.1-or-later
 
+import functools
 import hashlib
 import json
 import os
@@ -107,6 +108,7 @@ def crc32c(data):
     return crc ^ 0xffffffff
 
 
+@functools.lru_cache(maxsize=64)
 def checksum(data):
     '''The checksum of @data, which has a place for it at 4'''
     return crc32c(data[:4] + bytes(4) + data[8:])
@@ -661,6 +663,7 @@ class Layer(Image):
         self.states = {}
         # Sectors that are in the file; index of a BAT entry: sector bitmap
         self.marks, self.bitmaps = set(), {}
+        self.locator_at = 0
         self.data_write = uuid.uuid4()
         if parent and pairs is None:
             pairs = self.default_pairs()
@@ -696,10 +699,12 @@ class Layer(Image):
         if pairs:
             item_of['parent locator'] = locator(pairs)
         at, items = TABLE_SIZE, []
+        # The locator is the last item.
         for name, data in item_of.items():
             flags = 4 if name in ('file parameters', 'parent locator') else 6
             items.append([ITEMS[name], at, len(data), flags])
             self.write(2 * MIB + at, data)
+            self.locator_at = at
             at += len(data)
         self.set_items(items)
 
@@ -708,7 +713,8 @@ class Layer(Image):
         items = self.items()
         for entry in items:
             if entry[0] == ITEMS['parent locator']:
-                entry[2] = len(item)
+                # What is empty has no place.
+                entry[1:3] = self.locator_at if item else 0, len(item)
                 self.write(2 * MIB + entry[1], item)
         self.set_items(items)
 
@@ -800,13 +806,13 @@ class Layer(Image):
     def content(self, offset, length):
         '''What the disk holds, by the format's rules'''
         first, end = offset // self.sector, -(-(offset + length) // self.sector)
-        data = b''
+        parts = []
         for sector in range(first, end):
             layer = self.source(sector)
-            data += (layer.mark(sector) if layer and sector in layer.marks
-                     else bytes(self.sector))
+            parts.append(layer.mark(sector) if layer and sector in layer.marks
+                         else bytes(self.sector))
         start = offset - first * self.sector
-        return data[start:start + length]
+        return b''.join(parts)[start:start + length]
 
     def all_marks(self):
         '''Each sector that is not zero in some image of the chain'''
