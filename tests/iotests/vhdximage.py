@@ -650,6 +650,7 @@ class Layer(Image):
     A child names its parent by a relative path, unless @pairs has the keys and
     values of its locator.
     '''
+    # pylint: disable=too-many-instance-attributes
     def __init__(self, path, size, parent=None, tag=1, block_size=MIB,
                  sector=512, pairs=None):
         with open(path, 'wb') as file:
@@ -805,7 +806,8 @@ class Layer(Image):
 
     def content(self, offset, length):
         '''What the disk holds, by the format's rules'''
-        first, end = offset // self.sector, -(-(offset + length) // self.sector)
+        first = offset // self.sector
+        end = -(-(offset + length) // self.sector)
         parts = []
         for sector in range(first, end):
             layer = self.source(sector)
