@@ -25,9 +25,8 @@ typedef struct VHDXExtent {
     uint64_t bytes;
     uint64_t file_offset;           /* bytes, if in the file */
     unsigned allocs;
-    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];  /* blocks of it that are new; of a
-                                           differencing image: a payload block
-                                           first, then its sector bitmap */
+    /* New blocks; of a child: a payload block, then its sector bitmap block */
+    VHDXAlloc *alloc[VHDX_MAX_ALLOCS];
 } VHDXExtent;
 
 /*
