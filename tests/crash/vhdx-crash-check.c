@@ -4,7 +4,8 @@
  * Of an image as a cut leaves it:
  *
  *   - the reader finds nothing wrong in it, and every sector that was ever
- *     written holds what the model allows; every other one is zero
+ *     written holds what the model allows; every other one is zero, or in a
+ *     child the parent's
  *   - the driver opens it without writing to it, its check finds no error, and
  *     it reads every sector as the reader does
  *
@@ -44,13 +45,77 @@ static char *G_GNUC_PRINTF(1, 2) text(const char *format, ...)
 
 /* -- One image -- */
 
-/* The guest's page @page; NULL for zeros. */
-static CrashPage *guest_page(const CrashReader *r, uint64_t page)
+/* A page some sectors of which are from @sources' other pages than zeros. */
+static CrashPage *page_compose(CrashPage *const *sources)
+{
+    CrashPage *page = image_page_new(NULL);
+
+    for (int k = 0; k < CRASH_SECTORS; k++) {
+        if (sources[k]) {
+            memcpy(page->data + k * CRASH_SECTOR,
+                   sources[k]->data + k * CRASH_SECTOR, CRASH_SECTOR);
+        }
+    }
+    return page;
+}
+
+/* The guest's page @page, with a reference; NULL for zeros. */
+static CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
+                             uint64_t page)
 {
     uint64_t at = page * CRASH_PAGE;
     uint64_t place = reader_block(r, at / r->block_size);
+    CrashPage *file = place ? reader_page(r, place + at % r->block_size) : NULL;
+    CrashPage *parent = r->has_parent ?
+                        parent_page(model->shape->parent_size, page) : NULL;
+    CrashPage *sources[CRASH_SECTORS], *found;
+    bool same = true;
 
-    return place ? reader_page(r, place + at % r->block_size) : NULL;
+    for (int k = 0; k < CRASH_SECTORS; k++) {
+        CrashSource source = reader_source(r, page * CRASH_SECTORS + k);
+
+        sources[k] = source == SOURCE_FILE ? file :
+                     source == SOURCE_PARENT ? parent : NULL;
+        same &= sources[k] == sources[0];
+    }
+    if (!same) {
+        return page_compose(sources);
+    }
+    found = sources[0];
+    if (found) {
+        found->refs++;
+    }
+    return found;
+}
+
+static void guest_page_unref(CrashPage *page)
+{
+    if (page) {
+        image_page_unref(page);
+    }
+}
+
+/* Check @spot, which holds @page; as check_spots() */
+static char *check_spot(const CrashModel *model, const CrashSpot *spot,
+                        CrashPage *page, uint32_t *seen)
+{
+    for (int k = 0; k < CRASH_SECTORS; k++) {
+        uint64_t sector = spot->page * CRASH_SECTORS + k, place = sector;
+        uint32_t id = page ? model_decode(page, k, &place) : 0;
+
+        if (!id) {
+            place = sector;
+        }
+        if (id == CRASH_NEVER || place != sector ||
+            !model_allows(model, spot, k, id)) {
+            return text("sector %" PRIu64 " holds write %d of sector %"
+                        PRIu64 "; it held %d; the latest stable one "
+                        "started at stamp %u", sector, (int)id, place,
+                        (int)spot->base[k], spot->stable[k]);
+        }
+        seen[k] = id;
+    }
+    return NULL;
 }
 
 /*
@@ -62,28 +127,19 @@ static char *check_spots(const CrashReader *r, const CrashModel *model,
 {
     for (guint i = 0; i < model->spots->len; i++) {
         CrashSpot *spot = &g_array_index(model->spots, CrashSpot, i);
-        CrashPage *page = guest_page(r, spot->page);
+        CrashPage *page;
+        char *why;
 
         if (spot->page * CRASH_PAGE >= r->disk_size) {
             /* When the disk gets longer again this has to be zero. */
             memset(seen + i * CRASH_SECTORS, 0, sizeof(*seen) * CRASH_SECTORS);
             continue;
         }
-        for (int k = 0; k < CRASH_SECTORS; k++) {
-            uint64_t sector = spot->page * CRASH_SECTORS + k, place = sector;
-            uint32_t id = page ? model_decode(page, k, &place) : 0;
-
-            if (!id) {
-                place = sector;
-            }
-            if (id == CRASH_NEVER || place != sector ||
-                !model_allows(model, spot, k, id)) {
-                return text("sector %" PRIu64 " holds write %d of sector %"
-                            PRIu64 "; it held %u; the latest stable one "
-                            "started at stamp %u", sector, (int)id, place,
-                            spot->base[k], spot->stable[k]);
-            }
-            seen[i * CRASH_SECTORS + k] = id;
+        page = guest_page(r, model, spot->page);
+        why = check_spot(model, spot, page, seen + i * CRASH_SECTORS);
+        guest_page_unref(page);
+        if (why) {
+            return why;
         }
     }
     return NULL;
@@ -121,6 +177,83 @@ static char *check_unwritten(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
+/* How many of @count pages from @first on no request has ever touched. */
+static uint64_t untouched(const CrashModel *model, uint64_t first,
+                          uint64_t count)
+{
+    return count - (model_spot(model, first + count) -
+                    model_spot(model, first));
+}
+
+/*
+ * Check that in a child @block, which says something of its own, does so only
+ * of what requests have touched, or the image had from the start.
+ */
+static char *check_child_block(const CrashReader *r, const CrashModel *model,
+                               uint64_t block)
+{
+    uint64_t at = block * r->block_size;
+    uint64_t bytes = MIN(r->block_size, r->disk_size - at);
+
+    if (!g_hash_table_contains(r->partial, (void *)(uintptr_t)block)) {
+        if (at >= model->shape->zero_from && at < model->shape->zero_end) {
+            return NULL;
+        }
+        return untouched(model, at / CRASH_PAGE, bytes / CRASH_PAGE) ?
+               text("block %" PRIu64 " has what nobody has written", block) :
+               NULL;
+    }
+    for (uint64_t done = 0; done < bytes; done += CRASH_SECTOR) {
+        uint64_t sector = (at + done) / CRASH_SECTOR;
+
+        if (reader_bit(r, sector) &&
+            untouched(model, sector / CRASH_SECTORS, 1)) {
+            return text("sector %" PRIu64 " is not the parent's, but has never "
+                        "been written to", sector);
+        }
+    }
+    return NULL;
+}
+
+/* In bitmaps that the driver has made, nobody has set bits but the driver. */
+static char *check_bitmaps(const CrashReader *r, const CrashModel *model)
+{
+    uint64_t pages = r->disk_size / CRASH_PAGE;
+    uint64_t next = 0;
+
+    for (guint i = 0; !model->shape->stale_bits && i <= model->spots->len;
+         i++) {
+        uint64_t spot = i == model->spots->len ? pages :
+                        g_array_index(model->spots, CrashSpot, i).page;
+
+        /* Some behind each spot do. */
+        for (uint64_t page = next; page < MIN(spot, next + 64); page++) {
+            if (reader_bit(r, page * CRASH_SECTORS)) {
+                return text("there is a bit for sector %" PRIu64 ", which has "
+                            "never been written to", page * CRASH_SECTORS);
+            }
+        }
+        next = spot + 1;
+    }
+    return NULL;
+}
+
+static char *check_child_rest(const CrashReader *r, const CrashModel *model)
+{
+    GHashTable *tables[] = { r->blocks, r->zeros };
+    GHashTableIter iter;
+    void *key;
+    char *why = check_bitmaps(r, model);
+
+    for (int i = 0; i < ARRAY_SIZE(tables); i++) {
+        g_hash_table_iter_init(&iter, tables[i]);
+        while (!why && g_hash_table_iter_next(&iter, &key, NULL)) {
+            why = check_child_block(r, model, (uintptr_t)key);
+        }
+    }
+    return why;
+}
+
 /* Check that present blocks hold nothing else. */
 static char *check_rest(const CrashReader *r, const CrashModel *model)
 {
@@ -128,6 +261,9 @@ static char *check_rest(const CrashReader *r, const CrashModel *model)
     void *key, *value;
     char *why = NULL;
 
+    if (r->has_parent) {
+        return check_child_rest(r, model);
+    }
     if (r->img->garbage) {
         /* What is not there is not zero. */
         g_hash_table_iter_init(&iter, r->blocks);
@@ -174,7 +310,8 @@ static bool is_lost(const CrashReader *r, uint64_t page)
 
 /* Compare @count pages from @first as the driver and the reader read them. */
 static char *check_read(BlockBackend *blk, const CrashReader *r,
-                        uint64_t first, uint64_t count)
+                        const CrashModel *model, uint64_t first,
+                        uint64_t count)
 {
     static uint8_t buf[READ_PAGES * CRASH_PAGE];
     uint64_t bytes = MIN(count * CRASH_PAGE,
@@ -190,11 +327,13 @@ static char *check_read(BlockBackend *blk, const CrashReader *r,
     }
     for (uint64_t i = 0; i * CRASH_PAGE < bytes; i++) {
         CrashPage *page = is_lost(r, first + i) ? NULL :
-                          guest_page(r, first + i);
+                          guest_page(r, model, first + i);
         uint64_t n = MIN(CRASH_PAGE, bytes - i * CRASH_PAGE);
+        bool same = page ? !memcmp(page->data, buf + i * CRASH_PAGE, n) :
+                    buffer_is_zero(buf + i * CRASH_PAGE, n);
 
-        if (page ? memcmp(page->data, buf + i * CRASH_PAGE, n) :
-            !buffer_is_zero(buf + i * CRASH_PAGE, n)) {
+        guest_page_unref(page);
+        if (!same) {
             return text("driver and reader differ in page %" PRIu64,
                         first + i);
         }
@@ -221,10 +360,14 @@ static char *check_reads(BlockBackend *blk, const CrashReader *r,
             i++;
             count++;
         }
-        why = check_read(blk, r, first, count);
+        why = check_read(blk, r, model, first, count);
     }
     for (i = 0; i < 4 && !why; i++) {
-        why = check_read(blk, r, rng_below(rng, r->disk_size / CRASH_PAGE), 1);
+        uint64_t first = rng_below(rng, r->disk_size / CRASH_PAGE);
+        uint64_t rest = r->disk_size / CRASH_PAGE - first;
+
+        why = check_read(blk, r, model, first,
+                         r->has_parent ? MIN(rest, 8) : 1);
     }
     return why;
 }
@@ -247,6 +390,9 @@ static char *check_driver(CrashContext *ctx, const CrashImage *img,
         expected = r->dirty + 2 + r->bad;
     }
     disk->instant = true;
+    if (r->has_parent) {
+        disk_add_parent(disk, model->shape->parent_size);
+    }
     blk = guest_open(0, ctx->workload->small_cache, &err);
     if (!blk) {
         why = text("does not open: %s", error_get_pretty(err));
@@ -315,7 +461,8 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
     } else if (ctx->workload->node.fixed_size && r->last > img->size) {
         why = text("LastFileOffset %" PRIu64 " is more than the node has",
                    r->last);
-    } else if (r->block_size != ctx->shape.block_size ||
+    } else if (r->has_parent != !!ctx->shape.parent_size ||
+               r->block_size != ctx->shape.block_size ||
                r->sector_size != ctx->shape.sector_size) {
         why = text("metadata has changed");
     }

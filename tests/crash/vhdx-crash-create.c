@@ -102,6 +102,32 @@ static void blocks_keep(CrashImage *img, const CrashReader *reader,
     }
 }
 
+/* Let the new image @img be as the workload wants it. */
+static void image_arrange(CrashRun *run, CrashImage *img, CrashShape *shape,
+                          CrashRng *rng)
+{
+    const CrashWorkload *w = run->workload;
+    char *why;
+    CrashReader *reader = reader_new(img, NULL, &why);
+
+    if (!reader) {
+        g_ptr_array_add(run->wrong, why);
+        return;
+    }
+    shape->payload = MAX(reader->bat_offset + reader->bat_length,
+                         reader->meta_offset + reader->meta_length);
+    if (w->gaps) {
+        blocks_spread(img, reader, shape, rng);
+    }
+    if (w->kept) {
+        blocks_keep(img, reader, shape, rng);
+    }
+    if (w->child) {
+        child_make(img, reader, w, shape, rng);
+    }
+    reader_free(reader);
+}
+
 CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                        CrashRng *rng)
 {
@@ -111,8 +137,6 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
                                rng_next(rng));
     CreateCall call = { .done = false };
     BlockdevCreateOptionsVhdx *o = &call.opts.u.vhdx;
-    CrashReader *reader;
-    char *why;
 
     shape_choose(w, shape, rng);
     disk->instant = !w->create;
@@ -144,22 +168,9 @@ CrashRun *guest_create(const CrashWorkload *w, CrashShape *shape,
         run_wrong(run, "can't be created: %s", error_get_pretty(call.err));
         error_free(call.err);
     } else {
-        reader = reader_new(disk->view, NULL, &why);
-        if (reader) {
-            shape->payload = MAX(reader->bat_offset + reader->bat_length,
-                                 reader->meta_offset + reader->meta_length);
-            if (w->gaps) {
-                blocks_spread(disk->view, reader, shape, rng);
-            }
-            if (w->kept) {
-                blocks_keep(disk->view, reader, shape, rng);
-            }
-            reader_free(reader);
-        } else {
-            g_ptr_array_add(run->wrong, why);
-        }
+        image_arrange(run, disk->view, shape, rng);
     }
-    run->model = model_new(NULL, NULL);
+    run->model = model_new(NULL, NULL, shape);
     run->model->first_size = shape->disk_size;
     run->payload = shape->payload;
     run_end(run, disk);

@@ -8,6 +8,8 @@
  * operations are made slow: they are taken only when there is nothing else,
  * or rarely.
  *
+ * A second driver is the parent of differencing images, not in VHDX format.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
@@ -350,6 +352,44 @@ static BlockDriver crash_disk = {
     .bdrv_has_zero_init     = disk_has_zero_init,
 };
 
+/* -- The parent -- */
+
+static int coroutine_fn parent_co_preadv(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes, QEMUIOVector *qiov,
+                                         BdrvRequestFlags flags)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ });
+
+    for (int64_t done = 0; ret == 0 && done < bytes;) {
+        int64_t at = (offset + done) % CRASH_PAGE;
+        int64_t n = MIN(bytes - done, CRASH_PAGE - at);
+        CrashPage *page = parent_page(disk->parent_size,
+                                      (offset + done) / CRASH_PAGE);
+
+        qemu_iovec_from_buf(qiov, done, page->data + at, n);
+        done += n;
+    }
+    return ret;
+}
+
+static int64_t coroutine_mixed_fn parent_getlength(BlockDriverState *bs)
+{
+    return ((BDRVCrashState *)bs->opaque)->disk->parent_size;
+}
+
+static BlockDriver crash_parent = {
+    .format_name            = "vhdx-crash-parent",
+    .instance_size          = sizeof(BDRVCrashState),
+
+    .bdrv_open              = disk_open,
+    .bdrv_refresh_limits    = disk_refresh_limits,
+    .bdrv_co_getlength      = parent_getlength,
+    .bdrv_co_preadv         = parent_co_preadv,
+};
+
+/* -- Making and freeing -- */
+
 CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)
 {
     CrashDisk *disk = g_new(CrashDisk, 1);
@@ -369,9 +409,18 @@ CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)
     return disk;
 }
 
+void disk_add_parent(CrashDisk *disk, uint64_t bytes)
+{
+    disk->parent_size = bytes;
+    opening = disk;
+    disk->parent = bdrv_new_open_driver(&crash_parent, "parent", 0,
+                                        &error_abort);
+}
+
 void disk_free(CrashDisk *disk)
 {
     bdrv_unref(disk->bs);
+    bdrv_unref(disk->parent);
     g_assert(!disk->pending->len);
     qemu_bh_delete(disk->bh);
     g_ptr_array_unref(disk->pending);

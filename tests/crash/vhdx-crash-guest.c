@@ -52,6 +52,9 @@ BlockBackend *guest_open(int flags, bool small_cache, Error **errp)
 
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "file", "disk");
+    if (bdrv_find_node("parent")) {
+        qdict_put_str(options, "backing", "parent");
+    }
     if (small_cache) {
         qdict_put_str(options, "cache-size", "262144");
     }
@@ -227,6 +230,36 @@ static Range range_fit(Guests *g, Range r)
     return r;
 }
 
+/*
+ * In a child: parts of blocks that together are the whole, with one sector
+ * missing here and there, and more than one request for the same sectors.
+ */
+static Range range_in_child(Guests *g, GuestKind kind)
+{
+    uint64_t block = g->shape->block_size / CRASH_SECTOR;
+    uint64_t blocks = DIV_ROUND_UP(g->disk_size, g->shape->block_size);
+    uint64_t unit = g->shape->sector_size / CRASH_SECTOR;
+    unsigned size = rng_below(&g->rng, 100);
+    Range r;
+
+    if (g->w->spread) {
+        r.sector = rng_below(&g->rng, g->w->spread) * 512 % blocks * block;
+    } else {
+        r.sector = rng_below(&g->rng, blocks) * block;
+    }
+    if (kind == GUEST_WRITE ? size < g->w->big :
+                              rng_chance(&g->rng, g->w->whole)) {
+        r.count = block * (rng_chance(&g->rng, 20) ? 2 : 1);
+    } else if (size < 40 && !g->w->spread) {
+        r.sector += rng_below(&g->rng, 4) * (block / 4);
+        r.count = block / 4 - (rng_chance(&g->rng, 20) ? unit : 0);
+    } else {
+        r.sector += rng_below(&g->rng, rng_chance(&g->rng, 50) ? 64 : block);
+        r.count = rng_below(&g->rng, rng_chance(&g->rng, 70) ? 16 : 128) + 1;
+    }
+    return range_fit(g, r);
+}
+
 static Range range_choose(Guests *g, GuestKind kind)
 {
     uint64_t area = g->disk_size / CRASH_SECTOR;
@@ -234,6 +267,9 @@ static Range range_choose(Guests *g, GuestKind kind)
     unsigned size = rng_below(&g->rng, 100);
     Range r;
 
+    if (g->w->child) {
+        return range_in_child(g, kind);
+    }
     if (g->w->one_page_each && kind == GUEST_WRITE) {
         /* A page of the BAT is of 512 entries. */
         uint64_t stride = 512 * block;
@@ -538,8 +574,11 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
     unsigned sessions = brief ? 1 : MAX(w->sessions, 1);
 
     g.rng.state = rng_next(&rng);
-    run->model = model_new(before, seen);
+    run->model = model_new(before, seen, shape);
     run->payload = g.disk->payload = shape->payload;
+    if (shape->parent_size) {
+        disk_add_parent(g.disk, shape->parent_size);
+    }
     g.disk->limit = w->limit_mib * MiB;
     if (w->fail && !brief) {
         fault_choose(g.disk, w, &g.rng);

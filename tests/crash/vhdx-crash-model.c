@@ -10,16 +10,20 @@
  * discard may zero what it covers, and need not.  A request that failed may
  * have taken effect, and need not.
  *
+ * What no request has touched holds what the parent has, where there is one.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
 #include "vhdx-crash.h"
 
-CrashModel *model_new(const CrashModel *before, const uint32_t *seen)
+CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
+                      const CrashShape *shape)
 {
     CrashModel *model = g_new0(CrashModel, 1);
 
+    model->shape = shape;
     model->first_id = before ? before->first_id + before->ops->len : 1;
     model->ops = g_array_new(false, false, sizeof(GuestOp));
     model->resizes = g_array_new(false, false, sizeof(GuestResize));
@@ -153,6 +157,23 @@ void model_fill(CrashModel *model, unsigned index, uint64_t sector,
     }
 }
 
+void model_fill_parent(uint64_t sector, uint64_t count, uint8_t *buf)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        sector_fill(CRASH_PARENT, sector + i, buf + i * CRASH_SECTOR);
+    }
+}
+
+/* What @sector held when the image was made. */
+static uint32_t model_first(const CrashModel *model, uint64_t sector)
+{
+    uint64_t at = sector * CRASH_SECTOR;
+
+    return at < model->shape->parent_size &&
+           (at < model->shape->zero_from || at >= model->shape->zero_end) ?
+           CRASH_PARENT : 0;
+}
+
 /* The write that made the sector @buf, 0 for zeros, CRASH_NEVER for none. */
 static uint32_t sector_decode(const uint8_t *buf, uint64_t *sector)
 {
@@ -203,11 +224,11 @@ static uint32_t model_base(CrashModel *model, uint64_t sector)
     CrashSpot *spot;
 
     if (i == model->spots->len) {
-        return 0;
+        return model_first(model, sector);
     }
     spot = &g_array_index(model->spots, CrashSpot, i);
     return spot->page == sector / CRASH_SECTORS ?
-           spot->base[sector % CRASH_SECTORS] : 0;
+           spot->base[sector % CRASH_SECTORS] : model_first(model, sector);
 }
 
 char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
@@ -240,7 +261,7 @@ char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
         uint32_t base = model_base(model, sector + i);
         bool good;
 
-        if (id == base && !before[i]) {
+        if (id == base && !before[i] && (!id || place == sector + i)) {
             continue;
         }
         if (!id) {
@@ -303,12 +324,16 @@ void model_settle(CrashModel *model)
         uint64_t from = op->sector / CRASH_SECTORS;
         uint64_t to = DIV_ROUND_UP(op->sector + op->count, CRASH_SECTORS);
 
-        if (op->kind != GUEST_WRITE) {
+        if (op->kind == GUEST_FLUSH ||
+            (op->kind != GUEST_WRITE && !model->shape->parent_size)) {
             continue;
         }
         for (uint64_t page = from; page < to; page++) {
             CrashSpot spot = { .page = page };
 
+            for (int k = 0; k < CRASH_SECTORS; k++) {
+                spot.base[k] = model_first(model, page * CRASH_SECTORS + k);
+            }
             if (g_hash_table_add(known, (void *)(uintptr_t)page)) {
                 g_array_append_val(model->spots, spot);
             }

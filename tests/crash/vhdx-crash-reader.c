@@ -419,17 +419,23 @@ static bool regions_read(CrashReader *r, char **why)
     return true;
 }
 
-/* Whether the log has changed nothing but what is there for it to change. */
+/*
+ * Whether the log has changed nothing but what is there for it to change.  In a
+ * child it may change a sector bitmap that the BAT does not name yet.
+ */
 static bool replay_is_fit(CrashReader *r, char **why)
 {
+    uint64_t objects = MAX(r->bat_offset + r->bat_length,
+                           r->meta_offset + r->meta_length);
     GHashTableIter iter;
     void *key;
 
     g_hash_table_iter_init(&iter, r->replayed);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uint64_t at = (uintptr_t)key * CRASH_PAGE;
+        bool bitmap = r->has_parent && at >= objects && !reader_owner(r, at);
 
-        if ((at < 3 * 65536 || at >= 5 * 65536) &&
+        if (!bitmap && (at < 3 * 65536 || at >= 5 * 65536) &&
             (at < r->meta_offset || at >= r->meta_offset + r->meta_length) &&
             (at < r->bat_offset || at >= r->bat_offset + r->bat_length)) {
             return wrong(why, "the log changes offset %" PRIu64, at);
@@ -443,6 +449,7 @@ static bool metadata_read(CrashReader *r, char **why)
     g_autofree uint8_t *table = g_malloc(65536);
     uint8_t item[8];
     unsigned count;
+    bool locator = false;
 
     file_read(r, r->meta_offset, 65536, table);
     count = get_le(table + 10, 2);
@@ -455,15 +462,21 @@ static bool metadata_read(CrashReader *r, char **why)
         file_read(r, r->meta_offset + get_le(entry + 16, 4), 8, item);
         if (guid_is(entry, GUID_FILE_PARAMETERS)) {
             r->block_size = get_le(item, 4);
+            r->has_parent = get_le(item + 4, 4) & 2;
         } else if (guid_is(entry, GUID_DISK_SIZE)) {
             r->disk_size = get_le(item, 8);
         } else if (guid_is(entry, GUID_LOGICAL_SECTOR)) {
             r->sector_size = get_le(item, 4);
+        } else if (guid_is(entry, GUID_PARENT_LOCATOR)) {
+            locator = true;
         }
     }
     if (r->block_size < MiB || (r->block_size & (r->block_size - 1)) ||
         !r->disk_size || (r->sector_size != 512 && r->sector_size != 4096)) {
         return wrong(why, "a metadata item is missing");
+    }
+    if (locator != r->has_parent) {
+        return wrong(why, "HasParent and the Parent Locator disagree");
     }
     r->chunk_ratio = (r->sector_size << 23) / r->block_size;
     return true;
@@ -480,6 +493,87 @@ static bool space_take(GHashTable *taken, uint64_t first, uint64_t count)
     return fresh;
 }
 
+/* Whether @need bytes that the file has for certain are at @place MiB. */
+static bool place_is_fit(CrashReader *r, const char *what, uint64_t number,
+                         uint64_t place, uint64_t need, char **why)
+{
+    if (place * MiB + need > r->size) {
+        return wrong(why, "%s %" PRIu64 " at %" PRIu64 " MiB is not in the "
+                     "file of %" PRIu64 " bytes", what, number, place, r->size);
+    }
+    if (r->last && place * MiB + need > r->last) {
+        return wrong(why, "%s %" PRIu64 " at %" PRIu64 " MiB is behind "
+                     "LastFileOffset %" PRIu64, what, number, place, r->last);
+    }
+    return true;
+}
+
+/* Judge @raw, the entry of the sector bitmap of @chunk. */
+static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
+                       GHashTable *taken, char **why)
+{
+    uint64_t place = raw >> 20;
+
+    if (!r->has_parent || (raw & 0xfffff) != 6 || !place ||
+        chunk * r->chunk_ratio * r->block_size >= r->disk_size) {
+        return wrong(why, "the BAT entry of the bitmap of chunk %" PRIu64
+                     " is 0x%" PRIx64, chunk, raw);
+    }
+    if (!place_is_fit(r, "bitmap", chunk, place, MiB, why)) {
+        return false;
+    }
+    if (!space_take(taken, place, 1)) {
+        return wrong(why, "bitmap %" PRIu64 " at %" PRIu64 " MiB overlaps "
+                     "something", chunk, place);
+    }
+    g_hash_table_insert(r->bitmaps, (void *)(uintptr_t)chunk,
+                        (void *)(uintptr_t)place);
+    return true;
+}
+
+/* Judge @raw, the entry of @block. */
+static bool bat_block(CrashReader *r, uint64_t block, uint64_t raw,
+                      GHashTable *taken, char **why)
+{
+    uint64_t place = raw >> 20, state = raw & 7;
+    uint64_t need = MIN(r->block_size, r->disk_size - block * r->block_size);
+    bool partial = state == 7 && r->has_parent;
+    void *key = (void *)(uintptr_t)block;
+
+    if ((raw & 0xffff8) || state < 1 ||
+        (state > 3 && state != 6 && !partial) || (state == 2 && place) ||
+        (state > 3 && !place)) {
+        return wrong(why, "the BAT entry of block %" PRIu64 " is 0x%" PRIx64,
+                     block, raw);
+    }
+    if (state < 4) {
+        g_hash_table_add(r->zeros, key);
+    }
+    if (!place) {
+        return true;
+    }
+    if (!place_is_fit(r, "block", block, place, need, why)) {
+        return false;
+    }
+    if (!space_take(taken, place, r->block_size / MiB)) {
+        return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB overlaps "
+                     "something", block, place);
+    }
+    if (state < 4) {
+        /* Its place is kept for it, and it reads as zeros. */
+        return true;
+    }
+    if (partial) {
+        g_hash_table_add(r->partial, key);
+    }
+    g_hash_table_insert(r->blocks, key, (void *)(uintptr_t)place);
+    for (uint64_t k = 0; k < r->block_size / MiB; k++) {
+        g_hash_table_insert(r->owners, (void *)(uintptr_t)(place + k),
+                            (void *)(uintptr_t)(block + 1));
+    }
+    return true;
+}
+
 /* Judge page @index of the file, which is one of the BAT. */
 static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
                      char **why)
@@ -492,46 +586,37 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
         uint64_t n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
         uint64_t chunk = n / (r->chunk_ratio + 1);
         uint64_t block = n - chunk;
-        uint64_t place = raw >> 20, state = raw & 7, need;
         bool bitmap = n % (r->chunk_ratio + 1) == r->chunk_ratio;
 
         if (!raw) {
             continue;
         }
-        if (block >= blocks && !bitmap) {
+        if (bitmap) {
+            if (!bat_bitmap(r, chunk, raw, taken, why)) {
+                return false;
+            }
+        } else if (block >= blocks) {
             r->behind++;
-            continue;
+        } else if (!bat_block(r, block, raw, taken, why)) {
+            return false;
         }
-        if (bitmap || (raw & 0xffff8) ||
-            state < 1 || (state > 3 && state != 6) || (state == 2 && place)) {
-            return wrong(why, "BAT entry %" PRIu64 " is 0x%" PRIx64, n, raw);
-        }
-        if (!place) {
-            continue;
-        }
-        need = MIN(r->block_size, r->disk_size - block * r->block_size);
-        if (place * MiB + need > r->size) {
-            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB is not "
-                         "in the file of %" PRIu64 " bytes", block, place,
-                         r->size);
-        }
-        if (r->last && place * MiB + need > r->last) {
-            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB is behind "
-                         "LastFileOffset %" PRIu64, block, place, r->last);
-        }
-        if (!space_take(taken, place, r->block_size / MiB)) {
-            return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB overlaps "
-                         "something", block, place);
-        }
-        if (state != 6) {
-            /* Its place is kept for it, and it reads as zeros. */
-            continue;
-        }
-        g_hash_table_insert(r->blocks, (void *)(uintptr_t)block,
-                            (void *)(uintptr_t)place);
-        for (uint64_t k = 0; k < r->block_size / MiB; k++) {
-            g_hash_table_insert(r->owners, (void *)(uintptr_t)(place + k),
-                                (void *)(uintptr_t)(block + 1));
+    }
+    return true;
+}
+
+/* Whether each block with bits for its sectors has a bitmap. */
+static bool bitmaps_are_there(CrashReader *r, char **why)
+{
+    GHashTableIter iter;
+    void *key;
+
+    g_hash_table_iter_init(&iter, r->partial);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        uint64_t chunk = (uintptr_t)key / r->chunk_ratio;
+
+        if (!g_hash_table_contains(r->bitmaps, (void *)(uintptr_t)chunk)) {
+            return wrong(why, "block %" PRIu64 " is partially present, but "
+                         "there is no bitmap", (uint64_t)(uintptr_t)key);
         }
     }
     return true;
@@ -567,7 +652,7 @@ static bool bat_read(CrashReader *r, char **why)
             }
         }
     }
-    return true;
+    return bitmaps_are_there(r, why);
 }
 
 uint64_t reader_block(const CrashReader *r, uint64_t block)
@@ -582,6 +667,32 @@ uint64_t reader_owner(const CrashReader *r, uint64_t offset)
            g_hash_table_lookup(r->owners, (void *)(uintptr_t)(offset / MiB));
 }
 
+bool reader_bit(const CrashReader *r, uint64_t sector)
+{
+    uint64_t n = sector * CRASH_SECTOR / r->sector_size;
+    uint64_t in_chunk = r->chunk_ratio * (r->block_size / r->sector_size);
+    uint64_t chunk = n / in_chunk, bit = n % in_chunk;
+    uint64_t place = (uint64_t)(uintptr_t)
+                     g_hash_table_lookup(r->bitmaps, (void *)(uintptr_t)chunk);
+    CrashPage *page = place ? reader_page(r, place * MiB + bit / 8) : NULL;
+
+    return page && (page->data[bit / 8 % CRASH_PAGE] & 1 << bit % 8);
+}
+
+CrashSource reader_source(const CrashReader *r, uint64_t sector)
+{
+    void *block = (void *)(uintptr_t)(sector * CRASH_SECTOR / r->block_size);
+
+    if (g_hash_table_contains(r->partial, block)) {
+        return reader_bit(r, sector) ? SOURCE_FILE : SOURCE_PARENT;
+    }
+    if (g_hash_table_contains(r->blocks, block)) {
+        return SOURCE_FILE;
+    }
+    return r->has_parent && !g_hash_table_contains(r->zeros, block) ?
+           SOURCE_PARENT : SOURCE_ZERO;
+}
+
 CrashReader *reader_new(const CrashImage *img, const GArray *damage,
                         char **why)
 {
@@ -594,14 +705,17 @@ CrashReader *reader_new(const CrashImage *img, const GArray *damage,
         .size = img->size,
         .replayed = g_hash_table_new_full(NULL, NULL, NULL, image_page_unref),
         .blocks = g_hash_table_new(NULL, NULL),
+        .partial = g_hash_table_new(NULL, NULL),
+        .zeros = g_hash_table_new(NULL, NULL),
+        .bitmaps = g_hash_table_new(NULL, NULL),
         .owners = g_hash_table_new(NULL, NULL),
         .damaged = g_hash_table_new(NULL, NULL),
     };
     if (!headers_read(r, header, why) ||
         (r->dirty && !log_replay(r, header + 48, why)) ||
         !damage_undo(r, damage, why) || !regions_read(r, why) ||
-        !replay_is_fit(r, why) || !metadata_read(r, why) ||
-        !bat_read(r, why)) {
+        !metadata_read(r, why) || !bat_read(r, why) ||
+        !replay_is_fit(r, why)) {
         reader_free(r);
         return NULL;
     }
@@ -612,6 +726,9 @@ void reader_free(CrashReader *r)
 {
     g_hash_table_destroy(r->replayed);
     g_hash_table_destroy(r->blocks);
+    g_hash_table_destroy(r->partial);
+    g_hash_table_destroy(r->zeros);
+    g_hash_table_destroy(r->bitmaps);
     g_hash_table_destroy(r->owners);
     g_hash_table_destroy(r->damaged);
     g_free(r);

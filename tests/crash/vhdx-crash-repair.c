@@ -444,7 +444,7 @@ CrashRun *repair_run(const CrashWorkload *w, const CrashShape *shape,
     }
     disk->instant = instant;
     run->payload = disk->payload = shape->payload;
-    run->model = model_new(before, seen);
+    run->model = model_new(before, seen, shape);
     run->model->first_size = shape->disk_size;
     blk = guest_open(flags, w->small_cache, &err);
     if (blk) {

@@ -5,6 +5,7 @@
  * ops       what the driver did to the file, and power cuts in the midst of it
  * disk      the protocol node that records this
  * model     what the guest did, and what each sector may hold after a cut
+ * parent    what the parent of a differencing image holds; making a child
  * reader    a second VHDX reader, which knows nothing of the driver
  * guest     coroutines that use the disk
  * repair    damage to an image, and what mends it
@@ -211,6 +212,8 @@ typedef struct CrashDisk {
     bool flush_broken;
     uint32_t lose_from;         /* stamps: what ended between was maybe lost */
     uint32_t lose_to;
+    BlockDriverState *parent;   /* of the image, or NULL */
+    uint64_t parent_size;       /* bytes */
 } CrashDisk;
 
 /* A disk that starts with @view, its own from now on, as block node "disk". */
@@ -218,7 +221,25 @@ CrashDisk *disk_new(CrashImage *view, const CrashNode *node,
                     uint64_t seed);
 void disk_free(CrashDisk *disk);
 
+/*
+ * Let there be a node "parent" of @bytes bytes, as model_fill_parent() makes
+ * them, the reads of which complete as @disk's do; it goes with @disk.
+ */
+void disk_add_parent(CrashDisk *disk, uint64_t bytes);
+
 /* -- vhdx-crash-model.c -- */
+
+/* In place of the number of a write: what the parent has. */
+#define CRASH_PARENT    (CRASH_NEVER - 1)
+
+/* Parameters of an image that a run may choose */
+typedef struct CrashShape {
+    uint64_t disk_size, block_size, sector_size;
+    uint64_t payload;               /* bytes: where blocks begin in the file */
+    uint64_t parent_size;           /* bytes; 0: there is none */
+    uint64_t zero_from, zero_end;   /* of the disk: it reads as zeros there */
+    bool stale_bits;                /* it has sector bitmaps full of bits */
+} CrashShape;
 
 typedef enum GuestKind {
     GUEST_WRITE,
@@ -238,7 +259,10 @@ typedef struct GuestOp {
     int ret;
 } GuestOp;
 
-/* What is known of a page of the guest's disk that was ever written to. */
+/*
+ * What is known of a page of the guest's disk that was ever written to or, in a
+ * differencing image, zeroed or discarded.
+ */
 typedef struct CrashSpot {
     uint64_t page;
     uint32_t base[CRASH_SECTORS];   /* the write seen there at first, or 0 */
@@ -264,13 +288,15 @@ typedef struct CrashModel {
     uint32_t flush_start;           /* of the latest successful flush */
     GArray *settled;                /* bool for each of @ops: in @stable */
     guint started;                  /* of @ops: in @zero */
+    const CrashShape *shape;
 } CrashModel;
 
 /*
  * What @before's spots hold, as @seen says for each of their sectors, is what
- * the new model begins with; either may be NULL.
+ * the new model begins with; either may be NULL.  @shape is not copied.
  */
-CrashModel *model_new(const CrashModel *before, const uint32_t *seen);
+CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
+                      const CrashShape *shape);
 void model_free(CrashModel *model);
 
 /* Note a request at its start; returns its index in @ops. */
@@ -282,9 +308,12 @@ void model_end(CrashModel *model, unsigned index, uint32_t now, int ret);
 void model_fill(CrashModel *model, unsigned index, uint64_t sector,
                 uint64_t count, uint8_t *buf);
 
+/* What the parent holds in @count sectors from @sector on. */
+void model_fill_parent(uint64_t sector, uint64_t count, uint8_t *buf);
+
 /*
  * The number of the write that made @page's sector @i, 0 for zeros, or
- * CRASH_NEVER for what no write ever made.
+ * CRASH_PARENT or, for what no write ever made, CRASH_NEVER.
  */
 uint32_t model_decode(CrashPage *page, unsigned i, uint64_t *sector);
 
@@ -319,6 +348,11 @@ guint model_spot(const CrashModel *model, uint64_t page);
 bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,
                   uint32_t id);
 
+/* -- vhdx-crash-parent.c -- */
+
+/* Guest page @page in a parent of @bytes bytes; NULL: zeros. */
+CrashPage *parent_page(uint64_t bytes, uint64_t page);
+
 /* -- vhdx-crash-reader.c -- */
 
 /* A field of an image that is wrong; all is in one sector. */
@@ -347,7 +381,11 @@ typedef struct CrashReader {
     uint64_t block_size, disk_size, sector_size;
     uint64_t chunk_ratio;
     uint64_t behind;                /* BAT entries behind the last block's */
+    bool has_parent;
     GHashTable *blocks;             /* file offset / MiB by block number */
+    GHashTable *partial;            /* of these, blocks with bits for sectors */
+    GHashTable *zeros;              /* blocks that say they are all zeros */
+    GHashTable *bitmaps;            /* file offset / MiB by chunk number */
     GHashTable *owners;             /* block number + 1 by file offset / MiB */
     unsigned bad;                   /* damage that is there */
     unsigned left;                  /* ... and is to be mended */
@@ -368,6 +406,19 @@ uint64_t reader_block(const CrashReader *reader, uint64_t block);
 
 /* The block whose place byte @offset of the file is in, plus 1, or 0. */
 uint64_t reader_owner(const CrashReader *reader, uint64_t offset);
+
+/* Who has a sector of the disk */
+typedef enum CrashSource {
+    SOURCE_FILE,
+    SOURCE_ZERO,
+    SOURCE_PARENT,
+} CrashSource;
+
+/* Who has sector @sector, of 512 bytes, of the disk. */
+CrashSource reader_source(const CrashReader *reader, uint64_t sector);
+
+/* Whether the bit of that sector is set, in whatever state its block is. */
+bool reader_bit(const CrashReader *reader, uint64_t sector);
 
 /* The page at byte @offset of the file after replay; NULL: zeros. */
 CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
@@ -391,6 +442,7 @@ typedef struct CrashWorkload {
     bool only_512;                  /* no 4096 byte logical sectors */
     bool gaps;                      /* all blocks present, with gaps between */
     bool kept;                      /* none is, but each keeps its place */
+    bool child;                     /* it has a parent */
     unsigned room_mib;              /* space on a node that can't grow */
     CrashNode node;
     /* The guest */
@@ -403,6 +455,7 @@ typedef struct CrashWorkload {
     unsigned whole;                 /* percent of zeroes on whole blocks */
     unsigned rest;                  /* percent of them up to the disk's end */
     bool one_page_each;             /* each write needs another BAT page */
+    unsigned spread;                /* a child: so many blocks, likewise */
     unsigned burst[9];              /* so many writes, then a flush, by turns */
     bool full;                      /* space ends and comes back */
     bool full_close;                /* there is none when the image is closed */
@@ -439,12 +492,6 @@ typedef struct CrashRun {
     GPtrArray *wrong;               /* what was found wrong on the way */
 } CrashRun;
 
-/* Parameters of an image that a run may choose */
-typedef struct CrashShape {
-    uint64_t disk_size, block_size, sector_size;
-    uint64_t payload;               /* bytes: where blocks begin in the file */
-} CrashShape;
-
 /* A run on @base, which it takes. */
 CrashRun *run_new(const CrashWorkload *workload, CrashImage *base);
 
@@ -452,6 +499,9 @@ CrashRun *run_new(const CrashWorkload *workload, CrashImage *base);
 void run_end(CrashRun *run, CrashDisk *disk);
 
 void G_GNUC_PRINTF(2, 3) run_wrong(CrashRun *run, const char *format, ...);
+
+/* Open the node "disk" as VHDX, with the node "parent" if there is one. */
+BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
 
 /*
  * Let guests use the image @base; @before and @seen as for model_new().  With
@@ -462,8 +512,15 @@ CrashRun *guest_run(const CrashWorkload *workload, const CrashShape *shape,
                     const uint32_t *seen, bool brief, uint64_t seed);
 void guest_run_free(CrashRun *run);
 
-/* Open the node "disk" as VHDX. */
-BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
+/* -- vhdx-crash-parent.c, again -- */
+
+/*
+ * Make @img, a new image that @reader has read, the child of a parent, as other
+ * programs may leave one; @shape gets what that adds to it.
+ */
+void child_make(CrashImage *img, const CrashReader *reader,
+                const CrashWorkload *workload, CrashShape *shape,
+                CrashRng *rng);
 
 /* -- vhdx-crash-create.c -- */
 
