@@ -12,9 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "vhdx-crash.h"
-#include "vhdx-test-util.h"
-
-#define GUID_LOCATOR_TYPE   "B04AEFB7-D19E-4A81-B789-25B8E9445913"
+#include "vhdx-test-child.h"
 
 CrashPage *parent_page(uint64_t bytes, uint64_t page)
 {
@@ -38,70 +36,14 @@ CrashPage *parent_page(uint64_t bytes, uint64_t page)
 
 /* -- Making a child -- */
 
-/* Put @text at @item + @at as UTF-16, and note where that is.  Returns its end. */
-static unsigned put_text(uint8_t *item, unsigned at, unsigned note_offset,
-                         unsigned note_length, const char *text)
-{
-    unsigned bytes = strlen(text) * 2;
-
-    for (unsigned i = 0; text[i]; i++) {
-        put_le(item + at + i * 2, text[i], 2);
-    }
-    put_le(item + note_offset, at, 4);
-    put_le(item + note_length, bytes, 2);
-    return at + bytes;
-}
-
-/* Make a Parent Locator.  Returns its length. */
-static unsigned put_locator(uint8_t *item)
-{
-    static const char *const pairs[][2] = {
-        { "parent_linkage", "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}" },
-        { "relative_path", ".\\parent.vhdx" },
-    };
-    unsigned at = 20 + 12 * ARRAY_SIZE(pairs);
-
-    put_guid(item, GUID_LOCATOR_TYPE);
-    put_le(item + 16, 0, 2);
-    put_le(item + 18, ARRAY_SIZE(pairs), 2);
-    for (int i = 0; i < ARRAY_SIZE(pairs); i++) {
-        unsigned entry = 20 + 12 * i;
-
-        at = put_text(item, at, entry, entry + 8, pairs[i][0]);
-        at = put_text(item, at, entry + 4, entry + 10, pairs[i][1]);
-    }
-    return at;
-}
-
 /* Let the metadata say that there is a parent. */
 static void metadata_change(CrashImage *img, const CrashReader *reader)
 {
-    g_autofree uint8_t *table = g_malloc(65536);
-    uint8_t locator[512], flags[4];
-    unsigned count, end = 65536, bytes = put_locator(locator);
-    uint8_t *entry;
+    g_autofree uint8_t *meta = g_malloc(CHILD_METADATA);
 
-    image_read(img, reader->meta_offset, 65536, table);
-    count = get_le(table + 10, 2);
-    for (unsigned i = 0; i < count; i++) {
-        unsigned at;
-
-        entry = table + 32 + 32 * i;
-        at = get_le(entry + 16, 4);
-        end = MAX(end, at + get_le(entry + 20, 4));
-        if (guid_is(entry, GUID_FILE_PARAMETERS)) {
-            put_le(flags, 2, 4);
-            image_write(img, reader->meta_offset + at + 4, 4, flags);
-        }
-    }
-    entry = table + 32 + 32 * count;
-    put_guid(entry, GUID_PARENT_LOCATOR);
-    put_le(entry + 16, end, 4);
-    put_le(entry + 20, bytes, 4);
-    put_le(entry + 24, 4, 4);
-    put_le(table + 10, count + 1, 2);
-    image_write(img, reader->meta_offset, 65536, table);
-    image_write(img, reader->meta_offset + end, bytes, locator);
+    image_read(img, reader->meta_offset, CHILD_METADATA, meta);
+    child_metadata(meta);
+    image_write(img, reader->meta_offset, CHILD_METADATA, meta);
 }
 
 static void put_entry(CrashImage *img, const CrashReader *reader,

@@ -189,12 +189,4 @@ static inline void test_fail_finish(void)
     g_free(test_dir);
 }
 
-static inline void check_image(BlockBackend *blk)
-{
-    BdrvCheckResult result = { 0 };
-
-    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
-    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
-}
-
 #endif

@@ -73,4 +73,12 @@ static inline void check_fill(BlockBackend *blk, int64_t at, size_t bytes,
     g_assert_cmpmem(buf, bytes, want, bytes);
 }
 
+static inline void check_image(BlockBackend *blk)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
+    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
+}
+
 #endif

@@ -1,0 +1,357 @@
+/*
+ * VHDX unit tests: writes to a differencing image that meet in a certain order
+ *
+ * blkdebug under the image holds writes back while others run, or fails one.
+ * The parent is full of one byte, so that it shows where it should not.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "vhdx-test-child.h"
+#include "vhdx-test-hold.h"
+
+#define BLOCK       MiB
+#define DISK_SIZE   (16 * MiB)
+
+/* What the parent is full of */
+#define PARENT      0x11
+
+static char *test_dir;
+static char *image_path;
+static char *parent_path;
+
+/* Let the new image have a parent. */
+static void make_child(void)
+{
+    g_autofree uint8_t *file = NULL;
+    gsize bytes;
+
+    g_assert_true(g_file_get_contents(image_path, (char **)&file, &bytes,
+                                      NULL));
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *entry = file + 3 * 64 * KiB + 16 + 32 * i;
+
+        if (guid_is(entry, GUID_REGION_METADATA)) {
+            child_metadata(file + get_le(entry + 16, 8));
+        }
+    }
+    g_assert_true(g_file_set_contents(image_path, (char *)file, bytes, NULL));
+}
+
+static void create_image(void)
+{
+    g_autofree char *options =
+        g_strdup_printf("block_size=%" PRIu64 ",block_state_zero=off",
+                        (uint64_t)BLOCK);
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, options, DISK_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+    make_child();
+}
+
+/* With @fail, that write to a block fails, of which the first is number 1. */
+static BlockBackend *open_image(int fail)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "discard", "unmap");
+    qdict_put_str(options, "file.driver", "blkdebug");
+    qdict_put_str(options, "file.image.driver", "file");
+    qdict_put_str(options, "file.image.filename", image_path);
+    for (int i = 1; i < fail; i++) {
+        g_autofree char *prefix = g_strdup_printf("file.set-state.%d.", i - 1);
+        g_autofree char *event = g_strconcat(prefix, "event", NULL);
+        g_autofree char *state = g_strconcat(prefix, "state", NULL);
+        g_autofree char *next = g_strconcat(prefix, "new_state", NULL);
+
+        qdict_put_str(options, event, "write_aio");
+        qdict_put_int(options, state, i);
+        qdict_put_int(options, next, i + 1);
+    }
+    if (fail) {
+        qdict_put_str(options, "file.inject-error.0.event", "write_aio");
+        qdict_put_int(options, "file.inject-error.0.state", fail);
+        qdict_put_str(options, "file.inject-error.0.iotype", "write");
+        qdict_put_bool(options, "file.inject-error.0.once", true);
+    }
+    qdict_put_str(options, "backing.driver", "raw");
+    qdict_put_str(options, "backing.file.driver", "file");
+    qdict_put_str(options, "backing.file.filename", parent_path);
+    return blk_new_open(NULL, NULL, options,
+                        BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
+                        &error_abort);
+}
+
+/* Open a new child the log of which is open, and that has no sector bitmap. */
+static BlockBackend *open_new(int fail)
+{
+    BlockBackend *blk;
+
+    create_image();
+    blk = open_image(fail);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    return blk;
+}
+
+/* A part of the disk that is all @fill */
+typedef struct Part {
+    int64_t at;                     /* bytes */
+    size_t bytes;
+    int fill;
+} Part;
+
+/* Check that the disk has @parts from its start on, and else its parent's. */
+static void check_parts(BlockBackend *blk, const Part *parts, int count)
+{
+    int64_t done = 0;
+
+    for (int i = 0; i < count; i++) {
+        if (parts[i].at > done) {
+            check_fill(blk, done, parts[i].at - done, PARENT);
+        }
+        check_fill(blk, parts[i].at, parts[i].bytes, parts[i].fill);
+        done = parts[i].at + parts[i].bytes;
+    }
+    check_fill(blk, done, DISK_SIZE - done, PARENT);
+}
+
+/* The same now, and when the image has been closed and opened again. */
+static void end_with(BlockBackend *blk, const Part *parts, int count)
+{
+    BdrvCheckResult result = { 0 };
+
+    check_parts(blk, parts, count);
+    blk_unref(blk);
+    blk = open_image(0);
+    check_parts(blk, parts, count);
+    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
+    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
+    g_assert_cmpint(result.leaks, ==, 0);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/* Two writes share a new block.  Both have their sectors in the end. */
+static void test_publish_twice(void)
+{
+    BlockBackend *blk = open_new(0);
+    Write *held = hold_write(blk, BLOCK + 64 * KiB, 4096, 2);
+    const Part first[] = {
+        { 0, BLOCK, 1 }, { BLOCK, 4096, 3 },
+    };
+    const Part both[] = {
+        { 0, BLOCK, 1 }, { BLOCK, 4096, 3 }, { BLOCK + 64 * KiB, 4096, 2 },
+    };
+
+    check_parts(blk, first, 1);
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 3), >=, 0);
+    check_parts(blk, first, 2);
+    g_assert_cmpint(release_write(held), >=, 0);
+    end_with(blk, both, 3);
+}
+
+/* A write of the whole block comes first, or last. */
+static void test_publish_whole(bool whole_is_held)
+{
+    BlockBackend *blk = open_new(0);
+    int64_t at = BLOCK + 64 * KiB;
+    Write *held = whole_is_held ? hold_write(blk, BLOCK, BLOCK, 2) :
+                                  hold_write(blk, at, 4096, 3);
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { at, 4096, 3 },
+    };
+    const Part last[] = {
+        { 0, BLOCK, 1 }, { BLOCK, BLOCK, 2 },
+    };
+    const Part part_last[] = {
+        { 0, BLOCK, 1 }, { BLOCK, 64 * KiB, 2 }, { at, 4096, 3 },
+        { at + 4096, BLOCK - 64 * KiB - 4096, 2 },
+    };
+
+    if (whole_is_held) {
+        g_assert_cmpint(write_fill(blk, at, 4096, 3), >=, 0);
+        check_parts(blk, parts, 2);
+        g_assert_cmpint(release_write(held), >=, 0);
+        end_with(blk, last, 2);
+    } else {
+        g_assert_cmpint(write_fill(blk, BLOCK, BLOCK, 2), >=, 0);
+        check_parts(blk, last, 2);
+        g_assert_cmpint(release_write(held), >=, 0);
+        end_with(blk, part_last, 4);
+    }
+}
+
+static void test_whole_last(void)
+{
+    test_publish_whole(true);
+}
+
+static void test_whole_first(void)
+{
+    test_publish_whole(false);
+}
+
+/*
+ * A new block is zeroed as a whole before its first write is done: that is
+ * done again, and the parent's data does not come back.
+ */
+static void test_zero_over_new(BdrvRequestFlags flags)
+{
+    BlockBackend *blk = open_new(0);
+    int64_t at = BLOCK + 64 * KiB;
+    Write *held = hold_write(blk, at, 4096, 2);
+    const Part zeros[] = {
+        { 0, BLOCK, 1 }, { BLOCK, BLOCK, 0 },
+    };
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { BLOCK, 64 * KiB, 0 }, { at, 4096, 2 },
+        { at + 4096, BLOCK - 64 * KiB - 4096, 0 },
+    };
+
+    g_assert_cmpint(blk_pwrite_zeroes(blk, BLOCK, BLOCK, flags), >=, 0);
+    check_parts(blk, zeros, 2);
+    g_assert_cmpint(release_write(held), >=, 0);
+    end_with(blk, parts, 4);
+}
+
+static void test_zero_new(void)
+{
+    test_zero_over_new(0);
+}
+
+static void test_unmap_new(void)
+{
+    test_zero_over_new(BDRV_REQ_MAY_UNMAP);
+}
+
+/*
+ * A block is discarded while a sector of it is written to that the parent had:
+ * the write came before that, and others have the place afterwards.
+ */
+static void test_discard_under_write(void)
+{
+    BlockBackend *blk = open_new(0);
+    Part parts[16];
+    Write *held;
+
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 3), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    held = hold_write(blk, BLOCK + 64 * KiB, 4096, 2);
+    g_assert_cmpint(discard_wait(blk, BLOCK, BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_fill(blk, BLOCK, BLOCK, 0);
+    for (int i = 0; i < 16; i++) {
+        parts[i] = (Part) { i * BLOCK, BLOCK, i == 1 ? 0 : i + 1 };
+        if (i > 1) {
+            g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+        }
+    }
+    g_assert_cmpint(release_write(held), >=, 0);
+    end_with(blk, parts, 16);
+}
+
+/* The first writes to two blocks of a chunk make one sector bitmap. */
+static void test_share_bitmap(bool first_ends_first)
+{
+    BlockBackend *blk = open_new(0);
+    Write *a = hold_write_as(blk, "a", BLOCK, 4096, 2);
+    Write *b = hold_write_as(blk, "b", 2 * BLOCK + 512, 4096, 3);
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { BLOCK, 4096, 2 }, { 2 * BLOCK + 512, 4096, 3 },
+    };
+
+    check_parts(blk, parts, 1);
+    if (first_ends_first) {
+        g_assert_cmpint(release_write_as(a, "a"), >=, 0);
+        check_parts(blk, parts, 2);
+        g_assert_cmpint(release_write_as(b, "b"), >=, 0);
+    } else {
+        g_assert_cmpint(release_write_as(b, "b"), >=, 0);
+        check_fill(blk, BLOCK, 4096, PARENT);
+        g_assert_cmpint(release_write_as(a, "a"), >=, 0);
+    }
+    end_with(blk, parts, 3);
+}
+
+static void test_bitmap_in_order(void)
+{
+    test_share_bitmap(true);
+}
+
+static void test_bitmap_other_order(void)
+{
+    test_share_bitmap(false);
+}
+
+/* How long the file is with two blocks of which the second write makes one. */
+static int64_t length_of_two(bool fail)
+{
+    BlockBackend *blk = open_new(fail ? 2 : 0);
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { 3 * BLOCK, 4096, 3 },
+    };
+    struct stat st;
+
+    if (fail) {
+        g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), ==, -EIO);
+        check_parts(blk, parts, 1);
+    }
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 3), >=, 0);
+    check_parts(blk, parts, 2);
+    blk_unref(blk);
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    end_with(open_image(0), parts, 2);
+    return st.st_size;
+}
+
+/* A write that fails gives back both places, the block's and the bitmap's. */
+static void test_write_failed(void)
+{
+    g_assert_cmpint(length_of_two(true), ==, length_of_two(false));
+}
+
+static void make_parent(void)
+{
+    g_autofree char *buf = g_malloc(DISK_SIZE);
+
+    memset(buf, PARENT, DISK_SIZE);
+    g_assert_true(g_file_set_contents(parent_path, buf, DISK_SIZE, NULL));
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    bdrv_init();
+    qemu_init_main_loop(&error_abort);
+    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
+    g_assert_nonnull(test_dir);
+    image_path = g_build_filename(test_dir, "image.vhdx", NULL);
+    parent_path = g_build_filename(test_dir, "parent", NULL);
+    make_parent();
+
+    g_test_add_func("/vhdx/child/publish-twice", test_publish_twice);
+    g_test_add_func("/vhdx/child/whole-last", test_whole_last);
+    g_test_add_func("/vhdx/child/whole-first", test_whole_first);
+    g_test_add_func("/vhdx/child/zero-over-new", test_zero_new);
+    g_test_add_func("/vhdx/child/unmap-over-new", test_unmap_new);
+    g_test_add_func("/vhdx/child/discard-under-write",
+                    test_discard_under_write);
+    g_test_add_func("/vhdx/child/bitmap/in-order", test_bitmap_in_order);
+    g_test_add_func("/vhdx/child/bitmap/other-order", test_bitmap_other_order);
+    g_test_add_func("/vhdx/child/write-failed", test_write_failed);
+    ret = g_test_run();
+
+    unlink(parent_path);
+    rmdir(test_dir);
+    g_free(parent_path);
+    g_free(image_path);
+    g_free(test_dir);
+    return ret;
+}
