@@ -422,6 +422,7 @@ static void test_system(Tree *tree, const void *data)
         "\\etc\\..\\proc\\self\\status", "\\PROC\\self\\status",
         "\\..\\proc\\self\\status", "\\sys\\kernel\\x",
         "\\proc\\self\\cwd\\p.vhdx", "\\proc\\self\\root\\etc\\passwd",
+        "\\PROC\\self\\root\\etc\\passwd",
     };
     g_autofree char *child = at(tree, "usr/c.vhdx");
     g_autoptr(GString) up = g_string_new(NULL);
