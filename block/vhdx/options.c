@@ -285,6 +285,12 @@ static int parent_options_check(BlockdevCreateOptionsVhdx *o, Error **errp)
                    BlockdevVhdxSubformat_str(o->subformat));
         return -EINVAL;
     }
+    if (parent && o->has_preallocation &&
+        o->preallocation != PREALLOC_MODE_OFF) {
+        error_setg(errp, "Preallocation mode '%s' makes no sense for an image "
+                   "with a parent", PreallocMode_str(o->preallocation));
+        return -EINVAL;
+    }
     if (parent && format && strcmp(format, "vhdx")) {
         error_setg(errp, "Parent '%s' is %s, not vhdx: the parent of a VHDX "
                    "image must be in VHDX format", parent, format);

@@ -140,8 +140,7 @@ static bool is_written_in_system(const char *path)
                      !strcmp(first, "sys"));
 }
 
-/* The same of @path, which exists, with symbolic links followed. */
-static bool is_really_in_system(const char *path)
+bool vhdx_parent_path_is_in_system(const char *path)
 {
     g_autofree char *folder = g_path_get_dirname(path);
     g_autofree char *real = realpath(path, NULL);
@@ -256,7 +255,7 @@ static const char *judge(Search *s, const char *path)
         st.st_ino == s->self.st_ino) {
         return "the image itself";
     }
-    if (is_really_in_system(path)) {
+    if (vhdx_parent_path_is_in_system(path)) {
         return "in /dev, /proc or /sys";
     }
     return NULL;
@@ -480,71 +479,4 @@ char *vhdx_parent_path_find(const VHDXLocator *loc, const char *child,
     g_ptr_array_unref(s.names);
     g_string_free(s.tried, true);
     return name;
-}
-
-/* -- Storing -- */
-
-/* @path with the format's separator; it has no '\\' */
-static char *path_encode(const char *prefix, const char *path)
-{
-    return g_strdelimit(g_strconcat(prefix, path, NULL), "/", '\\');
-}
-
-/*
- * The way from the folder of @child to @parent, where both are, or NULL: the
- * folders' real paths are what '..' goes by.
- */
-static char *path_between(const char *child, const char *parent)
-{
-    g_autofree char *child_folder = g_path_get_dirname(child);
-    g_autofree char *parent_folder = g_path_get_dirname(parent);
-    g_autofree char *name = g_path_get_basename(parent);
-    g_autofree char *from = realpath(child_folder, NULL);
-    g_autofree char *to = realpath(parent_folder, NULL);
-    g_auto(GStrv) up = NULL, down = NULL;
-    GString *way;
-    size_t same = 0;
-
-    if (!from || !to) {
-        return NULL;
-    }
-    up = g_strsplit(from + 1, "/", from[1] ? -1 : 0);
-    down = g_strsplit(to + 1, "/", to[1] ? -1 : 0);
-    while (up[same] && down[same] && !strcmp(up[same], down[same])) {
-        same++;
-    }
-    way = g_string_new(up[same] ? NULL : "./");
-    for (size_t i = same; up[i]; i++) {
-        g_string_append(way, "../");
-    }
-    for (size_t i = same; down[i]; i++) {
-        g_string_append_printf(way, "%s/", down[i]);
-    }
-    g_string_append(way, name);
-    return g_string_free(way, false);
-}
-
-int vhdx_parent_path_store(VHDXLocator *loc, const char *child,
-                           const char *parent, Error **errp)
-{
-    g_autofree char *way = NULL;
-
-    if (strchr(parent, '\\')) {
-        error_setg(errp, "The parent locator can't name '%s': there is a '\\' "
-                   "in it, which separates folders there", parent);
-        return -EINVAL;
-    }
-    if (parent[0] != '/') {
-        loc->relative_path = path_encode(parent[0] == '.' ? "" : ".\\", parent);
-        return 0;
-    }
-    if (!child) {
-        error_setg(errp, "The parent locator can't name '%s': the child is no "
-                   "local file", parent);
-        return -EINVAL;
-    }
-    way = path_between(child, parent);
-    loc->relative_path = way ? path_encode("", way) : NULL;
-    loc->absolute_win32_path = path_encode("", parent);
-    return 0;
 }

@@ -41,7 +41,7 @@ static void test_zero_after_failed_write(bool unmap)
 
     check_fill(blk, BLOCK, BLOCK / 2, 0);
     check_fill(blk, BLOCK + BLOCK / 2, 4096, 2);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -78,7 +78,7 @@ static void test_write_to_freed(void)
         check_fill(blk, i * BLOCK, BLOCK, 2 + i);
     }
     check_fill(blk, 4096, BLOCK - 4096, 0);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -110,7 +110,7 @@ static void test_write_to_freed_new(void)
     check_fill(blk, BLOCK + 4096, 4096, 0);
     check_fill(blk, BLOCK + 8192, 4096, 4);
     check_fill(blk, BLOCK + 12288, BLOCK - 12288, 0);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -170,7 +170,7 @@ static void test_race_for_new(void)
     g_assert_cmpint(zeroings, ==, 0);
 
     check_fill(blk, 4096, 60 * KiB, 0);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -206,7 +206,7 @@ static void test_race_for_last(void)
     check_fill(blk, 64 * KiB, 4096, 2);
     check_fill(blk, 8192, 4096, 4);
     check_fill(blk, BLOCK, 4096, 5);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -247,7 +247,7 @@ static void test_race_for_kept(void)
     check_fill(blk, 3 * BLOCK + 4096, 60 * KiB, 0);
     check_fill(blk, 3 * BLOCK + 64 * KiB, 4096, 8);
     check_fill(blk, 3 * BLOCK + 68 * KiB, BLOCK - 68 * KiB, 0);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     g_assert_cmpint(pread(fd, &after, 8, entry_at), ==, 8);
     g_assert_cmphex(after, ==, (entry & ~7ULL) | 6);
@@ -304,7 +304,7 @@ static void test_inactivate(int64_t at)
     blk = open_image();
     check_fill(blk, at, 4096, 2);
     check_fill(blk, 4096, BLOCK - 4096, 1);
-    check_image(blk);
+    check_is_clean(blk);
     blk_unref(blk);
     unlink(image_path);
 }
@@ -379,7 +379,7 @@ static void test_activate(void)
     check_fill(a.blk, 0, BLOCK, 1);
     g_assert_cmpint(write_fill(a.blk, 5 * BLOCK, BLOCK, 4), >=, 0);
     check_fill(a.blk, 2 * BLOCK, BLOCK, 3);
-    check_image(a.blk);
+    check_is_clean(a.blk);
     blk_unref(a.blk);
     unlink(image_path);
 }

@@ -73,7 +73,7 @@ static inline void check_fill(BlockBackend *blk, int64_t at, size_t bytes,
     g_assert_cmpmem(buf, bytes, want, bytes);
 }
 
-static inline void check_image(BlockBackend *blk)
+static inline void check_is_clean(BlockBackend *blk)
 {
     BdrvCheckResult result = { 0 };
 

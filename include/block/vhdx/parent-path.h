@@ -29,12 +29,9 @@ char *vhdx_parent_path_find(const VHDXLocator *loc, const char *child,
                             bool *guessed, Error **errp);
 
 /*
- * Put the paths into @loc by which @child is to find its parent @parent, a
- * name as a user gives it, relative to the folder of @child or absolute
- * (section 2.6.2.6.3).  @child is NULL where it is no local file.  Returns 0,
- * or -EINVAL with @errp set where no path in a locator leads there.
+ * Whether @path, which exists, leads into /dev, /proc or /sys, as it is written
+ * or with symbolic links followed: there is no parent to be had there.
  */
-int vhdx_parent_path_store(VHDXLocator *loc, const char *child,
-                           const char *parent, Error **errp);
+bool vhdx_parent_path_is_in_system(const char *path);
 
 #endif
