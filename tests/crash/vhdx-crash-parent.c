@@ -60,14 +60,15 @@ static void put_entry(CrashImage *img, const CrashReader *reader,
  * end of what is in the file.
  */
 static void bitmaps_make(CrashImage *img, const CrashReader *reader,
-                         CrashShape *shape, uint64_t *end, CrashRng *rng)
+                         const CrashWorkload *w, CrashShape *shape,
+                         uint64_t *end, CrashRng *rng)
 {
     uint64_t blocks = DIV_ROUND_UP(shape->disk_size, shape->block_size);
     uint64_t chunks = DIV_ROUND_UP(blocks, reader->chunk_ratio);
     bool ones = rng_chance(rng, 30);
     uint8_t page[CRASH_PAGE];
 
-    shape->stale_bits = rng_chance(rng, 60);
+    shape->stale_bits = rng_chance(rng, w->spread ? 90 : 60);
     memset(page, 0xff, sizeof(page));
     for (uint64_t i = 0; shape->stale_bits && i < chunks; i++) {
         if (i && rng_chance(rng, 50)) {
@@ -121,7 +122,7 @@ void child_make(CrashImage *img, const CrashReader *reader,
                          pages + rng_below(rng, 256);
     shape->parent_size *= CRASH_PAGE;
     metadata_change(img, reader);
-    bitmaps_make(img, reader, shape, &end, rng);
+    bitmaps_make(img, reader, w, shape, &end, rng);
     if (!w->spread) {
         blocks_trim(img, reader, shape, &end, rng);
     }

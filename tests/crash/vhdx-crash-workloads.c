@@ -449,7 +449,7 @@ const CrashWorkload crash_workloads[] = {
         .mix = { .zero = 3, .discard = 2, .read = 2 },
         .burst = { 80, 60, 70, 90, 50, 80, 70, 90, 60 },
         .whole = 30,
-        .points = 30, .states = 3, .recover = 1, .generations = 1,
+        .points = 50, .states = 4, .recover = 1, .generations = 1,
     }, {
         .name = "child-device",
         .about = "the same on a node that is full of old bytes",
