@@ -81,12 +81,12 @@ checkpoint(BlockDriverState *bs)
 }
 
 /*
- * Compare two VHDXPage * by their order in the log, as a power cut may leave
- * only the first entries of a commit.  Sector bitmaps come before the BAT, as
+ * Compare two VHDXPage * by their order in the log of a differencing image, as
+ * a power cut may leave only the first entries of a commit.  Sector bitmaps come before the BAT, as
  * an entry gives bits their meaning, and the BAT's pages come from the last to
  * the first: a bitmap's entry stands behind those of its blocks.
  */
-static int log_order(const void *a, const void *b, void *opaque)
+static int child_order(const void *a, const void *b, void *opaque)
 {
     BDRVVHDXState *s = opaque;
     const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
@@ -108,7 +108,12 @@ static void commit_take(BDRVVHDXState *s, Commit *c)
     while ((page = vhdx_cache_take_dirty(s))) {
         g_ptr_array_add(c->pages, page);
     }
-    g_ptr_array_sort_with_data(c->pages, log_order, s);
+    if (s->params.has_parent) {
+        g_ptr_array_sort_with_data(c->pages, child_order, s);
+    } else {
+        /* What lies together is read together when the log is replayed. */
+        g_ptr_array_sort(c->pages, vhdx_cache_page_compare);
+    }
     c->data = g_new(uint8_t *, c->pages->len);
     c->offsets = g_new(uint64_t, c->pages->len);
     for (guint i = 0; i < c->pages->len; i++) {

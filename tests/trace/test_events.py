@@ -88,8 +88,8 @@ def life(ctx):
         shows(io.events, *BEGUN,
               'space_scan end=%d overlap=0 damaged=0' % first,
               'space_grow from=%d ret=0' % first,
-              'alloc block=5 offset=%d kept=0 zero=1' % first,
-              'alloc_publish block=5 offset=%d' % first)
+              'alloc index=5 offset=%d kept=0 zero=1' % first,
+              'alloc_publish index=5 offset=%d' % first)
         headers = [e for e in io.events if e.name == 'header_write']
         expect([h.copy for h in headers] == [headers[0].copy,
                                              1 - headers[0].copy,
@@ -106,10 +106,10 @@ def life(ctx):
         io.do('flush', 'flush')
         shows(io.events, *NO_PAGE)
         io.do('write -q -P 3 7M 2M')
-        shows(io.events, *['alloc block=%d offset=%d kept=0 zero=1' %
+        shows(io.events, *['alloc index=%d offset=%d kept=0 zero=1' %
                            (block, first + MIB + i * MIB)
                            for i, block in enumerate((7, 8))],
-              *['alloc_publish block=%d offset=%d' %
+              *['alloc_publish index=%d offset=%d' %
                 (block, first + MIB + i * MIB)
                 for i, block in enumerate((7, 8))])
         io.close()
@@ -137,8 +137,8 @@ def share(ctx):
         at, = [e.offset for e in io.events if e.name == 'alloc']
         expect('alloc_publish' not in names(io), '%s', io.events)
         io.do('write -q -P 3 20608k 4k')
-        shows(io.events, 'alloc_share block=20',
-              'alloc_publish block=20 offset=%d' % at)
+        shows(io.events, 'alloc_share index=20',
+              'alloc_publish index=20 offset=%d' % at)
         io.do('resume A', 'aio_flush', 'flush')
         shows(io.events, *COMMIT)
         io.do('read -q -P 2 20M 64k', 'read -q -P 3 20608k 4k')
@@ -158,13 +158,13 @@ def reuse(ctx):
                   'space_punch offset=%d bytes=%d' % (freed, MIB))
             io.do('write -q -P 2 50M 4k')
             shows(io.events,
-                  'alloc block=50 offset=%d kept=0 zero=0' % freed,
-                  'alloc_publish block=50 offset=%d' % freed)
+                  'alloc index=50 offset=%d kept=0 zero=0' % freed,
+                  'alloc_publish index=50 offset=%d' % freed)
             io.do('flush')
             shows(io.events, 'commit_start pages=1 barrier=1', *COMMIT[1:])
             io.do('write -q -P 2 51M 4k', 'flush')
             shows(io.events, 'space_grow ret=0',
-                  'alloc block=51 kept=0 zero=1', 'alloc_publish block=51',
+                  'alloc index=51 kept=0 zero=1', 'alloc_publish index=51',
                   *COMMIT)
 
 
@@ -182,8 +182,8 @@ def kept(ctx):
     with begun(ctx, image) as io:
         io.do('write -q -P 4 3M 4k', 'flush')
         shows(io.events, 'space_scan overlap=0 damaged=0',
-              'alloc block=3 offset=%d kept=1 zero=0' % place,
-              'alloc_publish block=3 offset=%d' % place,
+              'alloc index=3 offset=%d kept=1 zero=0' % place,
+              'alloc_publish index=3 offset=%d' % place,
               'commit_start pages=1 barrier=1', *COMMIT[1:])
 
 
@@ -266,7 +266,7 @@ def replay(ctx):
               index.last_file_offset,
               'space_cut to=%d ret=0' % index.last_file_offset, *OPENED,
               'write_state from=metadata to=data', 'space_grow ret=0',
-              'alloc block=22 kept=0 zero=1', 'alloc_publish block=22')
+              'alloc index=22 kept=0 zero=1', 'alloc_publish index=22')
         io.close()
         shows(io.events, *COMMIT, *CLOSED, 'space_cut ret=0')
 
@@ -357,7 +357,7 @@ def stopped(ctx):
               'commit_end ret=0')
         # Zeros are not believed any more.
         io.do('write -q -P 3 21M 4k', 'flush')
-        shows(io.events, 'alloc block=21 zero=0', 'alloc_publish block=21',
+        shows(io.events, 'alloc index=21 zero=0', 'alloc_publish index=21',
               'commit_start pages=1 barrier=1', *COMMIT[1:])
 
 
