@@ -82,9 +82,10 @@ checkpoint(BlockDriverState *bs)
 
 /*
  * Compare two VHDXPage * by their order in the log of a differencing image, as
- * a power cut may leave only the first entries of a commit.  Sector bitmaps come before the BAT, as
- * an entry gives bits their meaning, and the BAT's pages come from the last to
- * the first: a bitmap's entry stands behind those of its blocks.
+ * a power cut may leave only the first entries of a commit.  Sector bitmaps
+ * come before the BAT, as an entry gives bits their meaning, and the BAT's
+ * pages come from the last to the first: a bitmap's entry stands behind those
+ * of its blocks.
  */
 static int child_order(const void *a, const void *b, void *opaque)
 {
