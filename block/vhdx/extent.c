@@ -48,7 +48,7 @@ absent_source(BlockDriverState *bs, uint64_t offset, uint64_t entry,
               uint64_t *bytes, VHDXSource *source)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool in_block;
+    bool in_block = false;
     int ret;
 
     if (!s->params.has_parent) {
