@@ -391,7 +391,7 @@ static char *check_driver(CrashContext *ctx, const CrashImage *img,
     }
     disk->instant = true;
     if (r->has_parent) {
-        disk_add_parent(disk, model->shape->parent_size);
+        disk_add_parent(disk, model->shape->parent_size, parent_page);
     }
     blk = guest_open(0, ctx->workload->small_cache, &err);
     if (!blk) {

@@ -364,8 +364,8 @@ static int coroutine_fn parent_co_preadv(BlockDriverState *bs, int64_t offset,
     for (int64_t done = 0; ret == 0 && done < bytes;) {
         int64_t at = (offset + done) % CRASH_PAGE;
         int64_t n = MIN(bytes - done, CRASH_PAGE - at);
-        CrashPage *page = parent_page(disk->parent_size,
-                                      (offset + done) / CRASH_PAGE);
+        CrashPage *page = disk->parent_page(disk->parent_size,
+                                            (offset + done) / CRASH_PAGE);
 
         qemu_iovec_from_buf(qiov, done, page->data + at, n);
         done += n;
@@ -409,9 +409,10 @@ CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)
     return disk;
 }
 
-void disk_add_parent(CrashDisk *disk, uint64_t bytes)
+void disk_add_parent(CrashDisk *disk, uint64_t bytes, CrashPageFunc *page_func)
 {
     disk->parent_size = bytes;
+    disk->parent_page = page_func;
     opening = disk;
     disk->parent = bdrv_new_open_driver(&crash_parent, "parent", 0,
                                         &error_abort);

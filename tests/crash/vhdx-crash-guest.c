@@ -581,7 +581,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
     run->model = model_new(before, seen, shape);
     run->payload = g.disk->payload = shape->payload;
     if (shape->parent_size) {
-        disk_add_parent(g.disk, shape->parent_size);
+        disk_add_parent(g.disk, shape->parent_size, parent_page);
     }
     g.disk->limit = w->limit_mib * MiB;
     if (w->fail && !brief) {

@@ -75,6 +75,9 @@ typedef struct CrashPage {
     uint8_t data[CRASH_PAGE];
 } CrashPage;
 
+/* Guest page @page of a disk of @bytes bytes; NULL: zeros. */
+typedef CrashPage *CrashPageFunc(uint64_t bytes, uint64_t page);
+
 typedef struct CrashImage {
     GHashTable *pages;          /* CrashPage by number; none: never written */
     uint64_t size;              /* bytes */
@@ -214,6 +217,7 @@ typedef struct CrashDisk {
     uint32_t lose_to;
     BlockDriverState *parent;   /* of the image, or NULL */
     uint64_t parent_size;       /* bytes */
+    CrashPageFunc *parent_page;
 } CrashDisk;
 
 /* A disk that starts with @view, its own from now on, as block node "disk". */
@@ -222,10 +226,10 @@ CrashDisk *disk_new(CrashImage *view, const CrashNode *node,
 void disk_free(CrashDisk *disk);
 
 /*
- * Let there be a node "parent" of @bytes bytes, as model_fill_parent() makes
- * them, the reads of which complete as @disk's do; it goes with @disk.
+ * Let there be a node "parent" of @bytes bytes, whose content @page_func tells,
+ * the reads of which complete as @disk's do; it goes with @disk.
  */
-void disk_add_parent(CrashDisk *disk, uint64_t bytes);
+void disk_add_parent(CrashDisk *disk, uint64_t bytes, CrashPageFunc *page_func);
 
 /* -- vhdx-crash-model.c -- */
 
