@@ -14,6 +14,7 @@
 #include "block/vhdx/locator.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/options.h"
+#include "block/vhdx/parent.h"
 #include "block/vhdx/parent-path.h"
 
 /* What an image is to have, @value or 0, must be what its parent has. */
@@ -173,24 +174,13 @@ static bool is_same_file(const char *path, const char *name)
 static bool coroutine_fn
 is_in_chain(BlockDriverState *parent, const char *child)
 {
-    BlockDriverState *bs = parent;
+    GRAPH_RDLOCK_GUARD();
+    for (BlockDriverState *bs = parent; bs; bs = bdrv_backing_chain_next(bs)) {
+        g_autofree char *path = vhdx_parent_local_path(bs);
 
-    while (bs) {
-        BlockDriverState *file, *below;
-        g_autofree char *path = NULL;
-
-        {
-            GRAPH_RDLOCK_GUARD();
-            for (file = bs; (below = bdrv_primary_bs(file)); file = below) {
-                continue;
-            }
-            below = bdrv_backing_chain_next(bs);
-        }
-        path = vhdx_create_file_path(file);
         if (is_same_file(path, child)) {
             return true;
         }
-        bs = below;
     }
     return false;
 }

@@ -286,28 +286,10 @@ int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
 
 /* -- The parent -- */
 
-/* The file's name as a local path to be freed, or NULL if it has none. */
-static char * GRAPH_RDLOCK local_path(BlockDriverState *bs)
-{
-    BlockDriverState *node = bs;
-    const char *path;
-
-    while (bdrv_primary_bs(node)) {
-        node = bdrv_primary_bs(node);
-    }
-    if (strcmp(node->drv->format_name, "file")) {
-        return NULL;
-    }
-    bdrv_refresh_filename(node);
-    path = node->exact_filename;
-    strstart(path, "file:", &path);
-    return *path ? g_strdup(path) : NULL;
-}
-
 int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autofree char *child = local_path(bs);
+    g_autofree char *child = vhdx_parent_local_path(bs);
     g_autofree char *name = NULL;
     int ret = vhdx_parent_check_chain(bs, errp);
 

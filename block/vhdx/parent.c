@@ -11,6 +11,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/cutils.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/parent.h"
@@ -147,6 +148,23 @@ int vhdx_parent_check_chain(BlockDriverState *bs, Error **errp)
         }
     }
     return 0;
+}
+
+char *vhdx_parent_local_path(BlockDriverState *bs)
+{
+    BlockDriverState *node = bs;
+    const char *path;
+
+    while (bdrv_primary_bs(node)) {
+        node = bdrv_primary_bs(node);
+    }
+    if (strcmp(node->drv->format_name, "file")) {
+        return NULL;
+    }
+    bdrv_refresh_filename(node);
+    path = node->exact_filename;
+    strstart(path, "file:", &path);
+    return *path ? g_strdup(path) : NULL;
 }
 
 int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,

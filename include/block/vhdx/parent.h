@@ -43,6 +43,12 @@ vhdx_parent_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
 int vhdx_parent_check_chain(BlockDriverState *bs, Error **errp);
 
 /*
+ * The name of the file at the end of what is below @bs, as a path to be freed
+ * with g_free(), or NULL if it is no local file.  Called in the main loop.
+ */
+char * GRAPH_RDLOCK vhdx_parent_local_path(BlockDriverState *bs);
+
+/*
  * Read @bytes bytes at @offset of the disk as the parent has them: zeros behind
  * its end, or where none is attached.  lock is not held.  Returns 0 or -errno.
  */
