@@ -164,15 +164,6 @@ file_id_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
-const char *vhdx_open_read_only_reason(BDRVVHDXState *s)
-{
-    if (!s->header.log_length) {
-        return "The image has no log (LogLength 0), which every change goes "
-               "through: it can only be opened read-only";
-    }
-    return NULL;
-}
-
 /* One try of vhdx_open_load() */
 static int coroutine_fn GRAPH_RDLOCK
 load_once(BlockDriverState *bs, bool inactive, Error **errp)
@@ -211,9 +202,8 @@ load_once(BlockDriverState *bs, bool inactive, Error **errp)
     if (ret < 0) {
         goto fail;
     }
-    if (vhdx_open_read_only_reason(s)) {
-        ret = bdrv_apply_auto_read_only(bs, vhdx_open_read_only_reason(s),
-                                        errp);
+    if (!s->header.log_length) {
+        ret = bdrv_apply_auto_read_only(bs, VHDX_NO_LOG, errp);
         if (ret < 0) {
             goto fail;
         }

@@ -247,8 +247,8 @@ static int vhdx_reopen_prepare(BDRVReopenState *state,
     if (ret < 0) {
         return ret;
     }
-    if ((state->flags & BDRV_O_RDWR) && vhdx_open_read_only_reason(s)) {
-        error_setg(errp, "%s", vhdx_open_read_only_reason(s));
+    if ((state->flags & BDRV_O_RDWR) && !s->header.log_length) {
+        error_setg(errp, "%s", VHDX_NO_LOG);
         return -EACCES;
     }
     if (vhdx_change_is_broken(s)) {

@@ -9,14 +9,16 @@
 
 #include "block/vhdx/state.h"
 
+/* Said where an image without a log is to be written to. */
+#define VHDX_NO_LOG \
+    "The image has no log (LogLength 0), which every change goes through: it " \
+    "can only be opened read-only"
+
 /* Start with an image of which nothing is known; only options are kept. */
 void vhdx_open_init(BDRVVHDXState *s);
 
 /* Forget everything that was read from the image or is to be written to it. */
 void vhdx_open_free(BDRVVHDXState *s);
-
-/* Why the image can't be written to, or NULL if it can. */
-const char *vhdx_open_read_only_reason(BDRVVHDXState *s);
 
 /*
  * Read the image, of which nothing is known yet.  The log of one that is
