@@ -294,11 +294,11 @@ uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
     g_autofree char *linkage = linkage_text(&loc->linkage);
     g_autofree char *linkage2 = linkage_text(&loc->linkage2);
     const char *const pairs[][2] = {
-        { "parent_linkage", linkage },
-        { "absolute_win32_path", loc->absolute_win32_path },
-        { "relative_path", loc->relative_path },
-        { "volume_path", loc->volume_path },
-        { "parent_linkage2", linkage2 },
+        { key_names[KEY_LINKAGE], linkage },
+        { key_names[KEY_ABSOLUTE], loc->absolute_win32_path },
+        { key_names[KEY_RELATIVE], loc->relative_path },
+        { key_names[KEY_VOLUME], loc->volume_path },
+        { key_names[KEY_LINKAGE2], linkage2 },
     };
     g_autoptr(GByteArray) item = g_byte_array_new();
     size_t count = 0, at = LOCATOR_HEADER_SIZE;
