@@ -53,6 +53,7 @@ void vhdx_file_set_size(BDRVVHDXState *s, uint64_t size)
 
 uint64_t vhdx_file_stable_size(BDRVVHDXState *s)
 {
+    vhdx_assert_locked(s);
     return s->file->stable_size;
 }
 
@@ -138,7 +139,8 @@ int coroutine_fn vhdx_file_flush(BlockDriverState *bs)
         return ret;
     }
     if (!s->file->unsure) {
-        s->file->stable_size = size;
+        VHDX_LOCK_GUARD(s);
+        s->file->stable_size = MIN(size, s->file->size);
     }
     return 0;
 }

@@ -298,8 +298,6 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
         .tail = ring_tail(log),
         .sequence = log->sequence + 1,
         .log_guid = log->guid,
-        .flushed_file_offset = QEMU_ALIGN_DOWN(vhdx_file_stable_size(s),
-                                               VHDX_MIB),
     };
     int ret;
 
@@ -308,6 +306,8 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
         return -ENOMEM;
     }
     WITH_VHDX_LOCK_GUARD(s) {
+        entry.flushed_file_offset = QEMU_ALIGN_DOWN(vhdx_file_stable_size(s),
+                                                    VHDX_MIB);
         /* No replay asks a node that can't grow for more than it has. */
         entry.last_file_offset = MIN(vhdx_space_end(s),
                                      QEMU_ALIGN_DOWN(vhdx_file_size(s),

@@ -31,7 +31,9 @@ uint64_t vhdx_file_size(BDRVVHDXState *s);
 /* Note that it is @size bytes long.  lock is held. */
 void vhdx_file_set_size(BDRVVHDXState *s, uint64_t size);
 
-/* How long it has been when it was flushed the last time; commit_lock. */
+/*
+ * How much of that was there when it was flushed the last time.  lock is held.
+ */
 uint64_t vhdx_file_stable_size(BDRVVHDXState *s);
 
 /*
