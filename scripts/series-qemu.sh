@@ -28,8 +28,9 @@ tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
-parent-path   parent-path unit/test-vhdx-parent-path.c
-state         compat state lock change file parent trace trace-events +2-trace
+parent-path   parent-path parent-name parent-file unit/test-vhdx-parent-path.c
+state         compat state lock call change file parent parent-int
+              parent-children parent-perm trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
 replay        replay replay-int replay-load
 cache         cache
@@ -38,13 +39,14 @@ metadata      metadata
 space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
-log           commit log
+log           commit metadata-write log link begin
 io            extent alloc-int alloc-place alloc-child alloc io
 resize        region bat-clear resize
 compact       move compact compact-int compact-drop compact-slide
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat
-open          open
+chain         flatten chain
+open          open reopen
 driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c
 sectors       convert +2-sectors

@@ -302,8 +302,8 @@ void vhdx_bat_set(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 void vhdx_bat_set_bitmap(BDRVVHDXState *s, uint64_t chunk, uint64_t place)
 {
     vhdx_assert_locked(s);
-    entry_set(s, vhdx_bat_bitmap_index(&s->geo, chunk),
-              vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, place));
+    entry_set(s, vhdx_bat_bitmap_index(&s->geo, chunk), place ?
+              vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, place) : 0);
 }
 
 /*

@@ -5,8 +5,10 @@
  *
  *               log opened              new DataWriteGuid
  *     READING ------------> METADATA ----------------------> DATA
- *        ^                      |                              |
- *        +----------------------+------------------------------+
+ *        ^                    | ^                              | |
+ *        |                    | +--- other children, or -------+ |
+ *        |                    |      another parent              |
+ *        +--------------------+----------------------------------+
  *                            log closed
  *
  *     any state -- metadata could not be made stable --> BROKEN
@@ -125,6 +127,15 @@ void coroutine_fn vhdx_change_opened(BDRVVHDXState *s)
 void coroutine_fn vhdx_change_data(BDRVVHDXState *s)
 {
     state_set(s, VHDX_METADATA, VHDX_DATA);
+}
+
+void vhdx_change_data_untold(BDRVVHDXState *s)
+{
+    if (qatomic_cmpxchg(&s->change->state, VHDX_DATA, VHDX_METADATA) ==
+        VHDX_DATA) {
+        trace_vhdx_write_state(s, state_names[VHDX_DATA],
+                               state_names[VHDX_METADATA]);
+    }
 }
 
 void coroutine_fn vhdx_change_closed(BDRVVHDXState *s)

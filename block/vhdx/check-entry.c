@@ -40,11 +40,11 @@
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "check-int.h"
 
 /* What there is to say about an entry */
@@ -402,7 +402,7 @@ begin_mend(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e, Verdict v)
                                "sector bitmap block in an image without "
                                "parent: 0x%016" PRIx64, e->index, e->raw);
     case ENTRY_GIVE_UP:
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
         }

@@ -5,8 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/check-report.h"
-#include "block/vhdx/log.h"
 
 static void G_GNUC_PRINTF(3, 0)
 check_tell(VHDXCheck *check, const char *what, const char *format, va_list ap)
@@ -50,7 +50,7 @@ int coroutine_fn vhdx_check_begin_mend(BlockDriverState *bs, VHDXCheck *check)
     if (!(check->fix & BDRV_FIX_ERRORS)) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }

@@ -26,6 +26,7 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/check.h"
 #include "block/vhdx/check-bat.h"
@@ -161,7 +162,7 @@ check_replay(BlockDriverState *bs, VHDXCheck *check)
         vhdx_check_note(check, "%s; they are taken into account", text);
         return 0;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }
@@ -197,7 +198,7 @@ static int coroutine_fn GRAPH_RDLOCK
 tail_release(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = vhdx_log_begin(bs, VHDX_METADATA);
+    int ret = vhdx_begin(bs, VHDX_METADATA);
 
     WITH_VHDX_LOCK_GUARD(s) {
         /* Also where it is a fixed image's: that is what was asked for. */

@@ -13,10 +13,10 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-scan.h"
 #include "compact-int.h"
@@ -149,7 +149,7 @@ drop_rest(BlockDriverState *bs, VHDXCompact *c)
         error_setg(c->errp, "Blocks overlap in the file");
         return -EINVAL;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }
@@ -189,7 +189,7 @@ int coroutine_fn vhdx_compact_drop_places(BlockDriverState *bs, VHDXCompact *c)
     if (!c->unused) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }

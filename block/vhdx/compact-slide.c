@@ -21,8 +21,8 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space.h"
 #include "compact-int.h"
@@ -132,7 +132,7 @@ move_up(BlockDriverState *bs, VHDXCompact *c, Stretch *st, guint next)
 {
     BDRVVHDXState *s = bs->opaque;
     bool full = false;
-    int ret = vhdx_log_begin(bs, VHDX_METADATA);
+    int ret = vhdx_begin(bs, VHDX_METADATA);
 
     if (ret < 0) {
         return ret;

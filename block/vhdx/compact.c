@@ -41,6 +41,7 @@
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/file.h"
@@ -301,7 +302,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
         return ret;
     }
     if (vhdx_space_end(s) < vhdx_file_size(s)) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
         }
@@ -343,7 +344,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
     int ret;
 
     if (vhdx_replay_active(bs->opaque)) {
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
         }

@@ -19,6 +19,7 @@
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/extent.h"
@@ -45,6 +46,9 @@ read_elsewhere(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
 {
     switch (e->source) {
     case VHDX_SOURCE_ZERO:
+        if (vhdx_parent_is_lost(bs->opaque)) {
+            return -EIO;
+        }
         qemu_iovec_memset(qiov, qiov_offset, 0, e->bytes);
         return 0;
     case VHDX_SOURCE_PARENT:
@@ -183,7 +187,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         /* Whoever held requests off may have closed the log. */
         if (vhdx_change_state(s) != VHDX_DATA) {
             vhdx_unlock(s);
-            ret = vhdx_log_begin(bs, VHDX_DATA);
+            ret = vhdx_begin(bs, VHDX_DATA);
             vhdx_lock(s);
             continue;
         }
@@ -328,7 +332,7 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
     }
     if (vhdx_change_state(s) != VHDX_DATA) {
         vhdx_unlock(s);
-        ret = vhdx_log_begin(bs, VHDX_DATA);
+        ret = vhdx_begin(bs, VHDX_DATA);
         vhdx_lock(s);
         return ret;
     }
@@ -484,6 +488,9 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     *pnum = e.bytes;
     if (ret < 0) {
         /* Nobody knows what is there: those who read it get the error. */
+        return BDRV_BLOCK_DATA;
+    }
+    if (e.source != VHDX_SOURCE_FILE && vhdx_parent_is_lost(s)) {
         return BDRV_BLOCK_DATA;
     }
     if (e.source == VHDX_SOURCE_ZERO) {

@@ -236,6 +236,22 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
     return g_steal_pointer(&loc);
 }
 
+VHDXLocator *vhdx_locator_relink(const VHDXLocator *loc,
+                                 const VHDXGuid *linkage,
+                                 const VHDXGuid *linkage2)
+{
+    VHDXLocator *copy = g_new(VHDXLocator, 1);
+
+    *copy = (VHDXLocator) {
+        .linkage = *linkage,
+        .linkage2 = *linkage2,
+        .relative_path = g_strdup(loc->relative_path),
+        .volume_path = g_strdup(loc->volume_path),
+        .absolute_win32_path = g_strdup(loc->absolute_win32_path),
+    };
+    return copy;
+}
+
 void vhdx_locator_free(VHDXLocator *loc)
 {
     if (loc) {

@@ -1,9 +1,10 @@
 /*
  * VHDX: opening and closing the log
  *
- * The first modification opens the log; see begin_locked().  The last commit,
- * with everything put in place, closes it.  Where entries go, and when pages go
- * in place, is told in ring.c, what a commit does in commit.c.
+ * The first modification opens the log.  The last commit, with everything put in
+ * place, closes it.  Where entries go, and when pages go in place, is told in
+ * ring.c, what a commit does in commit.c, and what comes before the first
+ * modification in begin.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -146,8 +147,8 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     return 0;
 }
 
-static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
-                                              VHDXHeader *header)
+static int coroutine_fn GRAPH_RDLOCK first_entry(BlockDriverState *bs,
+                                                 VHDXHeader *header)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -172,13 +173,13 @@ static int coroutine_fn GRAPH_RDLOCK log_open(BlockDriverState *bs,
 }
 
 /*
- * The first modification.  A header with the new GUIDs comes before anything
- * else, and with LogGuid zero in both copies, as the other one has had it or
- * has been overwritten, the log's space may be used again.  The log is named
- * by a header only when it has a valid entry, and used only when both name it.
+ * A header with the new GUIDs comes before anything else, and with LogGuid zero
+ * in both copies, as the other one has had it or has been overwritten, the
+ * log's space may be used again.  The log is named by a header only when it has
+ * a valid entry, and used only when both name it.
  */
-static int coroutine_fn GRAPH_RDLOCK
-begin_locked(BlockDriverState *bs, VHDXWriteState to)
+int coroutine_fn vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
+                               const VHDXGuid *data_write_guid)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXWriteState from = vhdx_change_state(s);
@@ -192,7 +193,7 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
         return ret;
     }
     if (from < to && to == VHDX_DATA) {
-        header.data_write_guid = vhdx_guid_new();
+        header.data_write_guid = *data_write_guid;
     }
     /* Without a log it may have been anything. */
     header.log_version = 0;
@@ -210,7 +211,7 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
             return ret;
         }
         vhdx_space_reserve_last_block(bs);
-        ret = log_open(bs, &header);
+        ret = first_entry(bs, &header);
         trace_vhdx_log_open(s, ret);
     } else if (from < to) {
         ret = vhdx_header_update(bs, &header, 2);
@@ -223,33 +224,6 @@ begin_locked(BlockDriverState *bs, VHDXWriteState to)
     if (ret == 0 && from < to && to == VHDX_DATA) {
         vhdx_change_data(s);
     }
-    return ret;
-}
-
-int coroutine_fn vhdx_log_begin(BlockDriverState *bs, VHDXWriteState to)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
-
-    vhdx_assert_unlocked(s);
-    assert(to == VHDX_METADATA || to == VHDX_DATA);
-    if (vhdx_change_is_broken(s)) {
-        return -EIO;
-    }
-    if (vhdx_change_state(s) == VHDX_DATA) {
-        return 0;
-    }
-    if (bs->open_flags & BDRV_O_INACTIVE) {
-        /* Another process may be writing to it. */
-        return -EPERM;
-    }
-    qemu_co_mutex_lock(&s->commit_lock);
-    if (vhdx_change_is_broken(s)) {
-        ret = -EIO;
-    } else if (vhdx_change_state(s) < to || vhdx_region_table_is_damaged(s)) {
-        ret = begin_locked(bs, to);
-    }
-    qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }
 

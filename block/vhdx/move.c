@@ -24,11 +24,11 @@
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space-freed.h"
 #include "trace.h"
@@ -209,7 +209,7 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
         if (set->moves[i].data) {
             continue;
         }
-        ret = vhdx_log_begin(bs, VHDX_METADATA);
+        ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
         }
@@ -256,7 +256,7 @@ int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
         return 0;
     }
     trace_vhdx_move_blocks(s, set->count);
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         goto out;
     }

@@ -15,7 +15,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/cutils.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
@@ -25,7 +24,6 @@
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/open.h"
 #include "block/vhdx/parent.h"
-#include "block/vhdx/parent-path.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/replay-load.h"
 #include "block/vhdx/request.h"
@@ -81,7 +79,7 @@ void vhdx_open_free(BDRVVHDXState *s)
     vhdx_cache_free(s);
     vhdx_change_free(s);
     vhdx_lock_destroy(s);
-    error_free(s->parent_error);
+    vhdx_parent_free(s);
 }
 
 void vhdx_open_init(BDRVVHDXState *s)
@@ -272,47 +270,4 @@ int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
     vhdx_request_thaw(s);
     vhdx_open_free(old);
     return ret;
-}
-
-/* -- The parent -- */
-
-int coroutine_fn vhdx_open_name_parent(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    g_autofree char *child = vhdx_parent_local_path(bs);
-    g_autofree char *name = NULL;
-    int ret = vhdx_parent_check_chain(bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if (s->locator) {
-        name = vhdx_parent_path_find(s->locator, child, &s->parent_guessed,
-                                     &s->parent_error);
-    } else {
-        error_setg(&s->parent_error, "The Parent Locator can't be used: %s",
-                   s->locator_error);
-    }
-    if (!name && s->locator) {
-        name = vhdx_parent_path_find(s->locator, NULL, &s->parent_guessed,
-                                     NULL);
-    }
-    if (!name) {
-        name = g_strdup("unknown parent");
-    }
-    pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
-    pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
-    pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
-    return 0;
-}
-
-char *vhdx_open_dirname(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    if (s->parent_error) {
-        error_propagate(errp, error_copy(s->parent_error));
-        return NULL;
-    }
-    return bdrv_dirname(bs->file->bs, errp);
 }

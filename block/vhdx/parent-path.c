@@ -308,11 +308,11 @@ static char *try_parts(Search *s, const char *start, const GStrv parts,
     return NULL;
 }
 
-static bool same_file(const char *a, const char *b)
+bool vhdx_parent_path_is_same(const char *a, const char *b)
 {
     GStatBuf st_a, st_b;
 
-    return g_stat(a, &st_a) == 0 && g_stat(b, &st_b) == 0 &&
+    return a && b && g_stat(a, &st_a) == 0 && g_stat(b, &st_b) == 0 &&
            st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino;
 }
 
@@ -420,7 +420,7 @@ static char *named_find(Search *s, Error **errp)
         return NULL;
     }
     second = try_parts(s, "/", absolute, first ? NULL : errp);
-    if (second && (!first || same_file(first, second))) {
+    if (second && (!first || vhdx_parent_path_is_same(first, second))) {
         return g_steal_pointer(&second);
     }
     return first ? found_form(s, first, !relative[1], errp) : NULL;

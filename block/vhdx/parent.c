@@ -1,10 +1,8 @@
 /*
  * VHDX: the parent of a differencing image
  *
- * The block layer attaches the parent, and asks then whether that can be: what
- * a child says about its parent is compared with what the parent says about
- * itself.  Its DataWriteGuid changes with its content, so a child can tell that
- * the parent is not any more what it was made for.  Filters may stand between.
+ * Which node is it, where is it, and what does it have.  Whether it belongs to
+ * its child is judged in parent-perm.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -15,112 +13,118 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/parent.h"
+#include "block/vhdx/parent-path.h"
+#include "parent-int.h"
 
 /* So many images may be in a chain. */
 #define MAX_CHAIN   256
 
-/* The image that is attached as parent of @bs, or NULL if there is none. */
-static BlockDriverState *GRAPH_RDLOCK parent_node(BlockDriverState *bs)
+void vhdx_parent_init(BDRVVHDXState *s, bool inactive, bool given)
+{
+    static uint64_t opened;
+
+    s->parent = g_new0(VHDXParent, 1);
+    s->parent->open_id = ++opened;
+    s->parent->inactive = inactive;
+    s->parent->given = given;
+}
+
+bool vhdx_parent_is_given(QDict *options)
+{
+    const QDictEntry *e;
+
+    for (e = qdict_first(options); e; e = qdict_next(options, e)) {
+        if (!strcmp(qdict_entry_key(e), "backing") ||
+            strstart(qdict_entry_key(e), "backing.", NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void vhdx_parent_free(BDRVVHDXState *s)
+{
+    if (s->parent) {
+        error_free(s->parent->error);
+        g_clear_pointer(&s->parent, g_free);
+    }
+}
+
+BlockDriverState *vhdx_parent_node(BlockDriverState *bs)
 {
     return bs->backing ? bdrv_skip_filters(bs->backing->bs) : NULL;
 }
 
-/* Which opening of an image that is, or 0 if it is not in VHDX format. */
-static uint64_t parent_open_id(BlockDriverState *bs, BlockDriverState *parent)
-{
-    return parent && parent->drv == bs->drv ?
-           ((BDRVVHDXState *)parent->opaque)->open_id : 0;
-}
-
-static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
-                         Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque, *p = parent->opaque;
-    char linkage[UUID_STR_LEN], linkage2[UUID_STR_LEN], guid[UUID_STR_LEN];
-    VHDXGuid data_write;
-
-    if (!s->locator) {
-        error_setg(errp, "The Parent Locator of '%s' can't be used: %s",
-                   bs->filename, s->locator_error);
-        return -EINVAL;
-    }
-    WITH_VHDX_LOCK_GUARD(p) {
-        data_write = p->header.data_write_guid;
-    }
-    if (!vhdx_guid_is_nil(&data_write) &&
-        (vhdx_guid_equal(&s->locator->linkage, &data_write) ||
-         vhdx_guid_equal(&s->locator->linkage2, &data_write))) {
-        return 0;
-    }
-    uuid_unparse_lower(s->locator->linkage.id, linkage);
-    uuid_unparse_lower(s->locator->linkage2.id, linkage2);
-    uuid_unparse_lower(data_write.id, guid);
-    error_setg(errp, "'%s' does not go with its parent '%s': the child has "
-               "parent_linkage {%s} and parent_linkage2 {%s}, but the "
-               "DataWriteGuid of the parent is {%s}", bs->filename,
-               parent->filename, linkage, linkage2, guid);
-    error_append_hint(errp, "The parent is another image, or was changed after "
-                      "the child was made.\n");
-    if (s->parent_guessed) {
-        error_append_hint(errp, "No path in the Parent Locator leads to it: it "
-                          "was found by its name, beside the child.\n");
-    }
-    return -EINVAL;
-}
-
-int vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm,
-                           uint64_t shared, Error **errp)
-{
-    ERRP_GUARD();
-    BDRVVHDXState *s = bs->opaque, *p;
-    BlockDriverState *parent = parent_node(bs);
-
-    if (!parent) {
-        return 0;
-    }
-    if (!s->params.has_parent) {
-        error_setg(errp, "'%s' can have no parent: it is no differencing image",
-                   bs->filename);
-        return -EINVAL;
-    }
-    /* What was read of an inactive image may be out of date. */
-    if (parent->drv != bs->drv || (bs->open_flags & BDRV_O_INACTIVE) ||
-        parent_open_id(bs, parent) == s->parent_id) {
-        return 0;
-    }
-    p = parent->opaque;
-    if (p->params.logical_sector != s->params.logical_sector) {
-        error_setg(errp, "'%s' does not go with its parent '%s': the logical "
-                   "sector size is %" PRIu32 " in the child and %" PRIu32
-                   " in the parent", bs->filename, parent->filename,
-                   s->params.logical_sector, p->params.logical_sector);
-        return -EINVAL;
-    }
-    return linkage_check(bs, parent, errp);
-}
-
-void vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
+BlockDriverState *vhdx_parent_linked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    if (!(bs->open_flags & BDRV_O_INACTIVE)) {
-        s->parent_id = parent_open_id(bs, parent_node(bs));
-    }
+    return qatomic_read(&s->parent->linked) ? vhdx_parent_node(bs) : NULL;
 }
 
-void vhdx_parent_child_perm(BlockDriverState *bs, BdrvChild *c,
-                            BdrvChildRole role,
-                            BlockReopenQueue *reopen_queue,
-                            uint64_t perm, uint64_t shared,
-                            uint64_t *nperm, uint64_t *nshared)
+bool vhdx_parent_link_is_due(BDRVVHDXState *s)
 {
-    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared, nperm, nshared);
-    if ((role & BDRV_CHILD_COW) && !(bs->open_flags & BDRV_O_INACTIVE)) {
-        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
-    }
+    return s->params.has_parent && qatomic_read(&s->parent->linked) &&
+           (qatomic_read(&s->parent->relink) ||
+            !vhdx_guid_is_nil(&s->locator->linkage2));
 }
 
-int vhdx_parent_check_chain(BlockDriverState *bs, Error **errp)
+void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked)
+{
+    qatomic_set(&s->parent->linked, linked);
+    qatomic_set(&s->parent->relink, false);
+}
+
+void vhdx_parent_set_named(BDRVVHDXState *s)
+{
+    s->parent->guessed = false;
+    error_free(s->parent->error);
+    s->parent->error = NULL;
+}
+
+void vhdx_parent_lose(BDRVVHDXState *s)
+{
+    qatomic_set(&s->parent->lost, true);
+}
+
+bool vhdx_parent_is_lost(BDRVVHDXState *s)
+{
+    return qatomic_read(&s->parent->lost);
+}
+
+void vhdx_parent_set_inactive(BDRVVHDXState *s, bool inactive)
+{
+    s->parent->inactive = inactive;
+}
+
+void vhdx_parent_set_got_writable(BDRVVHDXState *s, bool writable)
+{
+    s->parent->got_writable = writable;
+}
+
+bool vhdx_parent_got_writable(BDRVVHDXState *s)
+{
+    return s->parent->got_writable;
+}
+
+bool vhdx_parent_hold_writable(BDRVVHDXState *s, bool hold)
+{
+    bool held = s->parent->held_writable;
+
+    s->parent->held_writable = hold;
+    return held;
+}
+
+void vhdx_parent_set_reopening(BDRVVHDXState *s, bool reopening)
+{
+    s->parent->reopening = reopening;
+}
+
+/*
+ * Whether @bs, about to be opened, is its own parent, or its chain is longer
+ * than MS-VHDX lets it be; by the images that have led to it.
+ */
+static int chain_check(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     BlockDriverState *child = bs;
@@ -161,10 +165,53 @@ char *vhdx_parent_local_path(BlockDriverState *bs)
     if (strcmp(node->drv->format_name, "file")) {
         return NULL;
     }
-    bdrv_refresh_filename(node);
+    if (qemu_in_main_thread()) {
+        bdrv_refresh_filename(node);
+    }
     path = node->exact_filename;
     strstart(path, "file:", &path);
     return *path ? g_strdup(path) : NULL;
+}
+
+int coroutine_fn vhdx_parent_name(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree char *child = vhdx_parent_local_path(bs);
+    g_autofree char *name = NULL;
+    int ret = chain_check(bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (s->locator) {
+        name = vhdx_parent_path_find(s->locator, child, &s->parent->guessed,
+                                     &s->parent->error);
+    } else {
+        error_setg(&s->parent->error, "The Parent Locator can't be used: %s",
+                   s->locator_error);
+    }
+    if (!name && s->locator) {
+        name = vhdx_parent_path_find(s->locator, NULL, &s->parent->guessed,
+                                     NULL);
+    }
+    if (!name) {
+        name = g_strdup("unknown parent");
+    }
+    pstrcpy(bs->backing_file, sizeof(bs->backing_file), name);
+    pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
+    pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
+    return 0;
+}
+
+char *vhdx_parent_dirname(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (s->parent->error) {
+        error_propagate(errp, error_copy(s->parent->error));
+        return NULL;
+    }
+    return bdrv_dirname(bs->file->bs, errp);
 }
 
 int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,
@@ -172,6 +219,9 @@ int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,
                                     size_t qiov_offset)
 {
     vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    if (vhdx_parent_is_lost(bs->opaque)) {
+        return -EIO;
+    }
     if (!bs->backing) {
         qemu_iovec_memset(qiov, qiov_offset, 0, bytes);
         return 0;

@@ -20,6 +20,7 @@
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -156,7 +157,7 @@ int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
     int ret;
 
     assert(offset != region->offset);
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         VHDX_LOCK_GUARD(s);
         vhdx_space_return(s, offset, length, false);
@@ -196,7 +197,7 @@ fail:
 static int coroutine_fn GRAPH_RDLOCK
 region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
 {
-    int ret = vhdx_log_begin(bs, VHDX_METADATA);
+    int ret = vhdx_begin(bs, VHDX_METADATA);
 
     if (ret < 0) {
         return ret;
@@ -264,7 +265,7 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     if (region->offset + region->length <= far) {
         return 0;
     }
-    ret = vhdx_log_begin(bs, VHDX_METADATA);
+    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         return ret;
     }

@@ -40,11 +40,11 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
@@ -471,7 +471,7 @@ disk_resize(BlockDriverState *bs, const VHDXParams *params,
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    ret = vhdx_log_begin(bs, VHDX_DATA);
+    ret = vhdx_begin(bs, VHDX_DATA);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to change the image");
         return ret;

@@ -270,40 +270,58 @@ int vhdx_region_table_decode(const uint8_t *buf, uint64_t log_offset,
 
 /* -- Metadata table and items -- */
 
+void vhdx_metadata_table_encode(const VHDXItem *items, uint32_t count,
+                                uint8_t *buf)
+{
+    memset(buf, 0, VHDX_METADATA_TABLE_SIZE);
+    memcpy(buf, METADATA_SIGNATURE, 8);
+    stw_le_p(buf + 10, count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *entry = buf + VHDX_METADATA_ENTRY(i);
+
+        vhdx_guid_encode(&items[i].guid, entry);
+        stl_le_p(entry + 16, items[i].offset);
+        stl_le_p(entry + 20, items[i].length);
+        stl_le_p(entry + 24, items[i].flags);
+    }
+}
+
+void vhdx_file_parameters_encode(const VHDXParams *params, uint8_t *item)
+{
+    stl_le_p(item, params->block_size);
+    stl_le_p(item + 4, (params->leave_allocated ? PARAM_LEAVE_ALLOCATED : 0) |
+                       (params->has_parent ? PARAM_HAS_PARENT : 0));
+}
+
 void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
                           uint32_t locator_length, uint8_t *buf)
 {
     uint32_t offset = VHDX_METADATA_TABLE_SIZE;
-    uint8_t *item;
+    VHDXItem items[VHDX_KNOWN_ITEMS + 1];
+    uint32_t count = VHDX_KNOWN_ITEMS;
+    uint8_t *item = buf + VHDX_METADATA_TABLE_SIZE;
 
     memset(buf, 0, VHDX_METADATA_USED + locator_length);
-    memcpy(buf, METADATA_SIGNATURE, 8);
-    stw_le_p(buf + 10, ARRAY_SIZE(vhdx_known_items));
-    for (int i = 0; i < ARRAY_SIZE(vhdx_known_items); i++) {
-        uint8_t *entry = buf + VHDX_METADATA_ENTRY(i);
-
-        vhdx_guid_encode(vhdx_known_items[i].guid, entry);
-        stl_le_p(entry + 16, offset);
-        stl_le_p(entry + 20, vhdx_known_items[i].size);
-        stl_le_p(entry + 24, vhdx_known_items[i].flags);
-        offset += vhdx_known_items[i].size;
+    for (int i = 0; i < VHDX_KNOWN_ITEMS; i++) {
+        items[i] = (VHDXItem) {
+            .guid = *vhdx_known_items[i].guid,
+            .offset = offset,
+            .length = vhdx_known_items[i].size,
+            .flags = vhdx_known_items[i].flags,
+        };
+        offset += items[i].length;
     }
     if (locator) {
-        uint32_t count = ARRAY_SIZE(vhdx_known_items);
-        uint8_t *entry = buf + VHDX_METADATA_ENTRY(count);
-
-        stw_le_p(buf + 10, count + 1);
-        vhdx_guid_encode(&vhdx_item_parent_locator, entry);
-        stl_le_p(entry + 16, offset);
-        stl_le_p(entry + 20, locator_length);
-        stl_le_p(entry + 24, VHDX_ITEM_REQUIRED);
+        items[count++] = (VHDXItem) {
+            .guid = vhdx_item_parent_locator,
+            .offset = offset,
+            .length = locator_length,
+            .flags = VHDX_ITEM_REQUIRED,
+        };
         memcpy(buf + offset, locator, locator_length);
     }
-
-    item = buf + VHDX_METADATA_TABLE_SIZE;
-    stl_le_p(item, params->block_size);
-    stl_le_p(item + 4, (params->leave_allocated ? PARAM_LEAVE_ALLOCATED : 0) |
-                       (params->has_parent ? PARAM_HAS_PARENT : 0));
+    vhdx_metadata_table_encode(items, count, buf);
+    vhdx_file_parameters_encode(params, item);
     stq_le_p(item + 8, params->disk_size);
     vhdx_guid_encode(&params->disk_id, item + 16);
     stl_le_p(item + 32, params->logical_sector);

@@ -17,41 +17,25 @@
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/cache.h"
-#include "block/vhdx/change.h"
+#include "block/vhdx/call.h"
+#include "block/vhdx/chain.h"
 #include "block/vhdx/check.h"
-#include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/info.h"
 #include "block/vhdx/io.h"
-#include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/open.h"
 #include "block/vhdx/options.h"
 #include "block/vhdx/parent.h"
+#include "block/vhdx/parent-perm.h"
 #include "block/vhdx/replay.h"
-#include "block/vhdx/request.h"
+#include "block/vhdx/reopen.h"
 #include "block/vhdx/resize.h"
 
 /* Disks up to this size may be in a floppy drive. */
 #define FLOPPY_SIZE         (2880 * KiB)
 
-#define VHDX_OPT_CACHE_SIZE "cache-size"
 #define VHDX_OPT_COMPACT    "compact"
-
-static QemuOptsList vhdx_runtime_opts = {
-    .name = "vhdx",
-    .head = QTAILQ_HEAD_INITIALIZER(vhdx_runtime_opts.head),
-    .desc = {
-        {
-            .name = VHDX_OPT_CACHE_SIZE,
-            .type = QEMU_OPT_SIZE,
-            .help = "Memory that metadata pages may take (default: 32 MiB)",
-        },
-        { /* end of list */ }
-    },
-};
 
 static QemuOptsList vhdx_amend_opts = {
     .name = "vhdx-amend-opts",
@@ -77,86 +61,23 @@ static int vhdx_probe(const uint8_t *buf, int buf_size, const char *filename)
 
 /* -- Open and close -- */
 
-/* A function that must run in a coroutine, and what it is called with. */
-typedef struct VHDXCall {
-    int coroutine_fn (*func)(const struct VHDXCall *call);
-    BlockDriverState *bs;
-    bool flag;
-    BlockDriverAmendStatusCB *status_cb;
-    void *cb_opaque;
-    int64_t *bytes;
-    Error **errp;
-    int ret;
-} VHDXCall;
-
-static void coroutine_fn vhdx_call_entry(void *opaque)
-{
-    VHDXCall *call = opaque;
-    int ret;
-
-    GRAPH_RDLOCK_GUARD();
-    ret = call->func(call);
-    qatomic_set(&call->ret, ret);
-    aio_wait_kick();
-}
-
-/* Run @call->func in a coroutine and wait for it, if not already in one. */
-static int coroutine_mixed_fn vhdx_call(VHDXCall call)
-{
-    call.ret = -EINPROGRESS;
-    if (qemu_in_coroutine()) {
-        vhdx_call_entry(&call);
-    } else {
-        aio_co_enter(bdrv_get_aio_context(call.bs),
-                     qemu_coroutine_create(vhdx_call_entry, &call));
-        BDRV_POLL_WHILE(call.bs, qatomic_read(&call.ret) == -EINPROGRESS);
-    }
-    return call.ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK vhdx_load_entry(const VHDXCall *call)
-{
-    return vhdx_open_load(call->bs, call->flag, call->errp);
-}
-
-/* Take the cache's size in bytes out of @options. */
-static int cache_size_get(QDict *options, uint64_t *size, Error **errp)
-{
-    QemuOpts *opts = qemu_opts_create(&vhdx_runtime_opts, NULL, 0,
-                                      &error_abort);
-    int ret = -EINVAL;
-
-    if (!qemu_opts_absorb_qdict(opts, options, errp)) {
-        goto out;
-    }
-    *size = qemu_opt_get_size(opts, VHDX_OPT_CACHE_SIZE, VHDX_CACHE_SIZE);
-    if (*size < VHDX_CACHE_SIZE_MIN || *size > VHDX_CACHE_SIZE_MAX) {
-        error_setg(errp, VHDX_OPT_CACHE_SIZE " %" PRIu64 " is not from %"
-                   PRIu64 " to %" PRIu64 " bytes", *size,
-                   (uint64_t)VHDX_CACHE_SIZE_MIN,
-                   (uint64_t)VHDX_CACHE_SIZE_MAX);
-        goto out;
-    }
-    ret = 0;
-out:
-    qemu_opts_del(opts);
-    return ret;
-}
-
 static int coroutine_fn GRAPH_RDLOCK
-vhdx_name_parent_entry(const VHDXCall *call)
+load_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
-    return vhdx_open_name_parent(call->bs, call->errp);
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_open_load(bs, *(bool *)opaque, errp);
+
+    return ret == 0 && s->params.has_parent ? vhdx_parent_name(bs, errp) : ret;
 }
 
 static int coroutine_mixed_fn
 vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 {
-    static uint64_t opened;
     BDRVVHDXState *s = bs->opaque;
+    bool inactive = flags & BDRV_O_INACTIVE;
     int ret;
 
-    ret = cache_size_get(options, &s->cache_size, errp);
+    ret = vhdx_reopen_get_cache_size(options, &s->cache_size, errp);
     if (ret < 0) {
         return ret;
     }
@@ -168,51 +89,12 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     vhdx_open_init(s);
-    s->open_id = ++opened;
-    ret = vhdx_call((VHDXCall) {
-        .func = vhdx_load_entry,
-        .bs = bs,
-        .flag = flags & BDRV_O_INACTIVE,
-        .errp = errp,
-    });
-    if (ret == 0 && s->params.has_parent) {
-        ret = vhdx_call((VHDXCall) {
-            .func = vhdx_name_parent_entry,
-            .bs = bs,
-            .errp = errp,
-        });
-    }
+    vhdx_parent_init(s, inactive, vhdx_parent_is_given(options));
+    ret = vhdx_call(bs, load_entry, &inactive, errp);
     if (ret < 0) {
         vhdx_open_free(s);
     }
     return ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-vhdx_load_anew_entry(const VHDXCall *call)
-{
-    return vhdx_open_load_anew(call->bs, call->errp);
-}
-
-/* Put everything in place; after this the file is whole without a log. */
-static int coroutine_fn GRAPH_RDLOCK vhdx_settle_entry(const VHDXCall *call)
-{
-    int ret = vhdx_log_close(call->bs);
-
-    if (ret < 0) {
-        error_setg_errno(call->errp, -ret, "Could not finish writing VHDX "
-                         "image '%s'", call->bs->filename);
-    }
-    return ret;
-}
-
-static int coroutine_mixed_fn vhdx_settle(BlockDriverState *bs, Error **errp)
-{
-    return vhdx_call((VHDXCall) {
-        .func = vhdx_settle_entry,
-        .bs = bs,
-        .errp = errp,
-    });
 }
 
 static void vhdx_close(BlockDriverState *bs)
@@ -220,135 +102,11 @@ static void vhdx_close(BlockDriverState *bs)
     Error *err = NULL;
 
     /* An inactive image is another process's to write to. */
-    if (!(bs->open_flags & BDRV_O_INACTIVE) && vhdx_settle(bs, &err) < 0) {
+    if (!(bs->open_flags & BDRV_O_INACTIVE) &&
+        vhdx_reopen_settle(bs, &err) < 0) {
         error_report_err(err);
     }
     vhdx_open_free(bs->opaque);
-}
-
-/*
- * Put all changes in place, so that their pages may be dropped.  Where that
- * fails, they stay.
- */
-static int coroutine_fn GRAPH_RDLOCK vhdx_place_entry(const VHDXCall *call)
-{
-    BDRVVHDXState *s = call->bs->opaque;
-
-    return vhdx_change_log_is_open(s) ? vhdx_commit_checkpoint(call->bs) : 0;
-}
-
-static int vhdx_reopen_prepare(BDRVReopenState *state,
-                               BlockReopenQueue *queue, Error **errp)
-{
-    BDRVVHDXState *s = state->bs->opaque;
-    g_autofree uint64_t *cache_size = g_new(uint64_t, 1);
-    int ret = cache_size_get(state->options, cache_size, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if ((state->flags & BDRV_O_RDWR) && !s->header.log_length) {
-        error_setg(errp, "%s", VHDX_NO_LOG);
-        return -EACCES;
-    }
-    if (vhdx_change_is_broken(s)) {
-        /* It has been flushed: nothing is in memory only. */
-        ret = vhdx_call((VHDXCall) {
-            .func = vhdx_load_anew_entry,
-            .bs = state->bs,
-            .errp = errp,
-        });
-    } else if (!(state->flags & BDRV_O_RDWR)) {
-        ret = vhdx_settle(state->bs, errp);
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    if (*cache_size < s->cache_size) {
-        (void)vhdx_call((VHDXCall) {
-            .func = vhdx_place_entry,
-            .bs = state->bs,
-        });
-    }
-    state->opaque = g_steal_pointer(&cache_size);
-    return 0;
-}
-
-static void vhdx_reopen_commit(BDRVReopenState *state)
-{
-    BDRVVHDXState *s = state->bs->opaque;
-
-    WITH_VHDX_LOCK_GUARD(s) {
-        s->cache_size = *(uint64_t *)state->opaque;
-        vhdx_cache_set_limit(s, s->cache_size);
-    }
-    g_free(state->opaque);
-}
-
-static void vhdx_reopen_abort(BDRVReopenState *state)
-{
-    g_free(state->opaque);
-}
-
-static int coroutine_fn GRAPH_RDLOCK vhdx_inactivate_entry(const VHDXCall *call)
-{
-    BDRVVHDXState *s = call->bs->opaque;
-    bool flushed;
-    int ret = vhdx_log_resume(call->bs);
-
-    if (ret == 0) {
-        return vhdx_settle_entry(call);
-    }
-    WITH_VHDX_LOCK_GUARD(s) {
-        flushed = vhdx_change_is_stable(s, vhdx_change_last(s));
-    }
-    if (flushed) {
-        /* The log in the file has everything, for whoever opens it. */
-        return 0;
-    }
-    error_setg_errno(call->errp, -ret, "Could not flush VHDX image '%s'",
-                     call->bs->filename);
-    return ret;
-}
-
-/*
- * The block layer has drained the node, and lets no request come before it is
- * inactive: one that is under way now would change an image without a log.
- */
-static int vhdx_inactivate(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    Error *err = NULL;
-    int ret;
-
-    WITH_VHDX_LOCK_GUARD(s) {
-        assert(vhdx_request_oldest(s) == vhdx_request_next(s));
-    }
-    ret = vhdx_call((VHDXCall) {
-        .func = vhdx_inactivate_entry,
-        .bs = bs,
-        .errp = &err,
-    });
-    if (ret < 0) {
-        error_report_err(err);
-    }
-    return ret;
-}
-
-/*
- * The image is this process's now: what was read of it may be out of date.  If
- * it can't be read, it stays inactive as it is, and that may be tried again.
- */
-static void coroutine_fn GRAPH_RDLOCK
-vhdx_co_invalidate_cache(BlockDriverState *bs, Error **errp)
-{
-    ERRP_GUARD();
-
-    if (vhdx_open_load_anew(bs, errp) < 0) {
-        error_prepend(errp, "Could not open VHDX image again: ");
-        return;
-    }
-    vhdx_parent_check_perm(bs, 0, 0, errp);
 }
 
 /* -- What is told about the image -- */
@@ -398,9 +156,10 @@ vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     return 0;
 }
 
-static int coroutine_fn GRAPH_RDLOCK vhdx_missing_entry(const VHDXCall *call)
+static int coroutine_fn GRAPH_RDLOCK
+missing_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
-    *call->bytes = vhdx_bat_missing(call->bs);
+    *(int64_t *)opaque = vhdx_bat_missing(bs);
     return 0;
 }
 
@@ -415,11 +174,7 @@ static uint64_t vhdx_missing(BlockDriverState *bs)
     int64_t bytes = 0;
 
     if (bs->open_flags & BDRV_O_NO_IO) {
-        vhdx_call((VHDXCall) {
-            .func = vhdx_missing_entry,
-            .bs = bs,
-            .bytes = &bytes,
-        });
+        vhdx_call(bs, missing_entry, &bytes, NULL);
     }
     return MAX(bytes, 0);
 }
@@ -453,10 +208,20 @@ static int GRAPH_RDLOCK vhdx_has_zero_init(BlockDriverState *bs)
 
 /* -- Changes of the format's options -- */
 
-static int coroutine_fn GRAPH_RDLOCK vhdx_compact_entry(const VHDXCall *call)
+/* What vhdx_co_compact() is called with */
+typedef struct CompactCall {
+    bool zeroes;
+    BlockDriverAmendStatusCB *status_cb;
+    void *cb_opaque;
+} CompactCall;
+
+static int coroutine_fn GRAPH_RDLOCK
+compact_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
-    return vhdx_co_compact(call->bs, call->flag, call->status_cb,
-                           call->cb_opaque, call->errp);
+    CompactCall *call = opaque;
+
+    return vhdx_co_compact(bs, call->zeroes, call->status_cb, call->cb_opaque,
+                           errp);
 }
 
 static int coroutine_mixed_fn
@@ -475,14 +240,40 @@ vhdx_amend_options(BlockDriverState *bs, QemuOpts *opts,
                    "'%s'", compact);
         return -EINVAL;
     }
-    return vhdx_call((VHDXCall) {
-        .func = vhdx_compact_entry,
-        .bs = bs,
-        .flag = zeroes,
+    return vhdx_call(bs, compact_entry, &(CompactCall) {
+        .zeroes = zeroes,
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
-        .errp = errp,
-    });
+    }, errp);
+}
+
+/* -- Chains -- */
+
+static int coroutine_mixed_fn
+vhdx_change_backing_file(BlockDriverState *bs, const char *name,
+                         const char *format)
+{
+    Error *err = NULL;
+    int ret = vhdx_call(bs, vhdx_chain_change_parent, &(VHDXChainParent) {
+        .name = name,
+        .format = format,
+    }, &err);
+
+    if (ret < 0) {
+        error_report_err(err);
+    }
+    return ret;
+}
+
+static int coroutine_mixed_fn vhdx_make_empty(BlockDriverState *bs)
+{
+    Error *err = NULL;
+    int ret = vhdx_call(bs, vhdx_chain_make_empty, NULL, &err);
+
+    if (ret < 0) {
+        error_report_err(err);
+    }
+    return ret;
 }
 
 static BlockDriver bdrv_vhdx = {
@@ -498,12 +289,13 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_close                 = vhdx_close,
     .bdrv_reopen_prepare        = vhdx_reopen_prepare,
     .bdrv_reopen_commit         = vhdx_reopen_commit,
+    .bdrv_reopen_commit_post    = vhdx_reopen_commit_post,
     .bdrv_reopen_abort          = vhdx_reopen_abort,
     .mutable_opts               = vhdx_mutable_opts,
-    .bdrv_inactivate            = vhdx_inactivate,
-    .bdrv_co_invalidate_cache   = vhdx_co_invalidate_cache,
-    .bdrv_dirname               = vhdx_open_dirname,
-    .bdrv_child_perm            = vhdx_parent_child_perm,
+    .bdrv_inactivate            = vhdx_reopen_inactivate,
+    .bdrv_co_invalidate_cache   = vhdx_reopen_activate,
+    .bdrv_dirname               = vhdx_parent_dirname,
+    .bdrv_child_perm            = bdrv_default_perms,
     .bdrv_check_perm            = vhdx_parent_check_perm,
     .bdrv_set_perm              = vhdx_parent_set_perm,
     .bdrv_refresh_limits        = vhdx_refresh_limits,
@@ -522,6 +314,8 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_co_create_opts        = vhdx_co_create_opts,
     .bdrv_measure               = vhdx_measure,
     .bdrv_amend_options         = vhdx_amend_options,
+    .bdrv_co_change_backing_file = vhdx_change_backing_file,
+    .bdrv_make_empty            = vhdx_make_empty,
 
     .bdrv_co_get_info           = vhdx_get_info,
     .bdrv_get_specific_info     = vhdx_get_specific_info,

@@ -15,14 +15,17 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
+#include "block/vhdx/link.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/metadata.h"
+#include "block/vhdx/metadata-write.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -139,7 +142,7 @@ static void coroutine_fn GRAPH_RDLOCK reading(Env *e)
 /* No guest data may be changed yet. */
 static void coroutine_fn GRAPH_RDLOCK metadata(Env *e)
 {
-    g_assert_cmpint(vhdx_log_begin(e->bs, VHDX_METADATA), ==, 0);
+    g_assert_cmpint(vhdx_begin(e->bs, VHDX_METADATA), ==, 0);
 }
 
 /* All may be changed. */
@@ -147,7 +150,7 @@ static void coroutine_fn GRAPH_RDLOCK begun(Env *e)
 {
     BDRVVHDXState *s = e->s;
 
-    g_assert_cmpint(vhdx_log_begin(e->bs, VHDX_DATA), ==, 0);
+    g_assert_cmpint(vhdx_begin(e->bs, VHDX_DATA), ==, 0);
     qemu_co_mutex_lock(&s->grow_lock);
     g_assert_cmpint(vhdx_space_know(e->bs), ==, 0);
     qemu_co_mutex_unlock(&s->grow_lock);
@@ -334,12 +337,12 @@ static void coroutine_fn release_without_log(Env *e)
 
 static void coroutine_fn GRAPH_RDLOCK begin_reading(Env *e)
 {
-    vhdx_log_begin(e->bs, VHDX_READING);
+    vhdx_begin(e->bs, VHDX_READING);
 }
 
 static void coroutine_fn GRAPH_RDLOCK begin_broken(Env *e)
 {
-    vhdx_log_begin(e->bs, VHDX_BROKEN);
+    vhdx_begin(e->bs, VHDX_BROKEN);
 }
 
 static void coroutine_fn settle_untaken(Env *e)
@@ -471,8 +474,8 @@ static const Call wrong_states[] = {
     { "modify-without-log", 0, reading, modify_without_log, "log_is_open" },
     { "write-without-log", 0, reading, write_without_log, "log_is_open" },
     { "release-without-log", 0, reading, release_without_log, "log_is_open" },
-    { "begin-reading", 0, reading, begin_reading, "vhdx_log_begin" },
-    { "begin-broken", 0, reading, begin_broken, "vhdx_log_begin" },
+    { "begin-reading", 0, reading, begin_reading, "vhdx_begin" },
+    { "begin-broken", 0, reading, begin_broken, "vhdx_begin" },
     { "settle-untaken", 0, begun, settle_untaken, "vhdx_cache_settle" },
     { "apply-unlogged", 0, begun, apply_unlogged, "page->logged" },
     { "apply-twice", 0, logged, apply_twice, "!page->placed" },

@@ -51,6 +51,13 @@ void coroutine_fn vhdx_change_data(BDRVVHDXState *s);
 void coroutine_fn vhdx_change_closed(BDRVVHDXState *s);
 
 /*
+ * The children of the image are others, or its parent is: its DataWriteGuid
+ * does not do for the next change.  No lock is needed; no request begins or
+ * ends meanwhile.
+ */
+void vhdx_change_data_untold(BDRVVHDXState *s);
+
+/*
  * Stop all writing until the image is opened again, and tell @why: what is on
  * the disk is not known any more.  commit_lock is held.
  */

@@ -35,6 +35,11 @@
 #define vhdx_set_subcluster_size(bdi, size) ((bdi)->subcluster_size = (size))
 #endif
 
+/* 8.2 calls the driver in a coroutine to change the backing file's name. */
+#if VHDX_QEMU_BEFORE(8, 2)
+#define bdrv_co_change_backing_file bdrv_change_backing_file
+#endif
+
 /* 10.1 made what block_status is asked for a set of flags. */
 #if VHDX_QEMU_BEFORE(10, 1)
 typedef bool VHDXStatusMode;

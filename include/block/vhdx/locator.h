@@ -40,6 +40,11 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
 uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
                              Error **errp);
 
+/* A copy of @loc with other linkages, to be freed. */
+VHDXLocator *vhdx_locator_relink(const VHDXLocator *loc,
+                                 const VHDXGuid *linkage,
+                                 const VHDXGuid *linkage2);
+
 /* Free @loc, which may be NULL. */
 void vhdx_locator_free(VHDXLocator *loc);
 

@@ -16,13 +16,14 @@
 int coroutine_fn GRAPH_RDLOCK vhdx_log_flush(BlockDriverState *bs);
 
 /*
- * Make sure that the image may be changed, metadata or all, as @to tells: apply
- * the replay, give the file its new FileWriteGuid, and for VHDX_DATA a new
- * DataWriteGuid, and open the log.  Cheap after the first time.  No lock is
- * held.  Returns 0 or -errno.
+ * Let the image be changed, metadata or all, as @to tells, which is more than
+ * may be changed now: apply the replay, give the file its new FileWriteGuid,
+ * and for VHDX_DATA the DataWriteGuid @data_write_guid, and open the log.  A
+ * damaged region table is mended.  commit_lock is held.  Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_log_begin(BlockDriverState *bs, VHDXWriteState to);
+vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
+              const VHDXGuid *data_write_guid);
 
 /*
  * Where a failed flush has stopped all writing, go on, if that is possible now.

@@ -37,21 +37,4 @@ vhdx_open_load(BlockDriverState *bs, bool inactive, Error **errp);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_open_load_anew(BlockDriverState *bs, Error **errp);
 
-/*
- * Let the block layer know of the parent of @bs, a differencing image that has
- * been loaded, by its locator, for which files are looked for.  Where there is
- * none, that is told by vhdx_open_dirname().  Returns 0, or -EINVAL with @errp
- * set where it is @bs itself.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_open_name_parent(BlockDriverState *bs, Error **errp);
-
-/*
- * .bdrv_dirname: the folder that names of the image's parent are relative to.
- * The block layer asks for it when it is about to open the parent by the
- * locator, which an option may have told it not to do, and the driver is not
- * told.  So here it fails if there is no parent: NULL with @errp set.
- */
-char * GRAPH_RDLOCK vhdx_open_dirname(BlockDriverState *bs, Error **errp);
-
 #endif

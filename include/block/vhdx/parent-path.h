@@ -34,4 +34,7 @@ char *vhdx_parent_path_find(const VHDXLocator *loc, const char *child,
  */
 bool vhdx_parent_path_is_in_system(const char *path);
 
+/* Whether both names, which may be NULL, are there and are one file's. */
+bool vhdx_parent_path_is_same(const char *a, const char *b);
+
 #endif

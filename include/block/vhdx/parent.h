@@ -10,41 +10,63 @@
 #include "block/vhdx/lock.h"
 
 /*
- * The driver's .bdrv_check_perm, which the block layer calls when it attaches a
- * node as backing of @bs.  If that is not the one that was attached before, it
- * is judged: an image without HasParent can have no parent, and one in VHDX
- * format must have the sector size of its child and the DataWriteGuid that the
- * child's Parent Locator tells (section 2.6.2.6).  Of other formats nothing is
- * known.  Reads nothing.  No lock is held.  Returns 0, or -EINVAL with @errp
- * set.
+ * Begin with an image of which nothing is known; it is @inactive, and a parent
+ * is @given by the options.  No lock is held.
  */
-int GRAPH_RDLOCK
-vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
-                       Error **errp);
+void vhdx_parent_init(BDRVVHDXState *s, bool inactive, bool given);
+void vhdx_parent_free(BDRVVHDXState *s);
 
-/* .bdrv_set_perm: the node that is attached has been judged. */
-void GRAPH_RDLOCK
-vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+/* Whether @options, those of an image to be opened, have a parent for it. */
+bool vhdx_parent_is_given(QDict *options);
 
-/*
- * .bdrv_child_perm: a parent whose content changes is not its child's any more,
- * so as long as the child is in use nobody writes to it.
- */
-void GRAPH_RDLOCK
-vhdx_parent_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
-                       BlockReopenQueue *reopen_queue, uint64_t perm,
-                       uint64_t shared, uint64_t *nperm, uint64_t *nshared);
+/* A parent has been named that is to be found. */
+void vhdx_parent_set_named(BDRVVHDXState *s);
+
+/* The image that is attached as parent of @bs, or NULL if there is none. */
+BlockDriverState * GRAPH_RDLOCK vhdx_parent_node(BlockDriverState *bs);
 
 /*
- * Whether @bs, about to be opened, is its own parent, or its chain is longer
- * than MS-VHDX lets it be; by the images that have led to it.  Its headers are
- * loaded.  Returns 0, or -EINVAL with @errp set.
+ * The same if it is the one that the locator tells the DataWriteGuid of, or has
+ * to: so an image in VHDX format.  Else NULL.
  */
-int vhdx_parent_check_chain(BlockDriverState *bs, Error **errp);
+BlockDriverState * GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
+
+/*
+ * Whether the locator has to be written before the image is changed: the parent
+ * has another DataWriteGuid, or the second linkage is left from a change of the
+ * parent that was cut off.
+ */
+bool vhdx_parent_link_is_due(BDRVVHDXState *s);
+
+/*
+ * The locator tells the DataWriteGuid of the parent that is attached, or names
+ * none that is known here.
+ */
+void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked);
+
+/*
+ * The parent that is attached is not what the image was made for any more, as
+ * it has been changed, or there has to be one that is not there: what it has
+ * can't be read.  That ends when another is attached.
+ */
+void vhdx_parent_lose(BDRVVHDXState *s);
+bool vhdx_parent_is_lost(BDRVVHDXState *s);
+
+/*
+ * Whether another process may be changing the image; whether the user is about
+ * to attach another parent; whether a reopen has made it writable, and if so
+ * only that its parent can be written to: vhdx_parent_hold_writable() returns
+ * what that was before.  They are set in the main loop.
+ */
+void vhdx_parent_set_inactive(BDRVVHDXState *s, bool inactive);
+void vhdx_parent_set_reopening(BDRVVHDXState *s, bool reopening);
+void vhdx_parent_set_got_writable(BDRVVHDXState *s, bool writable);
+bool vhdx_parent_got_writable(BDRVVHDXState *s);
+bool vhdx_parent_hold_writable(BDRVVHDXState *s, bool hold);
 
 /*
  * The name of the file at the end of what is below @bs, as a path to be freed
- * with g_free(), or NULL if it is no local file.  Called in the main loop.
+ * with g_free(), or NULL if it is no local file.
  */
 char * GRAPH_RDLOCK vhdx_parent_local_path(BlockDriverState *bs);
 
@@ -55,5 +77,22 @@ char * GRAPH_RDLOCK vhdx_parent_local_path(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                    QEMUIOVector *qiov, size_t qiov_offset);
+
+/*
+ * Let the block layer know of the parent of @bs, a differencing image that has
+ * been loaded, by its locator, for which files are looked for.  Where there is
+ * none, that is told by vhdx_parent_dirname().  Returns 0, or -EINVAL with @errp
+ * set where it is @bs itself.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_parent_name(BlockDriverState *bs, Error **errp);
+
+/*
+ * .bdrv_dirname: the folder that names of the image's parent are relative to.
+ * The block layer asks for it when it is about to open the parent by the
+ * locator, which an option may have told it not to do, and the driver is not
+ * told.  So here it fails if there is no parent: NULL with @errp set.
+ */
+char * GRAPH_RDLOCK vhdx_parent_dirname(BlockDriverState *bs, Error **errp);
 
 #endif

@@ -69,6 +69,7 @@ typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXChange VHDXChange;           /* change.c */
 typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
+typedef struct VHDXParent VHDXParent;           /* parent-int.h */
 typedef struct VHDXReplay VHDXReplay;           /* replay-int.h */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 typedef struct VHDXSpace VHDXSpace;             /* space-int.h */
@@ -101,6 +102,7 @@ typedef struct BDRVVHDXState {
     VHDXHeader header;              /* the current one */
     int header_copy;                /* where it is: 0 or 1 */
     bool mend_region_table[2];      /* this copy is damaged */
+    bool refused;                   /* why it can't be changed was reported */
     VHDXLog *log;
 
     /* Changed under lock */
@@ -115,14 +117,9 @@ typedef struct BDRVVHDXState {
     VHDXChange *change;
     VHDXCache *cache;
     VHDXRequests *requests;
+    VHDXParent *parent;
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
-
-    /* Changed where nodes are attached, in the main loop */
-    uint64_t open_id;               /* which opening of an image this is */
-    uint64_t parent_id;             /* that of the parent that was judged */
-    bool parent_guessed;            /* found by the last part of a path */
-    Error *parent_error;            /* why it was not found, or NULL */
 
     VHDXLock lock;
     CoMutex commit_lock;

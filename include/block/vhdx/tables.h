@@ -116,6 +116,13 @@ typedef struct VHDXItem {
     uint32_t flags;
 } VHDXItem;
 
+/* Fill @buf, VHDX_METADATA_TABLE_SIZE bytes, with a table of @count items. */
+void vhdx_metadata_table_encode(const VHDXItem *items, uint32_t count,
+                                uint8_t *buf);
+
+/* Fill @item, 8 bytes, with the item File Parameters (section 2.6.2.1). */
+void vhdx_file_parameters_encode(const VHDXParams *params, uint8_t *item);
+
 /*
  * Read and judge the metadata table @buf, VHDX_METADATA_TABLE_SIZE bytes, of a
  * region of @region_length bytes: counts, offsets, flags, duplicates, unknown

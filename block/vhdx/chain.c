@@ -1,0 +1,229 @@
+/*
+ * VHDX: chains of differencing images
+ *
+ * A child says in its Parent Locator which DataWriteGuid its parent has.  What
+ * makes it depend on another parent, or on new content there, comes after that
+ * content is stable: block jobs change the chain first, and flush less than one
+ * would think.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/begin.h"
+#include "block/vhdx/chain.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/flatten.h"
+#include "block/vhdx/link.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/parent.h"
+#include "block/vhdx/parent-file.h"
+#include "block/vhdx/parent-name.h"
+#include "block/vhdx/parent-path.h"
+#include "block/vhdx/request.h"
+#include "block/vhdx/space-freed.h"
+
+/* -- Another parent -- */
+
+/* The file @name from here, as it is given to the image @child, or NULL. */
+static char *name_resolve(const char *child, const char *name)
+{
+    strstart(name, "file:", &name);
+    if (path_has_protocol(name)) {
+        return NULL;
+    }
+    return path_is_absolute(name) || !child ? g_strdup(name) :
+           path_combine(child, name);
+}
+
+/*
+ * Let @loc be the locator of @bs.  If @parent is not NULL, the linkage is its
+ * DataWriteGuid, and what it has is stable before.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
+            Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque, *p = parent ? parent->opaque : NULL;
+    int ret = 0;
+
+    if (parent) {
+        ret = bdrv_co_flush(parent);
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "Could not flush the parent '%s'",
+                             parent->filename);
+            vhdx_locator_free(loc);
+            return ret;
+        }
+        /* From here on it gets no other one. */
+        qemu_co_mutex_lock(&p->commit_lock);
+        loc->linkage = p->header.data_write_guid;
+    }
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = vhdx_link_set(bs, loc, errp);
+    if (ret == 0) {
+        vhdx_parent_set_linked(s, parent);
+        vhdx_parent_set_named(s);
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    if (parent) {
+        qemu_co_mutex_unlock(&p->commit_lock);
+    }
+    return ret;
+}
+
+/*
+ * Whether the image reads the same over a parent with @guid: a user may name
+ * any, but jobs have copied what is needed, and attached a parent.
+ */
+static bool GRAPH_RDLOCK
+content_stays(BlockDriverState *bs, const VHDXGuid *guid)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    return bs->backing ||
+           (s->locator && (vhdx_guid_equal(&s->locator->linkage, guid) ||
+                           vhdx_guid_equal(&s->locator->linkage2, guid)));
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+parent_name(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+    g_autofree char *child = vhdx_parent_local_path(bs);
+    g_autofree char *path = name_resolve(child, to->name);
+    g_autofree char *has = NULL;
+    BlockDriverState *parent = vhdx_parent_node(bs);
+    int ret;
+
+    parent = parent && parent->drv == bs->drv ? parent : NULL;
+    has = parent ? vhdx_parent_local_path(parent) : NULL;
+    if (parent && path && !vhdx_parent_path_is_same(path, has) &&
+        g_file_test(path, G_FILE_TEST_EXISTS)) {
+        parent = NULL;
+    }
+    if (!parent && !path) {
+        error_setg(errp, "The parent locator can't name '%s': only a path",
+                   to->name);
+        return -EINVAL;
+    }
+    if (!parent) {
+        ret = vhdx_parent_file_read(path, s->params.logical_sector,
+                                    &loc->linkage, errp);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    ret = vhdx_parent_name_store(loc, child ?: bs->filename, to->name,
+                                 path ?: has, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_begin(bs, content_stays(bs, &loc->linkage) ? VHDX_METADATA :
+                         VHDX_DATA);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not begin to change '%s'",
+                         bs->filename);
+        return ret;
+    }
+    return locator_set(bs, parent, g_steal_pointer(&loc), errp);
+}
+
+int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
+                                          Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    const VHDXChainParent *to = opaque;
+
+    if (!to->name || !*to->name) {
+        return s->params.has_parent ? vhdx_flatten(bs, errp) : 0;
+    }
+    if (to->format && strcmp(to->format, "vhdx")) {
+        error_setg(errp, "The parent of a VHDX image must be in VHDX format, "
+                   "not in '%s'", to->format);
+        return -EINVAL;
+    }
+    if (!s->params.has_parent) {
+        error_setg(errp, "'%s' can have no parent: it is no differencing image",
+                   bs->filename);
+        return -ENOTSUP;
+    }
+    return parent_name(bs, to, errp);
+}
+
+/* -- Empty -- */
+
+/* Let @block read as the parent, whatever it is now. */
+static int coroutine_fn GRAPH_RDLOCK
+block_empty(BlockDriverState *bs, uint64_t block, uint64_t *count)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t left = s->geo.blocks - block, entry;
+    int ret;
+
+    vhdx_lock(s);
+    ret = vhdx_bat_get_run(bs, block, left, &entry, count);
+    if (ret == 0 && vhdx_bat_state(entry) != VHDX_BLOCK_NOT_PRESENT) {
+        /* One at a time: this one's page is in memory. */
+        *count = 1;
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT ||
+            vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+            vhdx_space_release(s, vhdx_bat_offset(entry), s->geo.block_size);
+        }
+        vhdx_bat_set(s, block, VHDX_BLOCK_NOT_PRESENT);
+        vhdx_change_note(s);
+    }
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
+    }
+    return vhdx_commit_unlock(bs);
+}
+
+/*
+ * Requests are frozen: a block must not get another place, as PARTIALLY_PRESENT
+ * again, before it is stable that it has none.
+ */
+static int coroutine_fn GRAPH_RDLOCK make_empty_frozen(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t count;
+    int ret;
+
+    ret = vhdx_commit(bs);
+    if (ret == 0 && bs->backing) {
+        ret = bdrv_co_flush(vhdx_parent_node(bs));
+    }
+    for (uint64_t block = 0; ret == 0 && block < s->geo.blocks;
+         block += count) {
+        ret = block_empty(bs, block, &count);
+    }
+    return ret < 0 ? ret : vhdx_commit(bs);
+}
+
+int coroutine_fn vhdx_chain_make_empty(BlockDriverState *bs, void *opaque,
+                                       Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (!s->params.has_parent) {
+        error_setg(errp, "'%s' has no parent: it can't be made empty",
+                   bs->filename);
+        return -ENOTSUP;
+    }
+    ret = vhdx_begin(bs, VHDX_DATA);
+    if (ret == 0) {
+        vhdx_request_freeze(s);
+        ret = make_empty_frozen(bs);
+        vhdx_request_thaw(s);
+    }
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not make '%s' empty", bs->filename);
+    }
+    return ret;
+}

@@ -1,0 +1,81 @@
+/*
+ * VHDX: what a differencing image says of its parent
+ *
+ * The Parent Locator has one DataWriteGuid of the parent, or two while the
+ * parent gets another, and the paths to it.  begin.c tells when that changes.
+ * What it says must not be ahead of what is stable in the parent.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/link.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/metadata-write.h"
+#include "block/vhdx/parent.h"
+#include "trace.h"
+
+int coroutine_fn vhdx_link_set(BlockDriverState *bs, VHDXLocator *loc,
+                               Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autoptr(VHDXLocator) old = loc;
+    g_autofree uint8_t *item = NULL;
+    VHDXItemChange change = { .guid = &vhdx_item_parent_locator };
+    int ret;
+
+    vhdx_assert_commit_locked(s);
+    item = vhdx_locator_encode(loc, &change.length, errp);
+    if (!item) {
+        return -EINVAL;
+    }
+    change.buf = item;
+    ret = vhdx_metadata_change(bs, &change, 1, errp);
+    trace_vhdx_link_set(s, ret);
+    if (ret < 0) {
+        return ret;
+    }
+    VHDX_LOCK_GUARD(s);
+    old = s->locator;
+    s->locator = loc;
+    s->has_locator = true;
+    g_clear_pointer(&s->locator_error, g_free);
+    return 0;
+}
+
+int coroutine_fn
+vhdx_link_write(BlockDriverState *bs, const VHDXGuid *linkage,
+                const VHDXGuid *linkage2, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    return vhdx_link_set(bs, vhdx_locator_relink(s->locator, linkage, linkage2),
+                         errp);
+}
+
+int coroutine_fn
+vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque, *p = parent->opaque;
+    int ret;
+
+    vhdx_assert_commit_locked(p);
+    if (!vhdx_parent_link_is_due(s)) {
+        return 0;
+    }
+    ret = vhdx_change_is_broken(p) ? -EIO :
+          vhdx_change_log_is_open(p) ? vhdx_commit_locked(parent) : 0;
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not flush the parent '%s'",
+                         parent->filename);
+        return ret;
+    }
+    ret = vhdx_link_write(bs, &p->header.data_write_guid, &vhdx_guid_nil, errp);
+    if (ret == 0) {
+        vhdx_parent_set_linked(s, true);
+    }
+    return ret;
+}

@@ -1,0 +1,34 @@
+/*
+ * VHDX: whether parent and child belong together
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#ifndef BLOCK_VHDX_PARENT_PERM_H
+#define BLOCK_VHDX_PARENT_PERM_H
+
+#include "block/vhdx/state.h"
+
+/*
+ * The driver's .bdrv_check_perm, which the block layer calls when it attaches a
+ * node as backing of @bs.  If that is not the one that was attached before, it
+ * is judged: an image without HasParent can have no parent, and one in VHDX
+ * format must have the sector size of its child.  Where it comes with the
+ * opening of @bs, or from the user, it must have the DataWriteGuid that the
+ * Parent Locator tells, too (section 2.6.2.6).  Of other formats nothing is
+ * known.  Reads nothing.  No lock is held.  Returns 0, or -EINVAL with @errp
+ * set.
+ */
+int GRAPH_RDLOCK
+vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                       Error **errp);
+
+/*
+ * .bdrv_set_perm: what is attached now, below and above, has been judged.  If
+ * the parent is the one that the locator names and has another DataWriteGuid,
+ * the locator is to be written; see vhdx_parent_link_is_due().
+ */
+void GRAPH_RDLOCK
+vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+
+#endif
