@@ -167,12 +167,25 @@ extent_write(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
     return vhdx_alloc_complete(bs, offset, e, ret);
 }
 
+/*
+ * What a write with @flags has to begin with.  A copy of what the parent has
+ * changes nothing that the image reads as, so that its own children go on to
+ * fit: if its locator tells of this very parent.
+ */
+static VHDXWriteState GRAPH_RDLOCK
+write_needs(BlockDriverState *bs, BdrvRequestFlags flags)
+{
+    return (flags & BDRV_REQ_WRITE_UNCHANGED) && vhdx_parent_linked(bs) ?
+           VHDX_METADATA : VHDX_DATA;
+}
+
 int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, QEMUIOVector *qiov,
                                       size_t qiov_offset,
                                       BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXWriteState needs = write_needs(bs, flags);
     VHDXRequest req;
     int ret;
 
@@ -185,9 +198,10 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         VHDXExtent e;
 
         /* Whoever held requests off may have closed the log. */
-        if (vhdx_change_state(s) != VHDX_DATA) {
+        if (vhdx_change_state(s) != VHDX_DATA &&
+            vhdx_change_state(s) != needs) {
             vhdx_unlock(s);
-            ret = vhdx_begin(bs, VHDX_DATA);
+            ret = vhdx_begin(bs, needs);
             vhdx_lock(s);
             continue;
         }
@@ -233,6 +247,7 @@ typedef struct ZeroRange {
     uint64_t offset;                /* bytes */
     uint64_t bytes;
     BdrvRequestFlags flags;
+    VHDXWriteState needs;           /* before anything is changed */
     bool discard;                   /* it may also stay as it is */
 } ZeroRange;
 
@@ -330,9 +345,10 @@ zero_piece(BlockDriverState *bs, const ZeroRange *z)
         vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
         return zero_absent(bs, z);
     }
-    if (vhdx_change_state(s) != VHDX_DATA) {
+    if (vhdx_change_state(s) != VHDX_DATA &&
+        vhdx_change_state(s) != z->needs) {
         vhdx_unlock(s);
-        ret = vhdx_begin(bs, VHDX_DATA);
+        ret = vhdx_begin(bs, z->needs);
         vhdx_lock(s);
         return ret;
     }
@@ -427,6 +443,7 @@ int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                        int64_t bytes, BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXWriteState needs = write_needs(bs, flags);
 
     if (vhdx_change_is_broken(s)) {
         return -EIO;
@@ -439,6 +456,7 @@ int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         .offset = offset,
         .bytes = bytes,
         .flags = flags,
+        .needs = needs,
     });
 }
 
@@ -458,6 +476,7 @@ int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
         .offset = offset,
         .bytes = bytes,
         .flags = BDRV_REQ_MAY_UNMAP,
+        .needs = VHDX_DATA,
         .discard = true,
     });
 }

@@ -85,7 +85,9 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED;
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK |
+                               BDRV_REQ_WRITE_UNCHANGED;
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     vhdx_open_init(s);
