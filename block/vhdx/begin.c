@@ -2,8 +2,9 @@
  * VHDX: what comes before the first change
  *
  * An image whose content changes gets a new DataWriteGuid first, by which its
- * children see that it is not what they were made for.  While a block job merges
- * one image into another, the child of that one is to go on with it.  So:
+ * children see that it is not what they were made for.  While a block job
+ * merges one image into another, the child of that one is to go on with it.
+ * So:
  *
  *   1. Each child that is in use gets both GUIDs into its locator, the one that
  *      the image has and the one to come.
@@ -81,7 +82,7 @@ children_tell(BlockDriverState *bs, GPtrArray *children, const VHDXGuid *next,
         ret = child_tell(child, &now, next, errp);
         trace_vhdx_tell_child(s, child->opaque, ret);
         if (ret < 0) {
-            error_prepend(errp, "its child '%s' can't be told that it changes: ",
+            error_prepend(errp, "its child '%s' can't be told: ",
                           child->filename);
             return ret;
         }

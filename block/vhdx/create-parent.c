@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
+#include "qemu/error-report.h"
 #include "block/vhdx/create-parent.h"
 #include "block/vhdx/locator.h"
 #include "block/vhdx/lock.h"
@@ -17,6 +18,10 @@
 #include "block/vhdx/parent.h"
 #include "block/vhdx/parent-name.h"
 #include "block/vhdx/parent-path.h"
+#include "block/vhdx/replay.h"
+
+/* So much of its metadata region may be items that a child has to take over. */
+#define MAX_ITEM_BYTES  (256 * (unsigned)KiB)
 
 /* What an image is to have, @value or 0, must be what its parent has. */
 static int parent_agree(const char *option, uint64_t *value, uint64_t has,
@@ -93,15 +98,128 @@ is_in_chain(BlockDriverState *parent, const char *child)
     return false;
 }
 
-int coroutine_fn
-vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
-                       uint8_t **locator, uint32_t *length, Error **errp)
+static void item_clear(void *item)
+{
+    g_free(((VHDXItemData *)item)->data);
+}
+
+static void item_add(GArray *items, const VHDXGuid *guid, uint32_t flags,
+                     uint32_t length, uint8_t *data)
+{
+    VHDXItemData item = {
+        .guid = *guid,
+        .flags = flags,
+        .length = length,
+        .data = data,
+    };
+
+    g_array_append_val(items, item);
+}
+
+/*
+ * Take into @items what @parent has of the virtual disk and every image does
+ * not (section 2.6.1.2: IsVirtualDisk).
+ */
+static int coroutine_fn
+items_take(BlockDriverState *parent, GArray *items, Error **errp)
+{
+    BDRVVHDXState *p = parent->opaque;
+    g_autofree uint8_t *buf = g_malloc(VHDX_METADATA_TABLE_SIZE);
+    g_autofree VHDXItem *has = NULL;
+    uint32_t count, bytes = 0;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    ret = vhdx_replay_read(parent, p->metadata.offset, VHDX_METADATA_TABLE_SIZE,
+                           buf);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the parent's metadata");
+        return ret;
+    }
+    ret = vhdx_metadata_table_decode(buf, p->metadata.length, &has, &count,
+                                     errp);
+    for (uint32_t i = 0; ret == 0 && i < count; i++) {
+        g_autofree uint8_t *data = NULL;
+
+        if (!(has[i].flags & VHDX_ITEM_DISK) ||
+            (!(has[i].flags & VHDX_ITEM_USER) &&
+             vhdx_metadata_item_size(&has[i].guid))) {
+            continue;
+        }
+        bytes += has[i].length;
+        if (bytes > MAX_ITEM_BYTES) {
+            error_setg(errp, "The parent has more than %u bytes of metadata "
+                       "that its child has to have", MAX_ITEM_BYTES);
+            return -ENOTSUP;
+        }
+        data = g_malloc(has[i].length);
+        ret = vhdx_replay_read(parent, p->metadata.offset + has[i].offset,
+                               has[i].length, data);
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "Could not read the parent's "
+                             "metadata");
+            return ret;
+        }
+        item_add(items, &has[i].guid, has[i].flags, has[i].length,
+                 g_steal_pointer(&data));
+    }
+    return ret;
+}
+
+/* Open the parent @name of @child and take what its child has to have. */
+static int coroutine_fn
+parent_ask(const char *child, const char *name, VHDXCreateOptions *opts,
+           VHDXLocator *loc, GArray *items, Error **errp)
 {
     ERRP_GUARD();
-    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
-    g_autofree char *name = NULL;
-    QDict *options;
+    QDict *options = qdict_new();
     BlockDriverState *parent;
+    int ret;
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_bool(options, BDRV_OPT_FORCE_SHARE, true);
+    parent = bdrv_co_open(name, NULL, options, 0, errp);
+    if (!parent) {
+        error_prepend(errp, "Could not open the parent: ");
+        if (!opts->unseen_parent || opts->size == UINT64_MAX ||
+            path_has_protocol(name) || access(name, R_OK) == 0) {
+            return -EINVAL;
+        }
+        warn_report_err(*errp);
+        *errp = NULL;
+        opts->logical_sector = opts->logical_sector ?: 512;
+        opts->physical_sector = opts->physical_sector ?: 4096;
+        opts->disk_id = vhdx_guid_new();
+        return vhdx_parent_name_store(loc, child, opts->parent, NULL, errp);
+    }
+    if (is_in_chain(parent, child)) {
+        error_setg(errp, "'%s' would be its own parent: '%s' is the same file, "
+                   "or has it as a parent", child, opts->parent);
+        ret = -EINVAL;
+    } else {
+        ret = parent_take(parent, opts, loc, errp);
+    }
+    if (ret == 0) {
+        ret = items_take(parent, items, errp);
+    }
+    if (ret == 0) {
+        g_autofree char *path = vhdx_create_file_path(parent->file->bs);
+
+        ret = vhdx_parent_name_store(loc, child, opts->parent, path, errp);
+    }
+    bdrv_co_unref(parent);
+    return ret;
+}
+
+int coroutine_fn
+vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
+                       GArray **items, Error **errp)
+{
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+    g_autoptr(GArray) found = NULL;
+    g_autofree char *name = NULL;
+    uint32_t length;
+    uint8_t *item;
     int ret;
 
     if (!opts->parent) {
@@ -113,30 +231,18 @@ vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
     if (!name) {
         return -EINVAL;
     }
-    options = qdict_new();
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_bool(options, BDRV_OPT_FORCE_SHARE, true);
-    parent = bdrv_co_open(name, NULL, options, 0, errp);
-    if (!parent) {
-        error_prepend(errp, "Could not open the parent: ");
-        return -EINVAL;
-    }
-    if (is_in_chain(parent, child)) {
-        error_setg(errp, "'%s' would be its own parent: '%s' is the same file, "
-                   "or has it as a parent", child, opts->parent);
-        ret = -EINVAL;
-    } else {
-        ret = parent_take(parent, opts, loc, errp);
-    }
-    if (ret == 0) {
-        g_autofree char *path = vhdx_create_file_path(parent->file->bs);
-
-        ret = vhdx_parent_name_store(loc, child, opts->parent, path, errp);
-    }
-    bdrv_co_unref(parent);
+    found = g_array_new(false, false, sizeof(VHDXItemData));
+    g_array_set_clear_func(found, item_clear);
+    ret = parent_ask(child, name, opts, loc, found, errp);
     if (ret < 0) {
         return ret;
     }
-    *locator = vhdx_locator_encode(loc, length, errp);
-    return *locator ? 0 : -EINVAL;
+    item = vhdx_locator_encode(loc, &length, errp);
+    if (!item) {
+        return -EINVAL;
+    }
+    item_add(found, &vhdx_item_parent_locator, VHDX_ITEM_REQUIRED, length,
+             item);
+    *items = g_steal_pointer(&found);
+    return 0;
 }

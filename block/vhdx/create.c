@@ -241,8 +241,9 @@ write_objects(BlockBackend *blk, const VHDXLayout *layout, bool zero_payload,
         return ret;
     }
     memset(buf, 0, layout->metadata_length);
-    vhdx_metadata_encode(&layout->params, layout->locator,
-                         layout->locator_length, buf);
+    vhdx_metadata_encode(&layout->params,
+                         layout->items ? (void *)layout->items->data : NULL,
+                         layout->items ? layout->items->len : 0, buf);
     ret = blk_co_pwrite(blk, layout->metadata_offset, layout->metadata_length,
                         buf, 0);
     if (ret < 0) {
@@ -330,28 +331,48 @@ node_make_image(BlockBackend *blk, const VHDXLayout *layout,
 }
 
 /*
- * Work out what an image of @vhdx_opts in the file @child is: @layout has no
- * NULL as locator as long as @locator is not freed.  Returns 0 or -errno.
+ * Work out what an image of @opts in the file @child is.  Its items are to be
+ * freed.  Returns 0 or -errno.
  */
-static int coroutine_fn
-create_plan(const char *child, BlockdevCreateOptionsVhdx *vhdx_opts,
-            VHDXCreateOptions *opts, VHDXLayout *layout, uint8_t **locator,
-            Error **errp)
+static int coroutine_fn create_plan(const char *child, VHDXCreateOptions *opts,
+                                    VHDXLayout *layout, Error **errp)
 {
-    uint32_t length = 0;
+    g_autoptr(GArray) items = NULL;
     int ret;
 
-    ret = vhdx_options_parse(vhdx_opts, opts, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_create_ask_parent(child, opts, locator, &length, errp);
+    ret = vhdx_create_ask_parent(child, opts, &items, errp);
     if (ret < 0) {
         return ret;
     }
     ret = vhdx_layout_plan(opts, layout, errp);
-    layout->locator = *locator;
-    layout->locator_length = length;
+    if (ret < 0) {
+        return ret;
+    }
+    layout->items = g_steal_pointer(&items);
+    return 0;
+}
+
+/* Make the image of @layout on the node @bs. */
+static int coroutine_fn
+create_on_node(BlockDriverState *bs, const VHDXCreateOptions *opts,
+               VHDXLayout *layout, Error **errp)
+{
+    BlockBackend *blk;
+    int ret;
+
+    blk = blk_co_new_with_bs(bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                             BLK_PERM_ALL, errp);
+    if (!blk) {
+        return -EPERM;
+    }
+    blk_set_allow_write_beyond_eof(blk, true);
+    if (opts->physical_sector < opts->logical_sector) {
+        warn_report("A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu64 " is less "
+                    "than the " VHDX_OPT_LOGICAL_SECTOR " of %" PRIu64,
+                    opts->physical_sector, opts->logical_sector);
+    }
+    ret = node_make_image(blk, layout, opts->prealloc, errp);
+    blk_co_unref(blk);
     return ret;
 }
 
@@ -359,12 +380,10 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
                                 Error **errp)
 {
     BlockdevCreateOptionsVhdx *vhdx_opts = &create_options->u.vhdx;
-    g_autofree uint8_t *locator = NULL;
     g_autofree char *child = NULL;
     VHDXCreateOptions opts;
     VHDXLayout layout;
     BlockDriverState *bs;
-    BlockBackend *blk;
     int ret;
 
     assert(create_options->driver == BLOCKDEV_DRIVER_VHDX);
@@ -373,26 +392,14 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
         return -EIO;
     }
     child = vhdx_create_file_path(bs);
-    ret = create_plan(child ?: bs->filename, vhdx_opts, &opts, &layout,
-                      &locator, errp);
-    if (ret < 0) {
-        bdrv_co_unref(bs);
-        return ret;
+    ret = vhdx_options_parse(vhdx_opts, &opts, errp);
+    if (ret == 0) {
+        ret = create_plan(child ?: bs->filename, &opts, &layout, errp);
     }
-    blk = blk_co_new_with_bs(bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
-                             BLK_PERM_ALL, errp);
-    if (!blk) {
-        bdrv_co_unref(bs);
-        return -EPERM;
+    if (ret == 0) {
+        ret = create_on_node(bs, &opts, &layout, errp);
+        g_clear_pointer(&layout.items, g_array_unref);
     }
-    blk_set_allow_write_beyond_eof(blk, true);
-    if (opts.physical_sector < opts.logical_sector) {
-        warn_report("A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu64 " is less "
-                    "than the " VHDX_OPT_LOGICAL_SECTOR " of %" PRIu64,
-                    opts.physical_sector, opts.logical_sector);
-    }
-    ret = node_make_image(blk, &layout, opts.prealloc, errp);
-    blk_co_unref(blk);
     bdrv_co_unref(bs);
     return ret;
 }
@@ -456,29 +463,17 @@ file_ask(const char *filename, const VHDXLayout *layout, PreallocMode prealloc,
     return 0;
 }
 
-int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
-                                     QemuOpts *opts, Error **errp)
+/* Make the file @filename, and in it the image of @layout. */
+static int coroutine_fn
+create_in_file(const char *filename, QemuOpts *opts,
+               const VHDXCreateOptions *parsed, VHDXLayout *layout,
+               Error **errp)
 {
-    g_autoptr(BlockdevCreateOptions) create_options = NULL;
-    g_autofree uint8_t *locator = NULL;
-    BlockdevRef *file;
-    VHDXCreateOptions parsed;
-    VHDXLayout layout;
     BlockDriverState *bs;
     bool existed;
     int ret;
 
-    create_options = vhdx_options_from_opts(opts, errp);
-    if (!create_options) {
-        return -EINVAL;
-    }
-    ret = create_plan(filename, &create_options->u.vhdx, &parsed, &layout,
-                      &locator, errp);
-    if (ret < 0) {
-        return ret;
-    }
-
-    ret = file_ask(filename, &layout, parsed.prealloc, &existed, errp);
+    ret = file_ask(filename, layout, parsed->prealloc, &existed, errp);
     if (ret < 0) {
         return ret;
     }
@@ -491,15 +486,38 @@ int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
     if (!bs) {
         return -EIO;
     }
-    file = create_options->u.vhdx.file;
-    g_free(file->u.reference);
-    file->u.reference = g_strdup(bs->node_name);
-
-    ret = vhdx_co_create(create_options, errp);
+    ret = create_on_node(bs, parsed, layout, errp);
     if (ret < 0 && !existed) {
         GRAPH_RDLOCK_GUARD();
         bdrv_co_delete_file_noerr(bs);
     }
     bdrv_co_unref(bs);
+    return ret;
+}
+
+int coroutine_fn vhdx_co_create_opts(BlockDriver *drv, const char *filename,
+                                     QemuOpts *opts, Error **errp)
+{
+    g_autoptr(BlockdevCreateOptions) create_options = NULL;
+    VHDXCreateOptions parsed;
+    VHDXLayout layout;
+    int ret;
+
+    create_options = vhdx_options_from_opts(opts, errp);
+    if (!create_options) {
+        return -EINVAL;
+    }
+    ret = vhdx_options_parse(&create_options->u.vhdx, &parsed, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    /* Who has to have one that is there has looked at it. */
+    parsed.unseen_parent = true;
+    ret = create_plan(filename, &parsed, &layout, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = create_in_file(filename, opts, &parsed, &layout, errp);
+    g_clear_pointer(&layout.items, g_array_unref);
     return ret;
 }

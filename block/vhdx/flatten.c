@@ -2,15 +2,16 @@
  * VHDX: making a differencing image one that has no parent
  *
  * A block that is PARTIALLY_PRESENT gets zeros where it is the parent's, and is
- * FULLY_PRESENT then; one that is NOT_PRESENT reads as zeros in an image without
- * a parent.  Sector bitmaps mean nothing there, and their blocks get free.
+ * FULLY_PRESENT then; one that is NOT_PRESENT reads as zeros in an image
+ * without a parent.  Sector bitmaps mean nothing there, and their blocks get
+ * free.
  *
  *   1. The zeros are written, a few blocks at a time, with requests held off:
  *      where a guest writes to a sector meanwhile they would come too late.
  *   2. With requests held off to the end, those that have become
  *      PARTIALLY_PRESENT since get theirs, too.
- *   3. That is committed, before the entries of sector bitmaps go: in one commit
- *      these would come first.
+ *   3. That is committed, before the entries of sector bitmaps go: in one
+ *      commit these would come first.
  *   4. All is put in place, since a replay writes to bitmaps.
  *   5. HasParent and the locator go at once.  Until then it is a child.
  *

@@ -41,10 +41,12 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing)
 {
     ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
     ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
+    VhdxParentLocator *parent;
     VHDXHeader header;
 
     WITH_VHDX_LOCK_GUARD(s) {
         header = s->header;
+        parent = s->locator ? parent_info(s->locator) : NULL;
     }
     *vhdx = (ImageInfoSpecificVhdx) {
         .subformat = s->params.has_parent ?
@@ -62,7 +64,7 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing)
         .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
         .file_too_short_by = missing,
-        .parent = s->locator ? parent_info(s->locator) : NULL,
+        .parent = parent,
     };
     vhdx->has_file_too_short_by = missing;
     vhdx_qapi_has(vhdx, parent);

@@ -60,6 +60,7 @@ int coroutine_fn
 vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque, *p = parent->opaque;
+    VHDXLocator *loc;
     int ret;
 
     vhdx_assert_commit_locked(p);
@@ -73,9 +74,18 @@ vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
                          parent->filename);
         return ret;
     }
-    ret = vhdx_link_write(bs, &p->header.data_write_guid, &vhdx_guid_nil, errp);
+    loc = vhdx_locator_relink(s->locator, &p->header.data_write_guid,
+                              &vhdx_guid_nil);
+    if (vhdx_parent_is_guessed(s)) {
+        g_autofree char *name = g_path_get_basename(bs->auto_backing_file);
+
+        g_free(loc->relative_path);
+        loc->relative_path = g_strdup_printf(".\\%s", name);
+    }
+    ret = vhdx_link_set(bs, loc, errp);
     if (ret == 0) {
         vhdx_parent_set_linked(s, true);
+        vhdx_parent_set_named(s);
     }
     return ret;
 }

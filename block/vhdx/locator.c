@@ -292,14 +292,11 @@ static int text_append(GByteArray *item, const char *text, size_t at,
     return 0;
 }
 
-/* The form that linkages have; NULL of the nil GUID */
+/* The form that linkages have */
 static char *linkage_text(const VHDXGuid *guid)
 {
     char text[UUID_STR_LEN];
 
-    if (vhdx_guid_is_nil(guid)) {
-        return NULL;
-    }
     uuid_unparse_lower(guid->id, text);
     return g_strdup_printf("{%s}", text);
 }
@@ -308,7 +305,8 @@ uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
                              Error **errp)
 {
     g_autofree char *linkage = linkage_text(&loc->linkage);
-    g_autofree char *linkage2 = linkage_text(&loc->linkage2);
+    g_autofree char *linkage2 = vhdx_guid_is_nil(&loc->linkage2) ? NULL :
+                                linkage_text(&loc->linkage2);
     const char *const pairs[][2] = {
         { key_names[KEY_LINKAGE], linkage },
         { key_names[KEY_ABSOLUTE], loc->absolute_win32_path },

@@ -1,9 +1,9 @@
 /*
  * VHDX: opening and closing the log
  *
- * The first modification opens the log.  The last commit, with everything put in
- * place, closes it.  Where entries go, and when pages go in place, is told in
- * ring.c, what a commit does in commit.c, and what comes before the first
+ * The first modification opens the log.  The last commit, with everything put
+ * in place, closes it.  Where entries go, and when pages go in place, is told
+ * in ring.c, what a commit does in commit.c, and what comes before the first
  * modification in begin.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later

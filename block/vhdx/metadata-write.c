@@ -176,8 +176,8 @@ vhdx_metadata_change(BlockDriverState *bs, const VHDXItemChange *changes,
     }
     kept = items_drop_old(all, before, n, changes, count);
     if (MAX(kept, before) > PAGE_ITEMS) {
-        error_setg(errp, "The metadata table has %" PRIu32 " entries; with more "
-                   "than %d of them items can't be changed", before,
+        error_setg(errp, "The metadata table has %" PRIu32 " entries; items "
+                   "can't be changed with more than %d", before,
                    (int)PAGE_ITEMS);
         return -ENOTSUP;
     }

@@ -71,7 +71,9 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
                "DataWriteGuid of the parent is {%s}", bs->filename,
                parent->filename, linkage, linkage2, guid);
     error_append_hint(errp, "The parent is another image, or was changed after "
-                      "the child was made.\n");
+                      "the child was made.\n"
+                      "If it is right as it is, 'qemu-img rebase -u -f vhdx -b "
+                      "PATH -F vhdx' lets the child take it.\n");
     if (s->parent->guessed) {
         error_append_hint(errp, "No path in the Parent Locator leads to it: it "
                           "was found by its name, beside the child.\n");
@@ -115,7 +117,9 @@ parent_judge(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
     return parent_is_strict(bs, parent) ? linkage_check(bs, parent, errp) : 0;
 }
 
-/* Whether @parent is what was judged before: jobs take it away and put it back. */
+/*
+ * Whether @parent is what was judged before: jobs take it away and put it back.
+ */
 static bool GRAPH_RDLOCK
 parent_is_known(BlockDriverState *bs, BlockDriverState *parent)
 {
@@ -183,8 +187,12 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
     guid = data_write_guid(parent);
     if (linkage_has(s, &guid)) {
         qatomic_set(&p->linked, true);
+        /* It is to be found by its path the next time. */
+        qatomic_set(&p->relink, p->guessed && parent_is_named(bs, parent));
     } else if (parent_is_named(bs, parent)) {
-        /* It was changed after the child was made, and before it was put here. */
+        /*
+         * It was changed after the child was made, and before it was put here.
+         */
         qatomic_set(&p->linked, true);
         qatomic_set(&p->relink, true);
         vhdx_change_data_untold(s);

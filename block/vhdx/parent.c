@@ -64,15 +64,24 @@ BlockDriverState *vhdx_parent_linked(BlockDriverState *bs)
 
 bool vhdx_parent_link_is_due(BDRVVHDXState *s)
 {
-    return s->params.has_parent && qatomic_read(&s->parent->linked) &&
-           (qatomic_read(&s->parent->relink) ||
-            !vhdx_guid_is_nil(&s->locator->linkage2));
+    /* The parent may be changing the locator for itself. */
+    VHDX_LOCK_GUARD(s);
+    if (!s->params.has_parent || !qatomic_read(&s->parent->linked)) {
+        return false;
+    }
+    return qatomic_read(&s->parent->relink) ||
+           !vhdx_guid_is_nil(&s->locator->linkage2);
 }
 
 void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked)
 {
     qatomic_set(&s->parent->linked, linked);
     qatomic_set(&s->parent->relink, false);
+}
+
+bool vhdx_parent_is_guessed(BDRVVHDXState *s)
+{
+    return s->parent->guessed;
 }
 
 void vhdx_parent_set_named(BDRVVHDXState *s)

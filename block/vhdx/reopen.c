@@ -171,7 +171,9 @@ static void child_unref(void *opaque)
     bdrv_unref(opaque);
 }
 
-/* Those of the children of @bs, which stay meanwhile; the array is to be freed. */
+/*
+ * Those of the children of @bs, which stay meanwhile; the array is to be freed.
+ */
 static GPtrArray *children_ref(BlockDriverState *bs, VHDXChildren which)
 {
     GPtrArray *list;

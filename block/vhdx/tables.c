@@ -293,15 +293,13 @@ void vhdx_file_parameters_encode(const VHDXParams *params, uint8_t *item)
                        (params->has_parent ? PARAM_HAS_PARENT : 0));
 }
 
-void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
-                          uint32_t locator_length, uint8_t *buf)
+void vhdx_metadata_encode(const VHDXParams *params, const VHDXItemData *more,
+                          uint32_t more_count, uint8_t *buf)
 {
-    uint32_t offset = VHDX_METADATA_TABLE_SIZE;
-    VHDXItem items[VHDX_KNOWN_ITEMS + 1];
-    uint32_t count = VHDX_KNOWN_ITEMS;
+    g_autofree VHDXItem *items = g_new(VHDXItem, VHDX_KNOWN_ITEMS + more_count);
     uint8_t *item = buf + VHDX_METADATA_TABLE_SIZE;
+    uint32_t offset = VHDX_METADATA_TABLE_SIZE;
 
-    memset(buf, 0, VHDX_METADATA_USED + locator_length);
     for (int i = 0; i < VHDX_KNOWN_ITEMS; i++) {
         items[i] = (VHDXItem) {
             .guid = *vhdx_known_items[i].guid,
@@ -311,16 +309,17 @@ void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
         };
         offset += items[i].length;
     }
-    if (locator) {
-        items[count++] = (VHDXItem) {
-            .guid = vhdx_item_parent_locator,
-            .offset = offset,
-            .length = locator_length,
-            .flags = VHDX_ITEM_REQUIRED,
+    for (uint32_t i = 0; i < more_count; i++) {
+        items[VHDX_KNOWN_ITEMS + i] = (VHDXItem) {
+            .guid = more[i].guid,
+            .offset = more[i].length ? offset : 0,
+            .length = more[i].length,
+            .flags = more[i].flags,
         };
-        memcpy(buf + offset, locator, locator_length);
+        memcpy(buf + offset, more[i].data, more[i].length);
+        offset += more[i].length;
     }
-    vhdx_metadata_table_encode(items, count, buf);
+    vhdx_metadata_table_encode(items, VHDX_KNOWN_ITEMS + more_count, buf);
     vhdx_file_parameters_encode(params, item);
     stq_le_p(item + 8, params->disk_size);
     vhdx_guid_encode(&params->disk_id, item + 16);

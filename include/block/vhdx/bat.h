@@ -57,7 +57,8 @@ vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk, uint64_t *place);
 
 /*
  * Let the sector bitmap block of @chunk be at @place, or 0: let there be none.
- * lock is held, and has been since vhdx_bat_get_bitmap() was called for it and returned 0.
+ * lock is held, and has been since vhdx_bat_get_bitmap() was called for it and
+ * returned 0.
  */
 void vhdx_bat_set_bitmap(BDRVVHDXState *s, uint64_t chunk, uint64_t place);
 

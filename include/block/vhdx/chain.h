@@ -19,11 +19,11 @@ typedef struct VHDXChainParent {
 
 /*
  * Give the differencing image @bs the parent @opaque, a VHDXChainParent, by way
- * of its Parent Locator (section 2.6.2.6).  If the node that is attached is that
- * file, or the file is not to be had, the locator tells of that node.  Nothing
- * is copied: what is not allocated in @bs is the new parent's.  Without a name
- * the image becomes one that has no parent; see vhdx_flatten().  Returns 0 or
- * -errno with @errp set; then all is as it was.
+ * of its Parent Locator (section 2.6.2.6).  If the node that is attached is
+ * that file, or the file is not to be had, the locator tells of that node.
+ * Nothing is copied: what is not allocated in @bs is the new parent's.  Without
+ * a name the image becomes one that has no parent; see vhdx_flatten().  Returns
+ * 0 or -errno with @errp set; then all is as it was.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_chain_change_parent(BlockDriverState *bs, void *opaque, Error **errp);

@@ -14,12 +14,14 @@ char *coroutine_fn vhdx_create_file_path(BlockDriverState *bs);
 
 /*
  * Look at the parent, if one is asked for, of an image whose file is called
- * @child: complete @opts by it, and give its locator, to be freed with
- * g_free(), and the locator's @length in bytes.  Returns 0 or -errno with @errp
- * set.
+ * @child: complete @opts by it, and give what the child has beside the items
+ * that every image has, its Parent Locator and what the parent has of the
+ * virtual disk, as VHDXItemData in the array @items.  A parent that is
+ * not there is an error, unless @opts tells that it need not be: then the child
+ * is linked to none.  Returns 0 or -errno with @errp set.
  */
 int coroutine_fn
 vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
-                       uint8_t **locator, uint32_t *length, Error **errp);
+                       GArray **items, Error **errp);
 
 #endif

@@ -25,10 +25,10 @@ vhdx_link_write(BlockDriverState *bs, const VHDXGuid *linkage,
                 const VHDXGuid *linkage2, Error **errp);
 
 /*
- * Let the locator of @bs have the DataWriteGuid of its parent @parent, if it
- * has to be written; see vhdx_parent_link_is_due().  What the parent has is
- * made stable before.  The log is open, commit_lock is held, and before that
- * the parent's has been taken.  Returns 0 or -errno with @errp set.
+ * Let the locator of @bs have the DataWriteGuid of its parent @parent, and a
+ * path to it, if it has to be written; see vhdx_parent_link_is_due().  What the
+ * parent has is made stable before.  The log is open, commit_lock is held, and
+ * before that the parent's has been taken.  Returns 0 or -errno with @errp set.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp);

@@ -32,10 +32,11 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
                                  Error **errp);
 
 /*
- * Encode @loc as such an item, in the order of keys that Windows has; what is
- * NULL or nil is left out.  Returns the item, to be freed with g_free(), and
- * its length in @bytes; NULL with @errp set where a path is no UTF-8 or does
- * not fit into the 65534 bytes that a value may have.
+ * Encode @loc as such an item, in the order of keys that Windows has; paths
+ * that are NULL and a second linkage that is nil are left out.  Returns the
+ * item, to be freed with g_free(), and its length in @bytes; NULL with @errp
+ * set where a path is no UTF-8 or does not fit into the 65534 bytes that a
+ * value may have.
  */
 uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
                              Error **errp);

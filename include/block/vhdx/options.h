@@ -33,6 +33,7 @@ typedef struct VHDXCreateOptions {
     PreallocMode prealloc;
     VHDXGuid disk_id;               /* nil: the parent's */
     const char *parent;             /* its name, or NULL: there is none */
+    bool unseen_parent;             /* it need not be there */
 } VHDXCreateOptions;
 
 /* Where everything of a new image goes, bytes from the start of the file. */
@@ -49,8 +50,7 @@ typedef struct VHDXLayout {
     uint64_t file_size;             /* when just created */
     uint64_t full_size;             /* with every payload block present */
     VHDXBlockState state;           /* of every payload block */
-    const uint8_t *locator;         /* the Parent Locator, or NULL ... */
-    uint32_t locator_length;        /* ... and its length in bytes */
+    GArray *items;                  /* VHDXItemData that a child has, or NULL */
 } VHDXLayout;
 
 /*

@@ -26,7 +26,7 @@ bool GRAPH_RDLOCK vhdx_children_has_use(BlockDriverState *bs);
  * that a block job has committed.  No lock is needed.  Returns an array of
  * BlockDriverState * to be freed.
  */
-GPtrArray * GRAPH_RDLOCK
+GPtrArray *GRAPH_RDLOCK
 vhdx_children_list(BlockDriverState *bs, VHDXChildren which);
 
 /*

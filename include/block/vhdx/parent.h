@@ -19,22 +19,25 @@ void vhdx_parent_free(BDRVVHDXState *s);
 /* Whether @options, those of an image to be opened, have a parent for it. */
 bool vhdx_parent_is_given(QDict *options);
 
+/* Whether the parent was found beside the child, and no path leads there. */
+bool vhdx_parent_is_guessed(BDRVVHDXState *s);
+
 /* A parent has been named that is to be found. */
 void vhdx_parent_set_named(BDRVVHDXState *s);
 
 /* The image that is attached as parent of @bs, or NULL if there is none. */
-BlockDriverState * GRAPH_RDLOCK vhdx_parent_node(BlockDriverState *bs);
+BlockDriverState *GRAPH_RDLOCK vhdx_parent_node(BlockDriverState *bs);
 
 /*
  * The same if it is the one that the locator tells the DataWriteGuid of, or has
  * to: so an image in VHDX format.  Else NULL.
  */
-BlockDriverState * GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
+BlockDriverState *GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
 
 /*
  * Whether the locator has to be written before the image is changed: the parent
  * has another DataWriteGuid, or the second linkage is left from a change of the
- * parent that was cut off.
+ * parent that was cut off.  lock is not held.
  */
 bool vhdx_parent_link_is_due(BDRVVHDXState *s);
 
@@ -68,7 +71,7 @@ bool vhdx_parent_hold_writable(BDRVVHDXState *s, bool hold);
  * The name of the file at the end of what is below @bs, as a path to be freed
  * with g_free(), or NULL if it is no local file.
  */
-char * GRAPH_RDLOCK vhdx_parent_local_path(BlockDriverState *bs);
+char *GRAPH_RDLOCK vhdx_parent_local_path(BlockDriverState *bs);
 
 /*
  * Read @bytes bytes at @offset of the disk as the parent has them: zeros behind
@@ -81,8 +84,8 @@ vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 /*
  * Let the block layer know of the parent of @bs, a differencing image that has
  * been loaded, by its locator, for which files are looked for.  Where there is
- * none, that is told by vhdx_parent_dirname().  Returns 0, or -EINVAL with @errp
- * set where it is @bs itself.
+ * none, that is told by vhdx_parent_dirname().  Returns 0, or -EINVAL with
+ * @errp set where it is @bs itself.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_parent_name(BlockDriverState *bs, Error **errp);
@@ -93,6 +96,6 @@ vhdx_parent_name(BlockDriverState *bs, Error **errp);
  * locator, which an option may have told it not to do, and the driver is not
  * told.  So here it fails if there is no parent: NULL with @errp set.
  */
-char * GRAPH_RDLOCK vhdx_parent_dirname(BlockDriverState *bs, Error **errp);
+char *GRAPH_RDLOCK vhdx_parent_dirname(BlockDriverState *bs, Error **errp);
 
 #endif

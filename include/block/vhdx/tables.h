@@ -98,16 +98,23 @@ typedef struct VHDXParams {
     VHDXGuid disk_id;
 } VHDXParams;
 
-/* Bytes of the metadata region that vhdx_metadata_encode() fills. */
-#define VHDX_METADATA_USED (VHDX_METADATA_TABLE_SIZE + 48)
+/* An item that is not in VHDXParams, with what it holds */
+typedef struct VHDXItemData {
+    VHDXGuid guid;
+    uint32_t flags;
+    uint32_t length;                /* bytes */
+    uint8_t *data;
+} VHDXItemData;
+
+/* Bytes of the metadata region that the table and known items take. */
+#define VHDX_METADATA_USED (VHDX_METADATA_TABLE_SIZE + 40)
 
 /*
- * Fill @buf, VHDX_METADATA_USED bytes and @locator_length, with a metadata
- * table and the items of @params; a differencing image has the Parent Locator
- * @locator, others NULL.
+ * Fill @buf, VHDX_METADATA_USED bytes and those of @more, with a metadata
+ * table, the items of @params, and @more_count others.
  */
-void vhdx_metadata_encode(const VHDXParams *params, const uint8_t *locator,
-                          uint32_t locator_length, uint8_t *buf);
+void vhdx_metadata_encode(const VHDXParams *params, const VHDXItemData *more,
+                          uint32_t more_count, uint8_t *buf);
 
 typedef struct VHDXItem {
     VHDXGuid guid;
