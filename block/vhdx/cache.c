@@ -16,32 +16,22 @@
  * place.  Those that are alike share a buffer; a change gives @data one of its
  * own if another version has the same.  commit.c does commit and ring.c apply.
  *
- * Buffers are cut from chunks, since an aligned allocation of 4 KiB takes twice
- * as much of the C library.  Chunks are kept until the limit gets lower.
+ * A buffer is a piece of memory that cache-buffer.c gives.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qemu/memalign.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/cache-buffer.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 #include "trace.h"
 
-/* Buffers in a chunk, which is aligned to its size */
-#define CHUNK_BUFFERS   64
-#define CHUNK_BYTES     (CHUNK_BUFFERS * VHDX_PAGE_SIZE)
-
 /* Pages that are read at once where the last miss was just before them. */
 #define READ_AHEAD      64
-
-/* Of a buffer that is not in use */
-typedef struct FreeBuffer {
-    struct FreeBuffer *next;
-} FreeBuffer;
 
 struct VHDXCache {
     GHashTable *pages;              /* by offset */
@@ -53,80 +43,17 @@ struct VHDXCache {
     unsigned dirty;                 /* number of dirty pages */
     unsigned logged;                /* ... and of those in logged_list */
     unsigned limit;                 /* number of buffers to use at the most */
-    unsigned buffers;               /* ... and in use */
-    GPtrArray *chunks;              /* memory that buffers are cut from */
-    void *free_buffers;
+    VHDXBuffers *buffers;
     uint64_t next_miss;             /* offset behind what was read last */
     uint64_t applied;               /* counts pages written in place */
 };
 
-static uint8_t *buffer_get(VHDXCache *c)
-{
-    FreeBuffer *buf = c->free_buffers;
-
-    if (!buf) {
-        uint8_t *chunk = qemu_memalign(CHUNK_BYTES, CHUNK_BYTES);
-
-        g_ptr_array_add(c->chunks, chunk);
-        for (int i = 0; i < CHUNK_BUFFERS; i++) {
-            buf = (FreeBuffer *)(chunk + i * VHDX_PAGE_SIZE);
-            buf->next = c->free_buffers;
-            c->free_buffers = buf;
-        }
-    }
-    c->free_buffers = buf->next;
-    c->buffers++;
-    return (uint8_t *)buf;
-}
-
 /* The version @data of @page is gone; its buffer is free if no other has it. */
 static void buffer_put(VHDXCache *c, VHDXPage *page, uint8_t *data)
 {
-    FreeBuffer *buf = (FreeBuffer *)data;
-
     if (data && data != page->data && data != page->committing &&
         data != page->logged) {
-        buf->next = c->free_buffers;
-        c->free_buffers = buf;
-        c->buffers--;
-    }
-}
-
-/* The chunk that @buf was cut from */
-static void *chunk_of(const void *buf)
-{
-    return (void *)QEMU_ALIGN_DOWN((uintptr_t)buf, CHUNK_BYTES);
-}
-
-/* Give back the memory of chunks of which no buffer is in use. */
-static void chunks_free(VHDXCache *c)
-{
-    g_autoptr(GHashTable) unused = g_hash_table_new(NULL, NULL);
-    FreeBuffer *buf = c->free_buffers, *next;
-
-    for (; buf; buf = buf->next) {
-        void *chunk = chunk_of(buf);
-        uintptr_t count = (uintptr_t)g_hash_table_lookup(unused, chunk);
-
-        g_hash_table_insert(unused, chunk, (void *)(count + 1));
-    }
-    buf = c->free_buffers;
-    c->free_buffers = NULL;
-    for (; buf; buf = next) {
-        void *chunk = chunk_of(buf);
-
-        next = buf->next;
-        if ((uintptr_t)g_hash_table_lookup(unused, chunk) < CHUNK_BUFFERS) {
-            buf->next = c->free_buffers;
-            c->free_buffers = buf;
-        }
-    }
-    for (guint i = c->chunks->len; i-- > 0;) {
-        void *chunk = g_ptr_array_index(c->chunks, i);
-
-        if ((uintptr_t)g_hash_table_lookup(unused, chunk) == CHUNK_BUFFERS) {
-            g_ptr_array_remove_index_fast(c->chunks, i);
-        }
+        vhdx_buffer_put(c->buffers, data);
     }
 }
 
@@ -137,7 +64,7 @@ void vhdx_cache_init(BDRVVHDXState *s)
     s->cache = c;
     c->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
                                      g_free);
-    c->chunks = g_ptr_array_new_with_free_func(qemu_vfree);
+    c->buffers = vhdx_buffers_new();
     QTAILQ_INIT(&c->lru);
     QTAILQ_INIT(&c->dirty_list);
     QTAILQ_INIT(&c->logged_list);
@@ -151,7 +78,7 @@ void vhdx_cache_free(BDRVVHDXState *s)
     VHDXCache *c = g_steal_pointer(&s->cache);
 
     g_hash_table_destroy(c->pages);
-    g_ptr_array_unref(c->chunks);
+    vhdx_buffers_free(c->buffers);
     g_free(c);
 }
 
@@ -160,7 +87,7 @@ static VHDXPage *page_add(VHDXCache *c, uint64_t offset)
     VHDXPage *page = g_new0(VHDXPage, 1);
 
     page->offset = offset;
-    page->data = buffer_get(c);
+    page->data = vhdx_buffer_get(c->buffers);
     page->loading = true;
     g_hash_table_insert(c->pages, &page->offset, page);
     QTAILQ_INSERT_TAIL(&c->lru, page, next);
@@ -186,7 +113,7 @@ static void cache_evict(VHDXCache *c, unsigned count)
 {
     unsigned pages = g_hash_table_size(c->pages);
 
-    for (unsigned i = 0; i < pages && c->buffers + count > c->limit; i++) {
+    for (unsigned i = 0; i < pages && vhdx_buffers_in_use(c->buffers) + count > c->limit; i++) {
         VHDXPage *page = QTAILQ_FIRST(&c->lru);
 
         if (page->loading || page->dirty || page->logged ||
@@ -205,10 +132,11 @@ void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes)
 
     vhdx_assert_locked(s);
     c->limit = bytes / VHDX_PAGE_SIZE;
-    if (c->chunks->len > DIV_ROUND_UP(c->limit, CHUNK_BUFFERS)) {
+    if (vhdx_buffers_chunks(c->buffers) >
+        DIV_ROUND_UP(c->limit, VHDX_CHUNK_BUFFERS)) {
         /* What is in use is scattered over all chunks, so drop all there is. */
         cache_evict(c, c->limit);
-        chunks_free(c);
+        vhdx_buffers_shrink(c->buffers);
     }
 }
 
@@ -236,12 +164,12 @@ uint64_t vhdx_cache_count_applied(BDRVVHDXState *s)
 
 unsigned vhdx_cache_count_buffers(BDRVVHDXState *s)
 {
-    return s->cache->buffers;
+    return vhdx_buffers_in_use(s->cache->buffers);
 }
 
 unsigned vhdx_cache_count_chunks(BDRVVHDXState *s)
 {
-    return s->cache->chunks->len;
+    return vhdx_buffers_chunks(s->cache->buffers);
 }
 
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
@@ -374,7 +302,7 @@ uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
     /* Or nothing would ever write it. */
     assert(vhdx_change_log_is_open(s));
     if (page->data == page->committing || page->data == page->logged) {
-        uint8_t *data = buffer_get(s->cache);
+        uint8_t *data = vhdx_buffer_get(s->cache->buffers);
 
         page->data = memcpy(data, page->data, VHDX_PAGE_SIZE);
     }
