@@ -41,6 +41,8 @@ space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit metadata-write log link begin
 io            extent alloc-int alloc-place alloc-child alloc io
+log           commit log
+io            extent mixed alloc-int alloc-place alloc-child alloc io
 resize        region bat-clear resize
 compact       move compact compact-int compact-drop compact-slide
 check-tables  check-report check-tables
@@ -51,7 +53,7 @@ driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotest
               unit/test-vhdx-create.c
 sectors       convert +2-sectors
 docs          +5-docs
-unit-tests    unit/test-vhdx-{cache,child,contract,flush-failed,open,order}.c
+unit-tests    unit/test-vhdx-{cache,child,child-reads,contract,flush-failed,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
               unit/vhdx-test-{child,fail,hold,image,model,node,open,request}.h

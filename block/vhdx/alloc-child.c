@@ -119,11 +119,15 @@ child_publish_part(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
     if (new_bitmap) {
         assert(bitmap->phase == VHDX_ALLOC_READY);
         bits = bitmap->offset;
+        vhdx_bitmap_note_new(s, bits);
     } else if (!bits) {
         return vhdx_bat_report_no_bitmap(bs, chunk);
     }
     ret = vhdx_bitmap_set(bs, bits, offset, e->bytes, alloc, &full);
     if (ret != 0) {
+        if (ret < 0 && new_bitmap) {
+            vhdx_bitmap_forget_new(s, bits);
+        }
         return ret;
     }
     if (new_bitmap) {

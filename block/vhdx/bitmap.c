@@ -12,6 +12,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qemu/host-utils.h"
 #include "block/vhdx/bat.h"
@@ -21,6 +22,60 @@
 #include "block/vhdx/lock.h"
 
 #define PAGE_BITS   (VHDX_PAGE_SIZE * 8)
+
+/* So many sector bitmap blocks are known to be new, 2.5 KiB of memory. */
+#define NEW_BITMAPS 64
+
+/*
+ * A sector bitmap block that was made in this open.  It reads as zeros, so its
+ * pages are not read when they are used for the first time.
+ */
+typedef struct NewBitmap {
+    uint64_t place;                 /* bytes; 0: none */
+    DECLARE_BITMAP(unused, VHDX_BITMAP_SIZE / VHDX_PAGE_SIZE);
+} NewBitmap;
+
+struct VHDXNewBitmaps {
+    NewBitmap bitmaps[NEW_BITMAPS];
+    unsigned next;                  /* the one that is forgotten next */
+};
+
+/* That of the bitmap block at @place, or NULL if it is not known to be new. */
+static NewBitmap *new_bitmap(BDRVVHDXState *s, uint64_t place)
+{
+    for (unsigned i = 0; s->new_bitmaps && i < NEW_BITMAPS; i++) {
+        if (s->new_bitmaps->bitmaps[i].place == place) {
+            return &s->new_bitmaps->bitmaps[i];
+        }
+    }
+    return NULL;
+}
+
+void vhdx_bitmap_note_new(BDRVVHDXState *s, uint64_t place)
+{
+    NewBitmap *b = new_bitmap(s, place);
+
+    vhdx_assert_locked(s);
+    if (b) {
+        return;
+    }
+    if (!s->new_bitmaps) {
+        s->new_bitmaps = g_new0(VHDXNewBitmaps, 1);
+    }
+    b = &s->new_bitmaps->bitmaps[s->new_bitmaps->next++ % NEW_BITMAPS];
+    b->place = place;
+    bitmap_fill(b->unused, VHDX_BITMAP_SIZE / VHDX_PAGE_SIZE);
+}
+
+void vhdx_bitmap_forget_new(BDRVVHDXState *s, uint64_t place)
+{
+    NewBitmap *b = new_bitmap(s, place);
+
+    vhdx_assert_locked(s);
+    if (b) {
+        b->place = 0;
+    }
+}
 
 /* Whether @bit of a page of a bitmap is set. */
 static bool page_bit(const uint8_t *page, unsigned bit)
@@ -46,35 +101,46 @@ static unsigned page_run_end(const uint8_t *page, unsigned bit, unsigned end)
     return end;
 }
 
+/* Where page @page of the bitmap at @place is used for the first time */
+static void page_unread(BDRVVHDXState *s, uint64_t place, unsigned page)
+{
+    NewBitmap *b = new_bitmap(s, place);
+
+    if (b && test_and_clear_bit(page, b->unused)) {
+        vhdx_cache_enter_zeroes(s, place + page * VHDX_PAGE_SIZE);
+    }
+}
+
 /*
  * Get the page for sector @sector of the disk in the bitmap at @place.  Returns
- * 0, 1 if lock has been dropped to read it, or -errno.
+ * 0, 1 if it was not in memory, so that lock may have been dropped to read it
+ * and other pages may be no longer there, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK
 page_get(BlockDriverState *bs, uint64_t place, uint64_t sector, VHDXPage **page)
 {
-    uint64_t offset = place + QEMU_ALIGN_DOWN(sector, PAGE_BITS) / 8 %
-                              VHDX_BITMAP_SIZE;
+    unsigned number = sector / PAGE_BITS % (VHDX_BITMAP_SIZE / VHDX_PAGE_SIZE);
+    uint64_t offset = place + number * VHDX_PAGE_SIZE;
     bool loaded = vhdx_cache_peek(bs->opaque, offset);
-    int ret = vhdx_cache_get(bs, offset, page);
+    int ret;
 
+    if (!loaded) {
+        page_unread(bs->opaque, place, number);
+    }
+    ret = vhdx_cache_get(bs, offset, page);
     return ret < 0 ? ret : !loaded;
 }
 
-int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
-                                     uint64_t bytes, bool *in_block,
-                                     uint64_t *run)
+/*
+ * Get the page with the bit of the sector at @offset of the disk, which is in a
+ * block that is PARTIALLY_PRESENT.  Returns as vhdx_bitmap_get_run() does.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+page_of(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
 {
     BDRVVHDXState *s = bs->opaque;
-    unsigned sector_bits = ctz32(s->params.logical_sector);
     uint64_t chunk = offset >> s->geo.block_bits >> s->geo.chunk_bits;
-    uint64_t first = offset >> sector_bits;
-    uint64_t last = (offset + bytes - 1) >> sector_bits;
-    /* The page's first sector; all pages are of the same chunk. */
-    uint64_t base = QEMU_ALIGN_DOWN(first, PAGE_BITS);
     uint64_t place;
-    unsigned end;
-    VHDXPage *page;
     int ret;
 
     ret = vhdx_bat_get_bitmap(bs, chunk, &place);
@@ -84,7 +150,23 @@ int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
     if (!place) {
         return vhdx_bat_report_no_bitmap(bs, chunk);
     }
-    ret = page_get(bs, place, base, &page);
+    return page_get(bs, place, offset >> ctz32(s->params.logical_sector), page);
+}
+
+int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
+                                     uint64_t bytes, bool *in_block,
+                                     uint64_t *run)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned sector_bits = ctz32(s->params.logical_sector);
+    uint64_t first = offset >> sector_bits;
+    uint64_t last = (offset + bytes - 1) >> sector_bits;
+    /* The page's first sector */
+    uint64_t base = QEMU_ALIGN_DOWN(first, PAGE_BITS);
+    unsigned end;
+    VHDXPage *page;
+    int ret = page_of(bs, offset, &page);
+
     if (ret != 0) {
         return ret;
     }
@@ -92,6 +174,29 @@ int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
     end = page_run_end(page->data, first - base,
                        MIN(last - base + 1, PAGE_BITS));
     *run = MIN(bytes, ((base + end) << sector_bits) - offset);
+    return 0;
+}
+
+int coroutine_fn vhdx_bitmap_get_runs(BlockDriverState *bs, uint64_t offset,
+                                      uint64_t bytes, VHDXBitmapRuns *runs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned sector_bits = ctz32(s->params.logical_sector);
+    unsigned bit = (offset >> sector_bits) % PAGE_BITS;
+    unsigned first = bit, end;
+    VHDXPage *page;
+    int ret = page_of(bs, offset, &page);
+
+    if (ret != 0) {
+        return ret;
+    }
+    assert(bytes <= VHDX_RUNS_BYTES);
+    end = MIN(bit + (bytes >> sector_bits), PAGE_BITS);
+    runs->in_block = page_bit(page->data, bit);
+    for (runs->count = 0; bit < end; runs->count++) {
+        bit = page_run_end(page->data, bit, end);
+        runs->end[runs->count] = (bit - first) << sector_bits;
+    }
     return 0;
 }
 

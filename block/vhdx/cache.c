@@ -113,9 +113,12 @@ static void cache_evict(VHDXCache *c, unsigned count)
 {
     unsigned pages = g_hash_table_size(c->pages);
 
-    for (unsigned i = 0; i < pages && vhdx_buffers_in_use(c->buffers) + count > c->limit; i++) {
+    for (unsigned i = 0; i < pages; i++) {
         VHDXPage *page = QTAILQ_FIRST(&c->lru);
 
+        if (vhdx_buffers_in_use(c->buffers) + count <= c->limit) {
+            return;
+        }
         if (page->loading || page->dirty || page->logged ||
             page->committing) {
             QTAILQ_REMOVE(&c->lru, page, next);
@@ -285,6 +288,17 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     }
     *page = p;
     return 0;
+}
+
+void vhdx_cache_enter_zeroes(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXPage *page;
+
+    vhdx_assert_locked(s);
+    cache_evict(s->cache, 1);
+    page = page_add(s->cache, offset);
+    memset(page->data, 0, VHDX_PAGE_SIZE);
+    page->loading = false;
 }
 
 static void page_dirty(VHDXCache *c, VHDXPage *page)

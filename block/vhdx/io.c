@@ -3,7 +3,8 @@
  *
  * A request is cut into pieces, each of which lies in one run of the file, and
  * each piece goes straight to its place there with no lock held.  In a
- * differencing image it may be the parent that has it.
+ * differencing image it may be the parent that has it, or both by turns: that
+ * is told in mixed.c.
  *
  * Writing to a block that has no place yet is told in alloc.c.
  *
@@ -27,6 +28,7 @@
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/mixed.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -65,6 +67,7 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
                                      BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
+    bool mixed = s->params.has_parent;
     VHDXRequest req;
     int ret;
 
@@ -76,6 +79,17 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
         ret = vhdx_extent_lookup(bs, offset, bytes, &e);
         if (ret < 0) {
             break;
+        }
+        if (mixed && e.bytes < bytes) {
+            int64_t n = vhdx_mixed_read(bs, offset, bytes, qiov, qiov_offset);
+
+            mixed = n >= 0;
+            if (n > 0) {
+                offset += n;
+                qiov_offset += n;
+                bytes -= n;
+                continue;
+            }
         }
         vhdx_unlock(s);
         if (e.source != VHDX_SOURCE_FILE ||

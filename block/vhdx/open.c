@@ -64,6 +64,7 @@ static void image_reset(BDRVVHDXState *s)
     vhdx_locator_free(s->locator);
     g_free(s->locator_error);
     WITH_VHDX_LOCK_GUARD(s) {
+        g_free(s->new_bitmaps);
         image_free(s);
         memset(s, 0, offsetof(BDRVVHDXState, end_image));
         image_init(s);

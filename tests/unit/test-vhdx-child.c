@@ -24,24 +24,6 @@ static char *test_dir;
 static char *image_path;
 static char *parent_path;
 
-/* Let the new image have a parent. */
-static void make_child(void)
-{
-    g_autofree uint8_t *file = NULL;
-    gsize bytes;
-
-    g_assert_true(g_file_get_contents(image_path, (char **)&file, &bytes,
-                                      NULL));
-    for (int i = 0; i < 2; i++) {
-        const uint8_t *entry = file + 3 * 64 * KiB + 16 + 32 * i;
-
-        if (guid_is(entry, GUID_REGION_METADATA)) {
-            child_metadata(file + get_le(entry + 16, 8));
-        }
-    }
-    g_assert_true(g_file_set_contents(image_path, (char *)file, bytes, NULL));
-}
-
 static void create_image(void)
 {
     g_autofree char *options =
@@ -50,7 +32,7 @@ static void create_image(void)
 
     bdrv_img_create(image_path, "vhdx", NULL, NULL, options, DISK_SIZE,
                     BDRV_O_RDWR, true, &error_abort);
-    make_child();
+    child_of_file(image_path);
 }
 
 /* With @fail, that write to a block fails, of which the first is number 1. */

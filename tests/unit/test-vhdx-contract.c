@@ -24,6 +24,7 @@
 #include "block/vhdx/header.h"
 #include "block/vhdx/link.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/mixed.h"
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/parent.h"
@@ -113,6 +114,7 @@ typedef struct Env {
     BDRVVHDXState other;
     CoQueue queue;
     VHDXPage *page;                 /* of the BAT */
+    VHDXBitmapRuns runs;
     VHDXRequest req;                /* has begun */
     VHDXRequest new_req;            /* has not */
     VHDXExtent extent;              /* the start of block 2, at @place */

@@ -78,4 +78,21 @@ static inline void child_metadata(uint8_t *meta)
     put_le(meta + 10, count + 1, 2);
 }
 
+/* Let the new image at @path, an empty one, have a parent. */
+static inline void child_of_file(const char *path)
+{
+    g_autofree uint8_t *file = NULL;
+    gsize bytes;
+
+    g_assert_true(g_file_get_contents(path, (char **)&file, &bytes, NULL));
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *entry = file + 3 * 64 * KiB + 16 + 32 * i;
+
+        if (guid_is(entry, GUID_REGION_METADATA)) {
+            child_metadata(file + get_le(entry + 16, 8));
+        }
+    }
+    g_assert_true(g_file_set_contents(path, (char *)file, bytes, NULL));
+}
+
 #endif

@@ -21,13 +21,40 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                     bool *in_block, uint64_t *run);
 
+/* Runs that are looked for at once lie in so many bytes. */
+#define VHDX_RUNS_BYTES     MiB
+
+/* Which sectors of a range are in their block, and which in the parent */
+typedef struct VHDXBitmapRuns {
+    bool in_block;                  /* the first run; they take turns */
+    unsigned count;
+    /* Where each ends, in bytes from the start of the range */
+    uint32_t end[VHDX_RUNS_BYTES / BDRV_SECTOR_SIZE];
+} VHDXBitmapRuns;
+
+/*
+ * The same for all runs in @bytes bytes at @offset of the disk, whole sectors
+ * within a block and no more than VHDX_RUNS_BYTES.  @runs may end before them.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bitmap_get_runs(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                     VHDXBitmapRuns *runs);
+
+/*
+ * The sector bitmap block that is about to get @place reads as zeros, so that
+ * none of its pages has to be read; it is to be given another use, or has not
+ * got the place.  lock is held.
+ */
+void vhdx_bitmap_note_new(BDRVVHDXState *s, uint64_t place);
+void vhdx_bitmap_forget_new(BDRVVHDXState *s, uint64_t place);
+
 /*
  * Set the bits of @bytes bytes at @offset of the disk, whole sectors within a
  * block, in the sector bitmap block at @place; with @clear, after clearing all
  * those of the block.  @full gets whether all of the block's are set then, as
  * far as that is in memory.  The log is open.  lock is held; it is dropped
  * where a page has to be read, and then nothing is done: the caller has to look
- * again.  Returns 0, 1 if it has been dropped, or -errno of reading.
+ * again.  Returns 0, 1 if it may have been dropped, or -errno of reading.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bitmap_set(BlockDriverState *bs, uint64_t place, uint64_t offset,

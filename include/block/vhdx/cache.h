@@ -69,6 +69,12 @@ unsigned vhdx_cache_count_chunks(BDRVVHDXState *s);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_cache_get(BlockDriverState *bs, uint64_t offset, VHDXPage **page);
 
+/*
+ * The page at @offset reads as zeros in the file: enter it, which is not in
+ * memory, without reading it.  lock is held.
+ */
+void vhdx_cache_enter_zeroes(BDRVVHDXState *s, uint64_t offset);
+
 /* The page at @offset if it is in memory, else NULL.  lock is held. */
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
 

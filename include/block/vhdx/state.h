@@ -70,6 +70,7 @@ typedef struct VHDXChange VHDXChange;           /* change.c */
 typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXParent VHDXParent;           /* parent-int.h */
+typedef struct VHDXNewBitmaps VHDXNewBitmaps;   /* bitmap.c */
 typedef struct VHDXReplay VHDXReplay;           /* replay-int.h */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 typedef struct VHDXSpace VHDXSpace;             /* space-int.h */
@@ -110,6 +111,7 @@ typedef struct BDRVVHDXState {
     bool keep_end;                  /* a check decides what is cut off */
     VHDXFile *file;
     VHDXSpace *space;
+    VHDXNewBitmaps *new_bitmaps;    /* or NULL if none were made */
     bool relieving;                 /* a commit makes room in the cache */
     struct {} end_image;
 

@@ -1,0 +1,150 @@
+/*
+ * VHDX: reading what a child and its parent have by turns
+ *
+ * A block that is PARTIALLY_PRESENT may change from the child's sectors to the
+ * parent's and back at each sector.  To read each run by itself would take a
+ * request for each.  Where there are more than a few of them, all of the range
+ * is read from the parent, then all of it from the file, aside, and the child's
+ * sectors are put in their places: two requests, whatever the bits are.
+ *
+ * The bits that count are those of one moment, while lock was held and after
+ * the request had begun.  A write that had ended by then has its bits set, so
+ * nothing older than it comes back, and the place is not used for anything else
+ * before the request has ended.  Of a write that ends later, old data may come
+ * back, as with any read that began before it ended.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/memalign.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/bitmap.h"
+#include "block/vhdx/file.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/mixed.h"
+#include "block/vhdx/parent.h"
+#include "block/vhdx/replay.h"
+
+/* So many runs are read one by one. */
+#define FEW_RUNS    4
+
+/*
+ * What a range has of one source, in bytes from its start: from the beginning
+ * of the first run to the end of the last
+ */
+typedef struct Span {
+    uint32_t first;
+    uint32_t end;
+} Span;
+
+/*
+ * Find the runs at @offset, and where in the file the block has what is there.
+ * Returns 1, 0 if there are not many or the block is not PARTIALLY_PRESENT, or
+ * -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+runs_find(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+          VHDXBitmapRuns *runs, uint64_t *place)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    int ret;
+
+    bytes = MIN(vhdx_to_block_end(&s->geo, offset, bytes), VHDX_RUNS_BYTES);
+    /* The entry may be another one when a page of bits has been read. */
+    do {
+        ret = vhdx_bat_get(bs, offset >> s->geo.block_bits, &entry);
+        if (ret < 0 || vhdx_bat_state(entry) != VHDX_BLOCK_PARTIALLY_PRESENT) {
+            return ret;
+        }
+        ret = vhdx_bitmap_get_runs(bs, offset, bytes, runs);
+    } while (ret > 0);
+    *place = vhdx_bat_offset(entry) + vhdx_in_block(&s->geo, offset);
+    return ret < 0 ? ret : runs->count > FEW_RUNS;
+}
+
+/* What there is of the file, or with !@in_block of the parent; some of each */
+static Span runs_span(const VHDXBitmapRuns *runs, bool in_block)
+{
+    unsigned last = runs->count - 1;
+
+    if (runs->in_block == in_block) {
+        last -= last % 2;
+        return (Span) { 0, runs->end[last] };
+    }
+    last -= !(last % 2);
+    return (Span) { runs->end[0], runs->end[last] };
+}
+
+/* Put what @buf, with the file's @span, has of the block into @qiov. */
+static void runs_copy(const VHDXBitmapRuns *runs, Span span, const uint8_t *buf,
+                      QEMUIOVector *qiov, size_t qiov_offset)
+{
+    for (unsigned i = !runs->in_block; i < runs->count; i += 2) {
+        uint32_t first = i ? runs->end[i - 1] : 0;
+
+        qemu_iovec_from_buf(qiov, qiov_offset + first, buf + first - span.first,
+                            runs->end[i] - first);
+    }
+}
+
+/* Read @runs, at @offset of the disk and at @place in the file. */
+static int coroutine_fn GRAPH_RDLOCK
+runs_read(BlockDriverState *bs, uint64_t offset, uint64_t place,
+          const VHDXBitmapRuns *runs, QEMUIOVector *qiov, size_t qiov_offset)
+{
+    Span parents = runs_span(runs, false), own = runs_span(runs, true);
+    uint64_t bytes = own.end - own.first;
+    QEMUIOVector own_qiov;
+    uint8_t *buf;
+    int ret;
+
+    ret = vhdx_parent_preadv(bs, offset + parents.first,
+                             parents.end - parents.first, qiov,
+                             qiov_offset + parents.first);
+    if (ret < 0) {
+        return ret;
+    }
+    buf = qemu_try_blockalign(bs->file->bs, bytes);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    qemu_iovec_init_buf(&own_qiov, buf, bytes);
+    place += own.first;
+    if (vhdx_replay_covers(bs->opaque, place, bytes)) {
+        ret = vhdx_replay_readv(bs, place, bytes, &own_qiov, 0);
+    } else {
+        BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
+        ret = vhdx_file_preadv(bs, place, bytes, &own_qiov, 0);
+    }
+    if (ret == 0) {
+        runs_copy(runs, own, buf, qiov, qiov_offset);
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+int64_t coroutine_fn vhdx_mixed_read(BlockDriverState *bs, uint64_t offset,
+                                     uint64_t bytes, QEMUIOVector *qiov,
+                                     size_t qiov_offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    /* Images of a chain read on one stack. */
+    g_autofree VHDXBitmapRuns *runs = g_new(VHDXBitmapRuns, 1);
+    uint64_t place = 0;
+    int ret;
+
+    vhdx_assert_locked(s);
+    ret = runs_find(bs, offset, bytes, runs, &place);
+    if (ret <= 0) {
+        return ret;
+    }
+    vhdx_unlock(s);
+    ret = runs_read(bs, offset, place, runs, qiov, qiov_offset);
+    vhdx_lock(s);
+    if (ret < 0) {
+        return ret;
+    }
+    return runs->end[runs->count - 1];
+}
