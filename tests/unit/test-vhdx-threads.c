@@ -10,6 +10,9 @@
  * what the model says: as it is, as it would be after a crash, and when it was
  * closed and opened again.
  *
+ * In a chain, an image gets some of the requests, then one over it, and so on:
+ * the model knows nothing of that.  A child keeps its size.
+ *
  * The same runs in one thread show what is no matter of threads.
  *
  * VHDX_TEST_OPS sets the number of requests of each worker in a run.
@@ -36,6 +39,7 @@ typedef struct Run {
     BlockBackend *blk;
     Model *model;
     IOThread *threads[THREADS];
+    unsigned parents;               /* images below this one */
     bool full;                      /* space is short: writes may fail */
     unsigned ops;
     unsigned running;               /* workers; the main thread's */
@@ -284,7 +288,9 @@ static void run_workers(Run *run, unsigned seed, unsigned ops)
         if (i % 64 == 0) {
             /* As block_resize does it: the block layer asks for that. */
             bdrv_drained_begin(blk_bs(run->blk));
-            resize(run, DISK_SIZE + i / 64 % 4 * BLOCK);
+            if (!run->parents) {
+                resize(run, DISK_SIZE + i / 64 % 4 * BLOCK);
+            }
             bdrv_drained_end(blk_bs(run->blk));
         }
     }
@@ -404,8 +410,33 @@ static void run_open(Run *run, const char *path, uint64_t bytes,
     vhdx_cache_set_limit(s, cache_pages * (uint64_t)VHDX_PAGE_SIZE);
 }
 
+/* A parent of the image, of which number 0 is the lowest */
+static char *parent_path(unsigned number)
+{
+    g_autofree char *name = g_strdup_printf("parent-%u.vhdx", number);
+
+    return g_build_filename(test_dir, name, NULL);
+}
+
+/* Let the image, which is closed, be the parent of a new one in its place. */
+static void run_stack(Run *run)
+{
+    g_autofree char *path = parent_path(run->parents++);
+    g_autofree char *options = g_strdup_printf("block_size=%" PRIu64,
+                                               (uint64_t)BLOCK);
+
+    g_assert_cmpint(rename(image_path, path), ==, 0);
+    bdrv_img_create(image_path, "vhdx", path, "vhdx", options, UINT64_MAX,
+                    BDRV_O_RDWR, true, &error_abort);
+}
+
 static void run_end(Run *run)
 {
+    while (run->parents) {
+        g_autofree char *path = parent_path(--run->parents);
+
+        unlink(path);
+    }
     for (int i = 0; run->threads[0] && i < THREADS; i++) {
         iothread_join(run->threads[i]);
     }
@@ -417,11 +448,21 @@ static void run_end(Run *run)
 
 /* -- Cases -- */
 
-/* Everything at once, then a crash, and everything at once on a dirty log. */
-static void run_all(bool threads, unsigned seed, unsigned cache_pages)
+/*
+ * Everything at once, then a crash, and everything at once on a dirty log: in
+ * an image over @parents others.
+ */
+static void run_chain(bool threads, unsigned parents, unsigned seed,
+                      unsigned cache_pages)
 {
     Run *run = run_new(threads);
 
+    while (run->parents < parents) {
+        run_open(run, image_path, 0, cache_pages);
+        run_workers(run, seed++, test_ops / 4);
+        blk_unref(run->blk);
+        run_stack(run);
+    }
     run_open(run, image_path, 0, cache_pages);
     run_workers(run, seed, test_ops);
     g_assert_cmpint(blk_flush(run->blk), ==, 0);
@@ -439,6 +480,11 @@ static void run_all(bool threads, unsigned seed, unsigned cache_pages)
     blk_unref(run->blk);
     check_closed(crash_path, run->model, false);
     run_end(run);
+}
+
+static void run_all(bool threads, unsigned seed, unsigned cache_pages)
+{
+    run_chain(threads, 0, seed, cache_pages);
 }
 
 /*
@@ -498,6 +544,11 @@ static void test_one_thread_odd(void)
     run_full(false, 7, ODD);
 }
 
+static void test_one_thread_chain(void)
+{
+    run_chain(false, 2, 9, 80);
+}
+
 static void test_small_cache(void)
 {
     if (can_do_threads()) {
@@ -533,6 +584,20 @@ static void test_odd(void)
     }
 }
 
+static void test_chain(void)
+{
+    if (can_do_threads()) {
+        run_chain(true, 2, 20, 80);
+    }
+}
+
+static void test_chain_small_cache(void)
+{
+    if (can_do_threads()) {
+        run_chain(true, 1, 30, 16);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *ops = getenv("VHDX_TEST_OPS");
@@ -552,11 +617,15 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/threads/one/all", test_one_thread);
     g_test_add_func("/vhdx/threads/one/full", test_one_thread_full);
     g_test_add_func("/vhdx/threads/one/odd-length", test_one_thread_odd);
+    g_test_add_func("/vhdx/threads/one/chain", test_one_thread_chain);
     g_test_add_func("/vhdx/threads/many/small-cache", test_small_cache);
     g_test_add_func("/vhdx/threads/many/middle-cache", test_middle_cache);
     g_test_add_func("/vhdx/threads/many/large-cache", test_large_cache);
     g_test_add_func("/vhdx/threads/many/full", test_full);
     g_test_add_func("/vhdx/threads/many/odd-length", test_odd);
+    g_test_add_func("/vhdx/threads/many/chain", test_chain);
+    g_test_add_func("/vhdx/threads/many/chain-small-cache",
+                    test_chain_small_cache);
     ret = g_test_run();
 
     rmdir(test_dir);
