@@ -101,14 +101,24 @@ static unsigned page_run_end(const uint8_t *page, unsigned bit, unsigned end)
     return end;
 }
 
-/* Where page @page of the bitmap at @place is used for the first time */
-static void page_unread(BDRVVHDXState *s, uint64_t place, unsigned page)
+/*
+ * Get page @page of the bitmap at @place, which is not in memory.  Of a new one
+ * it is not read if it is used for the first time, nor with others, which would
+ * not be told from those then.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+page_get_absent(BlockDriverState *bs, uint64_t place, unsigned number,
+                VHDXPage **page)
 {
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = place + number * VHDX_PAGE_SIZE;
     NewBitmap *b = new_bitmap(s, place);
 
-    if (b && test_and_clear_bit(page, b->unused)) {
-        vhdx_cache_enter_zeroes(s, place + page * VHDX_PAGE_SIZE);
+    if (b && test_and_clear_bit(number, b->unused)) {
+        vhdx_cache_enter_zeroes(s, offset);
     }
+    return vhdx_cache_get_ahead(bs, offset, b ? offset + VHDX_PAGE_SIZE :
+                                place + VHDX_BITMAP_SIZE, page);
 }
 
 /*
@@ -121,14 +131,13 @@ page_get(BlockDriverState *bs, uint64_t place, uint64_t sector, VHDXPage **page)
 {
     unsigned number = sector / PAGE_BITS % (VHDX_BITMAP_SIZE / VHDX_PAGE_SIZE);
     uint64_t offset = place + number * VHDX_PAGE_SIZE;
-    bool loaded = vhdx_cache_peek(bs->opaque, offset);
     int ret;
 
-    if (!loaded) {
-        page_unread(bs->opaque, place, number);
+    if (vhdx_cache_peek(bs->opaque, offset)) {
+        return vhdx_cache_get(bs, offset, page);
     }
-    ret = vhdx_cache_get(bs, offset, page);
-    return ret < 0 ? ret : !loaded;
+    ret = page_get_absent(bs, place, number, page);
+    return ret < 0 ? ret : 1;
 }
 
 /*

@@ -33,6 +33,12 @@
 /* Pages that are read at once where the last miss was just before them. */
 #define READ_AHEAD      64
 
+/*
+ * ... and where an image has a parent: what one request has to know of each in a
+ * chain is scattered, and 64 KiB are read as fast as 4.
+ */
+#define CHILD_AHEAD     16
+
 struct VHDXCache {
     GHashTable *pages;              /* by offset */
     QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
@@ -185,17 +191,21 @@ VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
 
 /*
  * How many pages to read from @offset on: one, or more if the last miss was
- * just before, as far as the BAT goes and none of them is there already.
+ * just before or there is a parent, as far as @end, or the BAT, goes and none of
+ * them is there already.
  */
-static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset)
+static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset, uint64_t end)
 {
     VHDXCache *c = s->cache;
-    uint64_t end = s->bat.offset + s->geo.bat_entries * VHDX_BAT_ENTRY_SIZE;
-    unsigned most = MIN(READ_AHEAD, c->limit / 4);
+    unsigned most = s->params.has_parent ? MIN(CHILD_AHEAD, c->limit / 64) : 1;
     unsigned count = 1;
 
-    if (offset != c->next_miss || offset < s->bat.offset) {
+    if (!end && offset < s->bat.offset) {
         return 1;
+    }
+    end = end ?: s->bat.offset + s->geo.bat_entries * VHDX_BAT_ENTRY_SIZE;
+    if (offset == c->next_miss) {
+        most = MIN(READ_AHEAD, c->limit / 4);
     }
     while (count < most && (offset += VHDX_PAGE_SIZE) < end &&
            !g_hash_table_contains(c->pages, &offset)) {
@@ -206,11 +216,11 @@ static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset)
 
 /* Read pages that are not there, the first of which is at @offset. */
 static int coroutine_fn GRAPH_RDLOCK
-pages_load(BlockDriverState *bs, uint64_t offset)
+pages_load(BlockDriverState *bs, uint64_t offset, uint64_t end)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXCache *c = s->cache;
-    unsigned count = pages_to_read(s, offset);
+    unsigned count = pages_to_read(s, offset, end);
     VHDXPage *pages[READ_AHEAD];
     QEMUIOVector qiov;
     int ret;
@@ -245,7 +255,7 @@ pages_load(BlockDriverState *bs, uint64_t offset)
  * theirs.
  */
 static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
-page_fetch(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
+page_fetch(BlockDriverState *bs, uint64_t offset, uint64_t end, VHDXPage **page)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXCache *c = s->cache;
@@ -254,7 +264,7 @@ page_fetch(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
     for (;;) {
         *page = g_hash_table_lookup(c->pages, &offset);
         if (!*page) {
-            ret = pages_load(bs, offset);
+            ret = pages_load(bs, offset, end);
             if (ret < 0) {
                 return ret;
             }
@@ -266,8 +276,8 @@ page_fetch(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
     }
 }
 
-int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
-                                VHDXPage **page)
+int coroutine_fn vhdx_cache_get_ahead(BlockDriverState *bs, uint64_t offset,
+                                      uint64_t end, VHDXPage **page)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXCache *c = s->cache;
@@ -277,7 +287,7 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     vhdx_assert_locked(s);
     p = g_hash_table_lookup(c->pages, &offset);
     if (unlikely(!p || p->loading)) {
-        ret = page_fetch(bs, offset, &p);
+        ret = page_fetch(bs, offset, end, &p);
         if (ret < 0) {
             return ret;
         }
@@ -288,6 +298,12 @@ int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
     }
     *page = p;
     return 0;
+}
+
+int coroutine_fn vhdx_cache_get(BlockDriverState *bs, uint64_t offset,
+                                VHDXPage **page)
+{
+    return vhdx_cache_get_ahead(bs, offset, 0, page);
 }
 
 void vhdx_cache_enter_zeroes(BDRVVHDXState *s, uint64_t offset)

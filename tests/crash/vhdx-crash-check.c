@@ -215,6 +215,24 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
+/* No bit behind the disk's end is set; one of each page is looked at. */
+static char *check_bitmap_ends(const CrashReader *r)
+{
+    uint64_t bits = MiB * 8, step = CRASH_PAGE * 8;
+    uint64_t end = r->disk_size / r->sector_size;
+
+    for (uint64_t chunk = 0; chunk <= (end - 1) / bits; chunk++) {
+        for (uint64_t n = chunk * bits; n < (chunk + 1) * bits; n += step) {
+            if (n >= end && reader_bit(r, n * (r->sector_size /
+                                               CRASH_SECTOR))) {
+                return text("there is a bit for sector %" PRIu64 " of a disk "
+                            "that has %" PRIu64, n, end);
+            }
+        }
+    }
+    return NULL;
+}
+
 /* In bitmaps that the driver has made, nobody has set bits but the driver. */
 static char *check_bitmaps(const CrashReader *r, const CrashModel *model)
 {
@@ -235,7 +253,7 @@ static char *check_bitmaps(const CrashReader *r, const CrashModel *model)
         }
         next = spot + 1;
     }
-    return NULL;
+    return model->shape->stale_bits ? NULL : check_bitmap_ends(r);
 }
 
 static char *check_child_rest(const CrashReader *r, const CrashModel *model)

@@ -70,6 +70,14 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_cache_get(BlockDriverState *bs, uint64_t offset, VHDXPage **page);
 
 /*
+ * The same for a page that is not of the BAT, where those up to file offset
+ * @end may be read with it.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_cache_get_ahead(BlockDriverState *bs, uint64_t offset, uint64_t end,
+                     VHDXPage **page);
+
+/*
  * The page at @offset reads as zeros in the file: enter it, which is not in
  * memory, without reading it.  lock is held.
  */
