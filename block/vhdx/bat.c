@@ -30,18 +30,26 @@
 #define WALK_BYTES  MiB
 
 /*
- * Whether @entry is that of a payload block that is present, with all of its
- * place in the file and behind all other objects.  By far the most are like
+ * Whether @entry is that of a block of @bytes bytes that is present, with all of
+ * its place in the file and behind all other objects.  By far the most are like
  * that, and then there is nothing that could be wrong.
  */
-static bool entry_is_plain(BDRVVHDXState *s, uint64_t entry)
+static bool entry_is_plain(BDRVVHDXState *s, uint64_t entry, uint64_t bytes)
 {
     uint64_t offset = vhdx_bat_offset(entry);
     uint64_t size = vhdx_file_size(s);
 
     return entry == vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, offset) &&
-           offset >= s->objects_end && offset < size &&
-           s->geo.block_size <= size - offset;
+           offset >= s->objects_end && offset < size && bytes <= size - offset;
+}
+
+/* The same of a payload block that is PARTIALLY_PRESENT. */
+static bool entry_is_plain_part(BDRVVHDXState *s, uint64_t entry)
+{
+    /* One less in the state is FULLY_PRESENT. */
+    return s->params.has_parent &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
+           entry_is_plain(s, entry - 1, s->geo.block_size);
 }
 
 /*
@@ -200,7 +208,8 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
 
     vhdx_assert_locked(s);
     ret = entry_read(bs, block, &raw, &read_as);
-    if (ret == 0 && !entry_is_plain(s, read_as)) {
+    if (ret == 0 && !entry_is_plain(s, read_as, s->geo.block_size) &&
+        !entry_is_plain_part(s, read_as)) {
         ret = vhdx_bat_entry_use(bs, index, read_as, entry);
     } else if (ret == 0) {
         *entry = read_as;
@@ -247,19 +256,21 @@ int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
     uint64_t index = vhdx_bat_bitmap_index(&s->geo, chunk);
     uint64_t in_page = entry_offset(s, index) % VHDX_PAGE_SIZE;
     uint64_t offset = entry_offset(s, index) - in_page;
-    bool loaded = vhdx_cache_peek(s, offset);
+    VHDXPage *page = vhdx_cache_find(s, offset);
     uint64_t entry;
-    VHDXPage *page;
     int ret;
 
     vhdx_assert_locked(s);
-    ret = vhdx_cache_get(bs, offset, &page);
-    if (ret < 0 || !loaded) {
+    if (!page) {
+        ret = vhdx_cache_get(bs, offset, &page);
         return ret < 0 ? ret : 1;
     }
-    ret = vhdx_bat_entry_use(bs, index, ldq_le_p(page->data + in_page), &entry);
-    if (ret < 0) {
-        return ret;
+    entry = ldq_le_p(page->data + in_page);
+    if (!entry_is_plain(s, entry, VHDX_BITMAP_SIZE)) {
+        ret = vhdx_bat_entry_use(bs, index, entry, &entry);
+        if (ret < 0) {
+            return ret;
+        }
     }
     *place = vhdx_bat_offset(entry);
     return 0;

@@ -133,8 +133,9 @@ page_get(BlockDriverState *bs, uint64_t place, uint64_t sector, VHDXPage **page)
     uint64_t offset = place + number * VHDX_PAGE_SIZE;
     int ret;
 
-    if (vhdx_cache_peek(bs->opaque, offset)) {
-        return vhdx_cache_get(bs, offset, page);
+    *page = vhdx_cache_find(bs->opaque, offset);
+    if (*page) {
+        return 0;
     }
     ret = page_get_absent(bs, place, number, page);
     return ret < 0 ? ret : 1;

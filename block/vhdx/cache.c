@@ -276,6 +276,25 @@ page_fetch(BlockDriverState *bs, uint64_t offset, uint64_t end, VHDXPage **page)
     }
 }
 
+/* @page is in use: others are to be dropped before it. */
+static inline void page_used(VHDXCache *c, VHDXPage *page)
+{
+    if (QTAILQ_NEXT(page, next)) {
+        QTAILQ_REMOVE(&c->lru, page, next);
+        QTAILQ_INSERT_TAIL(&c->lru, page, next);
+    }
+}
+
+VHDXPage *vhdx_cache_find(BDRVVHDXState *s, uint64_t offset)
+{
+    VHDXPage *page = vhdx_cache_peek(s, offset);
+
+    if (page) {
+        page_used(s->cache, page);
+    }
+    return page;
+}
+
 int coroutine_fn vhdx_cache_get_ahead(BlockDriverState *bs, uint64_t offset,
                                       uint64_t end, VHDXPage **page)
 {
@@ -292,10 +311,7 @@ int coroutine_fn vhdx_cache_get_ahead(BlockDriverState *bs, uint64_t offset,
             return ret;
         }
     }
-    if (QTAILQ_NEXT(p, next)) {
-        QTAILQ_REMOVE(&c->lru, p, next);
-        QTAILQ_INSERT_TAIL(&c->lru, p, next);
-    }
+    page_used(c, p);
     *page = p;
     return 0;
 }

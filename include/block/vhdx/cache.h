@@ -86,6 +86,9 @@ void vhdx_cache_enter_zeroes(BDRVVHDXState *s, uint64_t offset);
 /* The page at @offset if it is in memory, else NULL.  lock is held. */
 VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset);
 
+/* The same, and it is not dropped before others that are used less. */
+VHDXPage *vhdx_cache_find(BDRVVHDXState *s, uint64_t offset);
+
 /*
  * The content of @page for the caller to change: it counts as dirty now.  The
  * log is open.  lock is held, until the change is complete.
