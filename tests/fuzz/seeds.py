@@ -61,6 +61,16 @@ CHILDREN = {
     'child-lost': (False, ('8M', 'block_size=1M', WRITES)),
     'child-log': (True, ('8M', 'block_size=1M', WRITES + MORE + ['!'])),
 }
+# Made over a parent, by the driver
+TURNS = ['write -P %d %dk 512' % (n, 3 * n) for n in range(1, 9)]
+MADE = {
+    'made': ('8M', 'block_size=1M', WRITES + TURNS),
+    'made-zero': ('9M', 'block_size=2M', TURNS + [
+        'write -z -u 0 2M', 'write -P 1 2M 2M', 'discard 4M 2M']),
+    'made-log': ('8M', 'block_size=1M', TURNS + ['flush', '!']),
+    'made-chunks': ('20G', 'block_size=32M', [
+        'write -P 1 4095M 512', 'write -P 2 4096M 512', 'flush', '!']),
+}
 LOCATOR = {
     'parent_linkage': '{83ed0ec3-24c8-49a6-a959-5e4bd1288bfb}',
     'relative_path': '.\\parent.vhdx',
@@ -200,6 +210,13 @@ def make_all(scratch):
         run_tools(BUILD + '/bin', path, *how)
         make_child(path, has_parent)
         yield name, path
+        os.unlink(path)
+    parent = os.path.join(scratch, 'parent.vhdx')
+    run_tools(BUILD + '/bin', parent, '9M', 'block_size=1M', WRITES)
+    for name, (size, options, commands) in MADE.items():
+        options += ',backing_fmt=vhdx,backing_file=' + parent
+        run_tools(BUILD + '/bin', path, size, options, commands)
+        yield 'child-' + name, path
         os.unlink(path)
     sources = glob.glob(BUILD + '/pristine/tests/qemu-iotests/'
                         'sample_images/*.vhdx.bz2')

@@ -51,6 +51,13 @@ static const Field desc_fields[] = {
     { 0, 4 }, { 4, 4 }, { 8, 8 }, { 16, 8 }, { 24, 8 }, { 8, 8 }, { 16, 8 },
 };
 
+static const Field locator_fields[] = {
+    { 0, 8 }, { 16, 2 }, { 18, 2 }, { 18, 2 },
+};
+static const Field pair_fields[] = {
+    { 0, 4 }, { 4, 4 }, { 8, 2 }, { 10, 2 },
+};
+
 typedef struct Mutator {
     FuzzInput *in;
     CrashImage *img;            /* the file as @in has it */
@@ -398,6 +405,84 @@ static void change_bat(Mutator *m)
     p->step = (rng_below(m->rng, 4) * MiB) << rng_below(m->rng, 14);
 }
 
+/* -- Changes: what a differencing image has -- */
+
+/* Where the BAT entry of a sector bitmap block is, mostly of the first. */
+static uint64_t bitmap_entry(Mutator *m)
+{
+    uint64_t block = get(m, find_item(m, 0xcaa16737), 4);
+    uint64_t sector = get(m, find_item(m, 0x8141bf1d), 4);
+    uint64_t ratio = block ? (sector << 23) / block : 0;
+    uint64_t chunk = rng_chance(m->rng, 80) ? 0 : rng_below(m->rng, 6);
+
+    return m->bat + (chunk * (ratio + 1) + ratio) * 8;
+}
+
+/* A page of a sector bitmap block, in front mostly, or of another place. */
+static uint64_t bitmap_page(Mutator *m)
+{
+    uint64_t place = get(m, bitmap_entry(m), 8) / MiB * MiB;
+    unsigned pages = rng_chance(m->rng, 80) ? 2 : MiB / SECTOR;
+
+    return place + rng_below(m->rng, pages) * SECTOR;
+}
+
+static void change_locator(Mutator *m)
+{
+    uint64_t item = find_item(m, 0xa8d35f2d);
+    unsigned count = MIN(get(m, item + 18, 2), 8);
+    unsigned what = rng_below(m->rng, 4);
+
+    if (what == 0) {
+        change_field(m, item, locator_fields, G_N_ELEMENTS(locator_fields));
+    } else if (what == 1) {
+        change_field(m, item + 20 + rng_below(m->rng, count + 1) * 12,
+                     pair_fields, G_N_ELEMENTS(pair_fields));
+    } else {
+        /* A character of a key or a value */
+        item += 20 + count * 12 + rng_below(m->rng, 160) * 2;
+        put(m, item, rng_chance(m->rng, 50) ? "/\\.:{}?-a"[rng_below(m->rng, 9)]
+            : some_value(m, get(m, item, 2)), 2);
+    }
+}
+
+/* Let there be other bits, and mostly blocks to which they mean something. */
+static void change_bits(Mutator *m)
+{
+    static const uint64_t bits[] = {
+        0, UINT64_MAX, 1, 1ULL << 63, 0x5555555555555555, 0xff00ff00ff00ff00,
+    };
+    uint64_t block = m->bat + rng_below(m->rng, 8) * 8;
+    uint64_t at = bitmap_page(m) + rng_below(m->rng, SECTOR / 8) * 8;
+    uint64_t value = rng_chance(m->rng, 70) ?
+                     bits[rng_below(m->rng, G_N_ELEMENTS(bits))] :
+                     rng_next(m->rng);
+    FuzzPiece *p;
+
+    if (rng_chance(m->rng, 70)) {
+        put(m, block, get(m, block, 8) | 7, 8);
+    }
+    p = input_add(m->in, at, &value, 8);
+    p->count = 1 + (rng_below(m->rng, 1 << 12) >> rng_below(m->rng, 12));
+    p->step = rng_chance(m->rng, 50) ? 0 : rng_next(m->rng);
+}
+
+static void change_child(Mutator *m)
+{
+    uint64_t flags = find_item(m, 0xcaa16737) + 4;
+    unsigned what = rng_below(m->rng, 10);
+
+    if (what == 0) {
+        put(m, flags, get(m, flags, 4) ^ 2, 4);
+    } else if (what < 4) {
+        change_locator(m);
+    } else if (what < 6) {
+        put(m, bitmap_entry(m), some_bat_entry(m), 8);
+    } else {
+        change_bits(m);
+    }
+}
+
 /* -- Changes: log -- */
 
 static void change_entry(Mutator *m)
@@ -433,6 +518,7 @@ static void make_update(Mutator *m, Update *u, uint8_t *page)
         m->bat, m->bat, m->metadata, m->metadata + 64 * KiB, table, table,
         m->bat + rng_below(m->rng, 256) * SECTOR, some_place(m),
         (4 + rng_below(m->rng, 8)) * MiB, 0, HEADER(0), HEADER(1), m->log,
+        bitmap_page(m), bitmap_entry(m), find_item(m, 0xa8d35f2d),
     };
     Mutator copy = *m;
 
@@ -455,7 +541,11 @@ static void make_update(Mutator *m, Update *u, uint8_t *page)
         seal_at(&copy, TABLE(0), TABLE_SIZE, "regi");
         seal_at(&copy, TABLE(1), TABLE_SIZE, "regi");
     } else if (u->offset - m->metadata < MiB) {
-        change_metadata(&copy);
+        if (rng_chance(m->rng, 70)) {
+            change_metadata(&copy);
+        } else {
+            change_locator(&copy);
+        }
     } else {
         put(&copy, u->offset + rng_below(m->rng, 16) * 8, some_bat_entry(m),
             8);
@@ -618,8 +708,10 @@ void input_mutate(FuzzInput *in, CrashRng *rng)
             change_regions(&m);
         } else if (what < 50) {
             change_metadata(&m);
-        } else if (what < 66) {
+        } else if (what < 60) {
             change_bat(&m);
+        } else if (what < 66) {
+            change_child(&m);
         } else if (what < 76) {
             change_entry(&m);
         } else if (what < 87) {

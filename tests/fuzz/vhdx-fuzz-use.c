@@ -16,6 +16,9 @@
  *   - the driver takes no more memory than it may, and ends each of this within
  *     a number of file operations that the file's content justifies
  *
+ * A differencing image is looked at without a parent, and if it opens then, all
+ * of this is done once more over one, which is shorter than most disks.
+ *
  * That nothing else goes wrong is for the sanitizers to see, and for libFuzzer
  * that it ends at all.
  *
@@ -27,6 +30,8 @@
 #include "qapi/qapi-visit-block-core.h"
 #include "qemu/crc32c.h"
 #include "qemu/option.h"
+#include "block/block_int.h"
+#include "block/vhdx/state.h"
 #include "vhdx-fuzz.h"
 #include "vhdx-test-request.h"
 
@@ -44,6 +49,10 @@
  */
 #define FREE_OPS        3000
 
+/* How long the parent is, and what it is full of */
+#define PARENT_SIZE     (7 * MiB - 512)
+#define PARENT_FILL     0x37
+
 typedef struct Sample {
     int64_t offset;                 /* bytes */
     int64_t bytes;
@@ -55,6 +64,7 @@ typedef struct Sample {
 typedef struct View {
     bool opens;
     bool dirty;                     /* the log has changes */
+    bool child;                     /* there can be a parent */
     bool checked;                   /* check came to its end */
     int corruptions;
     int mended;                     /* ... and what no error is, by repair */
@@ -66,6 +76,7 @@ typedef struct Fuzz {
     const char *doing;              /* for messages */
     char refused[256];              /* why the image did not open at last */
     CrashDisk *disk;
+    bool parent;                    /* one is attached */
     uint64_t seed;
     uint32_t ops_end;               /* number of operations that is too many */
 } Fuzz;
@@ -110,6 +121,14 @@ static void expect_unchanged(Fuzz *f)
     }
 }
 
+static CrashPage *fuzz_parent_page(uint64_t size, uint64_t page)
+{
+    static CrashPage filled;
+
+    memset(filled.data, PARENT_FILL, sizeof(filled.data));
+    return &filled;
+}
+
 /* Serve @img, which stays the caller's, until disk_take() is called. */
 static void disk_give(Fuzz *f, CrashImage *img)
 {
@@ -117,6 +136,9 @@ static void disk_give(Fuzz *f, CrashImage *img)
 
     f->disk = disk_new(img, &file, 0);
     f->disk->instant = true;
+    if (f->parent) {
+        disk_add_parent(f->disk, PARENT_SIZE, fuzz_parent_page);
+    }
 }
 
 static void disk_take(Fuzz *f)
@@ -138,7 +160,11 @@ static BlockBackend *image_open(Fuzz *f, int flags, const char *doing)
     qdict_put_str(options, "file", "disk");
     qdict_put_str(options, "cache-size", cache_size);
     /* An input is one file: it names no other one of this machine. */
-    qdict_put_null(options, "backing");
+    if (f->parent) {
+        qdict_put_str(options, "backing", "parent");
+    } else {
+        qdict_put_null(options, "backing");
+    }
     step_limit(f, doing, 8);
     blk = blk_new_open(NULL, NULL, options, flags, &err);
     step_end(f);
@@ -300,6 +326,7 @@ static View look(Fuzz *f, CrashImage *img, int flags, const char *doing)
     expect_unchanged(f);
     if (blk) {
         view.opens = true;
+        view.child = ((BDRVVHDXState *)blk_bs(blk)->opaque)->params.has_parent;
         look_info(f, blk, &view);
         look_status(f, blk);
         look_reads(f, blk, &view);
@@ -461,9 +488,10 @@ static void use_write(Fuzz *f, const CrashImage *img, const View *before,
     image_free(copy);
 }
 
-void input_use(const FuzzInput *in)
+/* Do everything with @in over a parent or not; gives what it is. */
+static View use_over(const FuzzInput *in, bool parent)
 {
-    Fuzz f = { .seed = in->seed };
+    Fuzz f = { .seed = in->seed, .parent = parent };
     CrashImage *img = input_image(in);
     View ro = look(&f, img, 0, "opening read-only");
     View rw = look(&f, img, BDRV_O_RDWR | BDRV_O_UNMAP, "opening read-write");
@@ -471,7 +499,7 @@ void input_use(const FuzzInput *in)
     if (ro.opens && !rw.opens &&
         strstr(f.refused, "can only be opened read-only")) {
         image_free(img);
-        return;
+        return ro;
     }
     if (ro.opens != rw.opens || ro.corruptions != rw.corruptions) {
         fuzz_fail("opens: %d read-only and %d read-write, %d and %d "
@@ -493,4 +521,12 @@ void input_use(const FuzzInput *in)
         image_free(repaired);
     }
     image_free(img);
+    return ro;
+}
+
+void input_use(const FuzzInput *in)
+{
+    if (use_over(in, false).child) {
+        use_over(in, true);
+    }
 }
