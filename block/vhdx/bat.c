@@ -30,9 +30,9 @@
 #define WALK_BYTES  MiB
 
 /*
- * Whether @entry is that of a block of @bytes bytes that is present, with all of
- * its place in the file and behind all other objects.  By far the most are like
- * that, and then there is nothing that could be wrong.
+ * Whether @entry is that of a block of @bytes bytes that is present, with all
+ * of its place in the file and behind all other objects.  By far the most are
+ * like that, and then there is nothing that could be wrong.
  */
 static bool entry_is_plain(BDRVVHDXState *s, uint64_t entry, uint64_t bytes)
 {

@@ -34,8 +34,8 @@
 #define READ_AHEAD      64
 
 /*
- * ... and where an image has a parent: what one request has to know of each in a
- * chain is scattered, and 64 KiB are read as fast as 4.
+ * ... and where an image has a parent: what one request has to know of each in
+ * a chain is scattered, and 64 KiB are read as fast as 4.
  */
 #define CHILD_AHEAD     16
 
@@ -191,8 +191,8 @@ VHDXPage *vhdx_cache_peek(BDRVVHDXState *s, uint64_t offset)
 
 /*
  * How many pages to read from @offset on: one, or more if the last miss was
- * just before or there is a parent, as far as @end, or the BAT, goes and none of
- * them is there already.
+ * just before or there is a parent, as far as @end, or the BAT, goes and none
+ * of them is there already.
  */
 static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset, uint64_t end)
 {
