@@ -40,9 +40,7 @@ space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit metadata-write log link begin
-io            extent alloc-int alloc-place alloc-child alloc io
-log           commit log
-io            extent mixed alloc-int alloc-place alloc-child alloc io
+io            extent mixed read alloc-int alloc-place alloc-child alloc io
 resize        region bat-clear resize
 compact       move compact compact-int compact-drop compact-slide
 check-tables  check-report check-tables

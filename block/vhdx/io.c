@@ -2,9 +2,8 @@
  * VHDX: requests
  *
  * A request is cut into pieces, each of which lies in one run of the file, and
- * each piece goes straight to its place there with no lock held.  In a
- * differencing image it may be the parent that has it, or both by turns: that
- * is told in mixed.c.
+ * each piece goes straight to its place there with no lock held.  read.c has
+ * reads.
  *
  * Writing to a block that has no place yet is told in alloc.c.
  *
@@ -27,8 +26,6 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
-#include "block/vhdx/mixed.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -40,75 +37,6 @@
 
 /* Blocks that are looked up under one lock for the status of a range */
 #define STATUS_BLOCKS   ((uint64_t)64 * 1024)
-
-/* Read what is not in its place in the file, if it is there at all. */
-static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
-read_elsewhere(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
-               QEMUIOVector *qiov, size_t qiov_offset)
-{
-    switch (e->source) {
-    case VHDX_SOURCE_ZERO:
-        if (vhdx_parent_is_lost(bs->opaque)) {
-            return -EIO;
-        }
-        qemu_iovec_memset(qiov, qiov_offset, 0, e->bytes);
-        return 0;
-    case VHDX_SOURCE_PARENT:
-        return vhdx_parent_preadv(bs, offset, e->bytes, qiov, qiov_offset);
-    default:
-        return vhdx_replay_readv(bs, e->file_offset, e->bytes, qiov,
-                                 qiov_offset);
-    }
-}
-
-int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
-                                     int64_t bytes, QEMUIOVector *qiov,
-                                     size_t qiov_offset,
-                                     BdrvRequestFlags flags)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool mixed = s->params.has_parent;
-    VHDXRequest req;
-    int ret;
-
-    vhdx_lock(s);
-    ret = vhdx_request_begin(s, &req, offset, bytes);
-    while (bytes && ret == 0) {
-        VHDXExtent e;
-
-        ret = vhdx_extent_lookup(bs, offset, bytes, &e);
-        if (ret < 0) {
-            break;
-        }
-        if (mixed && e.bytes < bytes) {
-            int64_t n = vhdx_mixed_read(bs, offset, bytes, qiov, qiov_offset);
-
-            mixed = n >= 0;
-            if (n > 0) {
-                offset += n;
-                qiov_offset += n;
-                bytes -= n;
-                continue;
-            }
-        }
-        vhdx_unlock(s);
-        if (e.source != VHDX_SOURCE_FILE ||
-            vhdx_replay_covers(s, e.file_offset, e.bytes)) {
-            ret = read_elsewhere(bs, offset, &e, qiov, qiov_offset);
-        } else {
-            BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
-            ret = vhdx_file_preadv(bs, e.file_offset, e.bytes, qiov,
-                                   qiov_offset);
-        }
-        vhdx_lock(s);
-        offset += e.bytes;
-        qiov_offset += e.bytes;
-        bytes -= e.bytes;
-    }
-    vhdx_request_end(s, &req);
-    vhdx_unlock(s);
-    return ret;
-}
 
 /*
  * There is no space for @req, which holds no place yet.  If blocks have been

@@ -28,11 +28,12 @@
 #include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 
-/* So many runs are read one by one, if they are not short. */
+/* So many runs are read one by one, and more if they are longer on average. */
 #define FEW_RUNS    4
+#define SHORT_RUN   (64 * KiB)
 
 /* What lies between runs of the parent costs little if it is not more. */
-#define SMALL_SPAN  (64 * KiB)
+#define SMALL_SPAN  (16 * KiB)
 
 /*
  * What a range has of one source, in bytes from its start: from the beginning
@@ -65,8 +66,11 @@ static bool runs_are_short(const VHDXBitmapRuns *runs)
 {
     Span own;
 
-    if (runs->count <= 2 || runs->count > FEW_RUNS) {
-        return runs->count > FEW_RUNS;
+    if (runs->count > FEW_RUNS) {
+        return runs->end[runs->count - 1] / runs->count <= SHORT_RUN;
+    }
+    if (runs->count <= 2) {
+        return false;
     }
     own = runs_span(runs, true);
     return own.end - own.first <= SMALL_SPAN;

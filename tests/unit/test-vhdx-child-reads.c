@@ -233,7 +233,7 @@ static void test_counts(void)
         count_begin();
         check_fill(blk, i * BLOCK + 512 * KiB, 64 * KiB, 6);
         check_long(blk, i * BLOCK);
-        expect_reads(3, 1);
+        expect_reads(3, 2);
         /* One that is short, between the parent's */
         count_begin();
         check_fill(blk, i * BLOCK + 64 * KiB, 448 * KiB, PARENT);

@@ -7,12 +7,9 @@
 #ifndef BLOCK_VHDX_IO_H
 #define BLOCK_VHDX_IO_H
 
+#include "block/vhdx/read.h"
 #include "block/vhdx/state.h"
 
-int coroutine_fn GRAPH_RDLOCK
-vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                    QEMUIOVector *qiov, size_t qiov_offset,
-                    BdrvRequestFlags flags);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
                      QEMUIOVector *qiov, size_t qiov_offset,

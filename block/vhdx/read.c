@@ -1,0 +1,174 @@
+/*
+ * VHDX: reads
+ *
+ * A request is cut into pieces, each of which lies in one run of the file, or
+ * of the parent of a differencing image, or reads as zeros; where a block has
+ * both by turns, mixed.c tells of it.  If there is more than one, several are
+ * read at the same time: in a chain each image cuts what is left to it.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio_task.h"
+#include "block/vhdx/extent.h"
+#include "block/vhdx/file.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/mixed.h"
+#include "block/vhdx/parent.h"
+#include "block/vhdx/read.h"
+#include "block/vhdx/replay.h"
+#include "block/vhdx/request.h"
+
+/* Pieces of a request that are read at the same time */
+#define WORKERS     8
+
+/* Read what is not in its place in the file, if it is there at all. */
+static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+read_elsewhere(BlockDriverState *bs, VHDXSource source, uint64_t place,
+               uint64_t offset, uint64_t bytes, QEMUIOVector *qiov,
+               size_t qiov_offset)
+{
+    switch (source) {
+    case VHDX_SOURCE_ZERO:
+        if (vhdx_parent_is_lost(bs->opaque)) {
+            return -EIO;
+        }
+        qemu_iovec_memset(qiov, qiov_offset, 0, bytes);
+        return 0;
+    case VHDX_SOURCE_PARENT:
+        return vhdx_parent_preadv(bs, offset, bytes, qiov, qiov_offset);
+    default:
+        return vhdx_replay_readv(bs, place, bytes, qiov, qiov_offset);
+    }
+}
+
+/*
+ * Read @bytes bytes at @offset of the disk, which @source has, the file at
+ * @place.
+ */
+static inline int coroutine_fn GRAPH_RDLOCK
+piece_read(BlockDriverState *bs, VHDXSource source, uint64_t place,
+           uint64_t offset, uint64_t bytes, QEMUIOVector *qiov,
+           size_t qiov_offset)
+{
+    if (source != VHDX_SOURCE_FILE ||
+        vhdx_replay_covers(bs->opaque, place, bytes)) {
+        return read_elsewhere(bs, source, place, offset, bytes, qiov,
+                              qiov_offset);
+    }
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
+    return vhdx_file_preadv(bs, place, bytes, qiov, qiov_offset);
+}
+
+/* One piece of several */
+typedef struct ReadTask {
+    AioTask task;
+    BlockDriverState *bs;
+    VHDXSource source;
+    uint64_t place;
+    uint64_t offset;
+    uint64_t bytes;
+    QEMUIOVector *qiov;
+    size_t qiov_offset;
+} ReadTask;
+
+/* read_pieces() holds the graph lock for it. */
+static int coroutine_fn GRAPH_RDLOCK read_entry(AioTask *task)
+{
+    ReadTask *t = container_of(task, ReadTask, task);
+
+    return piece_read(t->bs, t->source, t->place, t->offset, t->bytes, t->qiov,
+                      t->qiov_offset);
+}
+
+/* Start to read @e, at @offset of the disk.  Returns the first error so far. */
+static int coroutine_fn GRAPH_RDLOCK
+read_start(BlockDriverState *bs, AioTaskPool *pool, const VHDXExtent *e,
+           uint64_t offset, QEMUIOVector *qiov, size_t qiov_offset)
+{
+    ReadTask *t = g_new(ReadTask, 1);
+
+    *t = (ReadTask) {
+        .task.func = read_entry,
+        .bs = bs,
+        .source = e->source,
+        .place = e->file_offset,
+        .offset = offset,
+        .bytes = e->bytes,
+        .qiov = qiov,
+        .qiov_offset = qiov_offset,
+    };
+    aio_task_pool_start_task(pool, &t->task);
+    return aio_task_pool_status(pool);
+}
+
+/*
+ * Read @bytes bytes at @offset of the disk, of which @e is the first piece.
+ * lock is held, and dropped for I/O.  Returns 0 or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
+read_pieces(BlockDriverState *bs, VHDXExtent *e, int64_t offset, int64_t bytes,
+            QEMUIOVector *qiov, size_t qiov_offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool mixed = s->params.has_parent;
+    AioTaskPool *pool = aio_task_pool_new(WORKERS);
+    int ret = 0;
+
+    while (ret == 0) {
+        int64_t n = 0;
+
+        if (mixed && e->bytes < bytes) {
+            n = vhdx_mixed_read(bs, offset, bytes, qiov, qiov_offset);
+            mixed = n >= 0;
+        }
+        if (n <= 0) {
+            n = e->bytes;
+            vhdx_unlock(s);
+            ret = read_start(bs, pool, e, offset, qiov, qiov_offset);
+            vhdx_lock(s);
+        }
+        offset += n;
+        qiov_offset += n;
+        bytes -= n;
+        if (!bytes) {
+            break;
+        }
+        ret = ret ?: vhdx_extent_lookup(bs, offset, bytes, e);
+    }
+    vhdx_unlock(s);
+    aio_task_pool_wait_all(pool);
+    ret = ret ?: aio_task_pool_status(pool);
+    aio_task_pool_free(pool);
+    vhdx_lock(s);
+    return ret;
+}
+
+int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
+                                     int64_t bytes, QEMUIOVector *qiov,
+                                     size_t qiov_offset,
+                                     BdrvRequestFlags flags)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    VHDXExtent e;
+    int ret;
+
+    vhdx_lock(s);
+    ret = vhdx_request_begin(s, &req, offset, bytes);
+    if (bytes && ret == 0) {
+        ret = vhdx_extent_lookup(bs, offset, bytes, &e);
+        if (ret == 0 && e.bytes < bytes) {
+            ret = read_pieces(bs, &e, offset, bytes, qiov, qiov_offset);
+        } else if (ret == 0) {
+            vhdx_unlock(s);
+            ret = piece_read(bs, e.source, e.file_offset, offset, bytes, qiov,
+                             qiov_offset);
+            vhdx_lock(s);
+        }
+    }
+    vhdx_request_end(s, &req);
+    vhdx_unlock(s);
+    return ret;
+}
