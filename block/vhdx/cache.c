@@ -214,7 +214,10 @@ static unsigned pages_to_read(BDRVVHDXState *s, uint64_t offset, uint64_t end)
     return count;
 }
 
-/* Read pages that are not there, the first of which is at @offset. */
+/*
+ * Read pages that are not there, the first of which is at @offset.  Returns 0,
+ * 1 if it may be for others' sake that it can't be read, or -errno.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 pages_load(BlockDriverState *bs, uint64_t offset, uint64_t end)
 {
@@ -246,8 +249,7 @@ pages_load(BlockDriverState *bs, uint64_t offset, uint64_t end)
     }
     qemu_co_queue_restart_all(&c->loaded);
     qemu_iovec_destroy(&qiov);
-    /* An error in what was not asked for is none: the caller tries again. */
-    return count > 1 ? 0 : ret;
+    return ret < 0 && count > 1 ? 1 : ret;
 }
 
 /*
@@ -267,6 +269,10 @@ page_fetch(BlockDriverState *bs, uint64_t offset, uint64_t end, VHDXPage **page)
             ret = pages_load(bs, offset, end);
             if (ret < 0) {
                 return ret;
+            }
+            if (ret > 0) {
+                /* By itself, then. */
+                end = offset + 1;
             }
         } else if ((*page)->loading) {
             vhdx_wait(s, &c->loaded);
