@@ -22,6 +22,7 @@
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
@@ -138,6 +139,7 @@ bitmaps_drop(BlockDriverState *bs, GArray *places)
         }
         if (place) {
             vhdx_bat_set_bitmap(s, chunk, 0);
+            vhdx_bitmap_forget_new(s, place);
             vhdx_change_note(s);
             g_array_append_val(places, place);
         }

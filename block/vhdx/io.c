@@ -26,6 +26,7 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/log.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
