@@ -11,11 +11,15 @@
  * What else entries name is only counted, as it may be damaged: a scan will
  * find which space is free then.
  *
+ * A sector bitmap block is metadata, to which a replay writes: its place gets
+ * free when the log holds nothing of it any more.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
@@ -32,19 +36,60 @@
 #include "block/vhdx/space-scan.h"
 
 typedef struct Clearing {
+    const VHDXGeometry *geo;        /* of the disk whose entries stay */
     bool release;                   /* blocks get free */
+    GArray *bitmaps;                /* ... and these places are to */
     uint64_t given_up;              /* others that seemed to be blocks' */
     uint64_t entries[VHDX_BAT_PAGE_ENTRIES];    /* on a page, as they read */
 } Clearing;
+
+/*
+ * Whether entry @index is left from an earlier disk.  In an image without
+ * parent the entries to be cleared are those of blocks, or of what would have
+ * become some.
+ */
+static bool is_stale(BDRVVHDXState *s, uint64_t index)
+{
+    return s->params.has_parent && vhdx_bat_index_is_behind(&s->geo, index);
+}
 
 /* Whether @entry, with index @index, names the place of a present block. */
 static bool entry_is_block(BDRVVHDXState *s, uint64_t index, uint64_t entry)
 {
     uint64_t block;
 
-    return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+    return vhdx_bat_is_present(s, entry) && !is_stale(s, index) &&
            !vhdx_bat_index_is_bitmap(&s->geo, index, &block) &&
            vhdx_bat_entry_check(s, index, entry, NULL) == 0;
+}
+
+/* Whether it names the place of a sector bitmap block. */
+static bool entry_is_bitmap(BDRVVHDXState *s, uint64_t index, uint64_t entry)
+{
+    uint64_t block;
+
+    return s->params.has_parent && !is_stale(s, index) &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
+           vhdx_bat_index_is_bitmap(&s->geo, index, &block) &&
+           vhdx_bat_entry_check(s, index, entry, NULL) == 0;
+}
+
+/*
+ * Let go of what @entry with index @index, of the raw value @raw, names.  lock
+ * is held.
+ */
+static void entry_let_go(BDRVVHDXState *s, uint64_t index, uint64_t raw,
+                         uint64_t entry, Clearing *c)
+{
+    uint64_t place = vhdx_bat_offset(entry);
+
+    if (c->release && entry_is_block(s, index, entry)) {
+        vhdx_space_release(s, place, s->geo.block_size);
+    } else if (c->release && entry_is_bitmap(s, index, entry)) {
+        g_array_append_val(c->bitmaps, place);
+    } else {
+        c->given_up += vhdx_bat_may_be_block(s, raw);
+    }
 }
 
 /* Clear @count entries on one page, @entries, as nobody else changes them. */
@@ -70,14 +115,11 @@ entries_clear_page(BlockDriverState *bs, uint64_t index,
     }
     raw = vhdx_cache_modify(s, page) + in_page;
     for (uint64_t i = 0; i < count; i++) {
-        if (c->release && entry_is_block(s, index + i, c->entries[i])) {
-            vhdx_space_release(s, vhdx_bat_offset(c->entries[i]),
-                               s->geo.block_size);
-        } else {
-            c->given_up += vhdx_bat_may_be_block(s, entries[i]);
+        if (vhdx_bat_index_is_behind(c->geo, index + i)) {
+            entry_let_go(s, index + i, entries[i], c->entries[i], c);
+            stq_le_p(raw + i * VHDX_BAT_ENTRY_SIZE, 0);
         }
     }
-    memset(raw, 0, count * VHDX_BAT_ENTRY_SIZE);
     vhdx_change_note(s);
     return vhdx_commit_unlock(bs);
 }
@@ -105,19 +147,22 @@ entries_clear_run(BlockDriverState *bs, uint64_t index,
 }
 
 int64_t coroutine_fn
-vhdx_bat_clear(BlockDriverState *bs, uint64_t first, uint64_t end, bool release)
+vhdx_bat_clear(BlockDriverState *bs, const VHDXGeometry *geo, uint64_t end,
+               bool release, GArray *bitmaps)
 {
-    Clearing c = { .release = release };
-    int ret = vhdx_bat_walk(bs, first, end, entries_clear_run, &c);
+    Clearing c = { .geo = geo, .release = release, .bitmaps = bitmaps };
+    int ret = vhdx_bat_walk(bs, vhdx_bat_payload_end(geo), end,
+                            entries_clear_run, &c);
 
     return ret < 0 ? ret : c.given_up;
 }
 
-int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
+int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    Clearing c = { .release = false };
-    int ret = vhdx_bat_walk(bs, first, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+    Clearing c = { .geo = &s->geo };
+    int ret = vhdx_bat_walk(bs, vhdx_bat_payload_end(&s->geo),
+                            s->bat.length / VHDX_BAT_ENTRY_SIZE,
                             entries_clear_run, &c);
 
     if (c.given_up) {
@@ -126,6 +171,30 @@ int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first)
                     bs->filename, c.given_up);
     }
     return ret < 0 ? ret : c.given_up;
+}
+
+int coroutine_fn vhdx_bat_free_bitmaps(BlockDriverState *bs,
+                                       const GArray *bitmaps)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (!bitmaps->len) {
+        return 0;
+    }
+    ret = vhdx_commit_checkpoint(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        for (guint i = 0; i < bitmaps->len; i++) {
+            uint64_t place = g_array_index(bitmaps, uint64_t, i);
+
+            vhdx_cache_drop(s, place, VHDX_BITMAP_SIZE);
+            vhdx_space_release(s, place, VHDX_BITMAP_SIZE);
+        }
+    }
+    return vhdx_commit(bs);
 }
 
 /* -- Whether something would be lost -- */
@@ -137,6 +206,19 @@ typedef struct Stale {
     uint64_t index;                 /* of the one that was found */
     uint64_t offset;                /* ... and what it names */
 } Stale;
+
+/*
+ * Whether entry @index may have been that of a block of the disk.  Where a
+ * child's sector bitmap was of use, so was the entry of a block before it.
+ */
+static bool may_be_lost(BDRVVHDXState *s, uint64_t index)
+{
+    uint64_t block;
+
+    return vhdx_bat_index_is_behind(&s->geo, index) &&
+           !(s->params.has_parent &&
+             vhdx_bat_index_is_bitmap(&s->geo, index, &block));
+}
 
 /* Returns 1 at the first entry that names a place with data. */
 static int coroutine_fn GRAPH_RDLOCK
@@ -151,7 +233,8 @@ stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         uint64_t end = MIN(offset + s->geo.block_size, vhdx_file_size(s));
         int ret;
 
-        if (!vhdx_bat_may_be_block(s, entries[i])) {
+        if (!vhdx_bat_may_be_block(s, entries[i]) ||
+            !may_be_lost(s, index + i)) {
             continue;
         }
         st->index = index + i;
@@ -180,7 +263,7 @@ int coroutine_fn vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end,
     int ret = -ENOMEM;
 
     if (st.buf) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
+        ret = vhdx_bat_walk(bs, vhdx_bat_payload_end(&s->geo),
                             MIN(end, s->bat.length / VHDX_BAT_ENTRY_SIZE),
                             stale_find, &st);
     }

@@ -419,6 +419,9 @@ missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     for (uint64_t i = 0; i < count; i++) {
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
 
+        if (vhdx_bat_index_is_behind(&s->geo, index + i)) {
+            continue;
+        }
         VHDX_LOCK_GUARD(s);
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
             if (s->params.has_parent &&

@@ -312,3 +312,46 @@ int coroutine_fn vhdx_bitmap_set(BlockDriverState *bs, uint64_t place,
             bits_full(s, place, start, stop);
     return 0;
 }
+
+int coroutine_fn vhdx_bitmap_clear(BlockDriverState *bs, uint64_t place,
+                                   uint64_t offset, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    unsigned sector_bits = ctz32(s->params.logical_sector);
+    uint64_t first = offset >> sector_bits;
+    uint64_t end = (offset + bytes) >> sector_bits;
+    int ret;
+
+    vhdx_assert_locked(s);
+    ret = pages_have(bs, place, first, end);
+    if (ret == 0) {
+        bits_fill(s, place, first, end, false);
+    }
+    return ret;
+}
+
+int coroutine_fn vhdx_bitmap_is_full(BlockDriverState *bs, uint64_t block)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = block << s->geo.block_bits;
+    uint64_t end = offset + vhdx_block_bytes(&s->geo, block);
+
+    vhdx_assert_unlocked(s);
+    VHDX_LOCK_GUARD(s);
+    while (offset < end) {
+        bool in_block = false;
+        uint64_t run = 0;
+        int ret = vhdx_bitmap_get_run(bs, offset, end - offset, &in_block,
+                                      &run);
+
+        if (ret < 0) {
+            return ret;
+        }
+        /* Where lock has been dropped nothing is found. */
+        if (ret == 0 && !in_block) {
+            return 0;
+        }
+        offset += ret == 0 ? run : 0;
+    }
+    return 1;
+}

@@ -185,6 +185,10 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         return ret;
     }
     while (vhdx_check_entry_next(s, c, index, entries, count, &i, &e)) {
+        if (!e.bitmap && !e.behind &&
+            vhdx_bat_state(e.value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+            c->needs = (e.block >> s->geo.chunk_bits) + 1;
+        }
         ret = is_in_window(c, &e) ? vhdx_check_entry_judge(bs, c, &e) : 0;
         place = vhdx_bat_offset(e.certain ? e.value : e.raw);
         if (ret < 0) {
@@ -211,10 +215,12 @@ static void tell_odd(VHDXCheckBat *c)
         [ODD_BITMAP] = "of sector bitmaps are not zero in an image without "
                        "parent",
         [ODD_BEHIND] = "behind the last one are not zero",
+        [ODD_FULL] = "are PARTIALLY_PRESENT with all their sectors",
+        [ODD_UNNEEDED] = "name a sector bitmap block that no block needs",
     };
 
     for (VHDXCheckOdd odd = 0; odd < ODD_MAX; odd++) {
-        bool mend = (c->check->fix & BDRV_FIX_ERRORS) &&
+        bool mend = (c->check->fix & BDRV_FIX_ERRORS) && odd < ODD_FULL &&
                     (odd != ODD_BITMAP || !c->child);
 
         if (c->odd[odd]) {

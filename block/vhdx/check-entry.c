@@ -27,6 +27,9 @@
  * content is read, though nothing of it twice, and by a plain check, too: its
  * findings must not hang on whether others use the place at the time.
  *
+ * In a child a sector bitmap block without a block that needs it is no error,
+ * and stays.  If the file does not have it, its entry is cleared.
+ *
  * UNDEFINED and UNMAPPED blocks may keep their place, where others would put
  * them again when they are written to.  It must be their own for that.
  *
@@ -41,6 +44,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
@@ -60,6 +64,7 @@ typedef enum Verdict {
     ENTRY_RESERVED,                 /* has reserved bits set */
     ENTRY_ZERO_PLACE,               /* names a place in the state ZERO */
     ENTRY_BITMAP,                   /* a sector bitmap's, at a place in use */
+    ENTRY_BITMAP_GONE,              /* ... that the file has not, unneeded */
     /* No error: behind the last block, with a place in the file */
     ENTRY_LOST,
     ENTRY_GIVE_UP,                  /* ... that holds only zeros */
@@ -85,7 +90,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
     e->raw = entries[(*i)++];
     e->block = e->index - e->index / stride;
     e->bitmap = e->index % stride == stride - 1;
-    e->behind = e->index >= s->geo.bat_entries;
+    e->behind = vhdx_bat_index_is_behind(&s->geo, e->index);
     e->bytes = s->geo.block_size;
     e->value = vhdx_bat_entry_normalize(e->raw, e->bitmap || e->behind);
     if (c->whole &&
@@ -297,12 +302,31 @@ lacks_bitmap(BlockDriverState *bs, const VHDXCheckEntry *e)
     return ret < 0 || !place;
 }
 
+/* Whether a block before @e, the entry of a sector bitmap, needs its bits. */
+static bool is_needed(BDRVVHDXState *s, VHDXCheckBat *c,
+                      const VHDXCheckEntry *e)
+{
+    return c->needs == e->index / ((1ULL << s->geo.chunk_bits) + 1) + 1;
+}
+
+/* Whether @e names a sector bitmap block that is not there, nor needed. */
+static bool is_bitmap_gone(BDRVVHDXState *s, VHDXCheckBat *c,
+                           const VHDXCheckEntry *e)
+{
+    return s->params.has_parent && e->bitmap && !e->behind && !e->present &&
+           vhdx_bat_state(e->raw) == VHDX_BLOCK_FULLY_PRESENT &&
+           !is_needed(s, c, e);
+}
+
 /* Judge @e, for which the file may be read, but change and tell nothing. */
 static Verdict coroutine_fn GRAPH_RDLOCK
 entry_verdict(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
 
+    if (is_bitmap_gone(s, c, e)) {
+        return ENTRY_BITMAP_GONE;
+    }
     if (e->present ? is_marked(c, c->twice, e) : is_state_wrong(s, e)) {
         return ENTRY_WRONG;
     }
@@ -401,6 +425,12 @@ begin_mend(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e, Verdict v)
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " names a "
                                "sector bitmap block in an image without "
                                "parent: 0x%016" PRIx64, e->index, e->raw);
+    case ENTRY_BITMAP_GONE:
+        e->value = 0;
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (sector "
+                               "bitmap) names offset 0x%" PRIx64 ", beyond the "
+                               "end of the file, but no block needs it",
+                               e->index, e->offset);
     case ENTRY_GIVE_UP:
         ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
@@ -426,6 +456,27 @@ entry_put(BlockDriverState *bs, uint64_t index, uint64_t value)
                            sizeof(value), &value);
 }
 
+/* Note what a child could do without, of which @e is a part without fault. */
+static int coroutine_fn GRAPH_RDLOCK
+count_unneeded(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 0;
+
+    if (!s->params.has_parent || e->behind || !e->present) {
+        return 0;
+    }
+    if (e->bitmap && is_needed(s, c, e)) {
+        c->check->bitmaps++;
+    } else if (e->bitmap) {
+        c->odd[ODD_UNNEEDED]++;
+    } else if (vhdx_bat_state(e->value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+        ret = vhdx_bitmap_is_full(bs, e->block);
+        c->odd[ODD_FULL] += ret > 0;
+    }
+    return MIN(ret, 0);
+}
+
 int coroutine_fn
 vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 {
@@ -434,7 +485,7 @@ vhdx_check_entry_judge(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e)
 
     switch (v) {
     case ENTRY_FINE:
-        return 0;
+        return count_unneeded(bs, c, e);
     case ENTRY_WRONG:
         tell_wrong(bs->opaque, c, e);
         return 0;

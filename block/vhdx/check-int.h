@@ -16,6 +16,8 @@ typedef enum VHDXCheckOdd {
     ODD_PARTIAL,                    /* PARTIALLY_PRESENT, but it is whole */
     ODD_BITMAP,                     /* a sector bitmap's, not zero */
     ODD_BEHIND,                     /* behind the last one */
+    ODD_FULL,                       /* PARTIALLY_PRESENT with all sectors */
+    ODD_UNNEEDED,                   /* names bits that no block needs */
     ODD_MAX,
 } VHDXCheckOdd;
 
@@ -34,6 +36,7 @@ typedef struct VHDXCheckBat {
     bool bitmaps;                   /* a sector bitmap's entry names a place */
     bool whole;                     /* they are present as a whole */
     bool child;                     /* there are traces of a parent */
+    uint64_t needs;                 /* 1 + last chunk that needs its bitmap */
     uint8_t *buf;                   /* a MiB, when there is need */
     uint64_t odd[ODD_MAX];
 } VHDXCheckBat;

@@ -56,7 +56,8 @@ static uint64_t compact_gain(BDRVVHDXState *s, VHDXCheck *check)
 {
     uint64_t packed = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
                       check->result->bfi.allocated_clusters *
-                      (uint64_t)s->geo.block_size;
+                      (uint64_t)s->geo.block_size +
+                      check->bitmaps * VHDX_BITMAP_SIZE;
 
     for (uint32_t i = 0; i < s->region_count; i++) {
         packed += s->regions[i].held;
@@ -86,8 +87,7 @@ static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
         vhdx_check_note(check, "%" PRIu64 " bytes behind the last object are "
                         "free: nothing refers to them", tail);
     }
-    if (gain >= VHDX_MIB && !s->params.leave_allocated &&
-        !s->params.has_parent && !check->lost &&
+    if (gain >= VHDX_MIB && !s->params.leave_allocated && !check->lost &&
         !check->result->corruptions && (tail_goes || !tail)) {
         vhdx_check_note(check, "Compacting would make the file up to %" PRIu64
                         " MiB shorter", gain / VHDX_MIB);

@@ -21,6 +21,29 @@
 #include "block/vhdx/space-scan.h"
 #include "compact-int.h"
 
+uint64_t vhdx_compact_object(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                             bool *bitmap)
+{
+    uint64_t block;
+
+    *bitmap = false;
+    if (vhdx_bat_state(entry) < VHDX_BLOCK_FULLY_PRESENT) {
+        return 0;
+    }
+    *bitmap = vhdx_bat_index_is_bitmap(&s->geo, index, &block);
+    if (*bitmap) {
+        return s->params.has_parent ? VHDX_BITMAP_SIZE : 0;
+    }
+    return vhdx_bat_is_present(s, entry) ? s->geo.block_size : 0;
+}
+
+/* Whether @entry, that of a sector bitmap block, names one. */
+static bool entry_is_bitmap(BDRVVHDXState *s, uint64_t entry)
+{
+    return s->params.has_parent &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
 /* Which blocks there are, and whether all is well with them. */
 static int coroutine_fn GRAPH_RDLOCK
 count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
@@ -33,6 +56,10 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
         uint64_t block;
 
+        if (vhdx_bat_index_is_behind(&s->geo, index + i)) {
+            c->behind += entries[i] != 0;
+            continue;
+        }
         WITH_VHDX_LOCK_GUARD(s) {
             int ret = vhdx_bat_entry_check(s, index + i, entry, c->errp);
 
@@ -41,12 +68,13 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             }
         }
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            c->unused += entry != 0;
+            c->bitmaps += entry_is_bitmap(s, entry);
+            c->unused += entry && !entry_is_bitmap(s, entry);
             continue;
         }
-        c->present += vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+        c->present += vhdx_bat_is_present(s, entry);
         c->unused += vhdx_bat_offset(entry) &&
-                     vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT;
+                     !vhdx_bat_is_present(s, entries[i]);
     }
     return 0;
 }
@@ -101,7 +129,8 @@ drop_place(BlockDriverState *bs, uint64_t block)
 /*
  * Drop the places that entries name without using them.  Such an offset may be
  * anything, so what is free now is for a scan to find.  None of the entries of
- * sector bitmaps looks like a block's, so they are cleared.
+ * sector bitmaps looks like a block's, so they are cleared, but those that a
+ * child uses.
  */
 static int coroutine_fn GRAPH_RDLOCK
 drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
@@ -114,9 +143,11 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         int ret = 0;
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            ret = entries[i] ? clear_bitmap_entry(bs, index + i) : 0;
+            if (entries[i] && !entry_is_bitmap(s, entries[i])) {
+                ret = clear_bitmap_entry(bs, index + i);
+            }
         } else if (vhdx_bat_offset(entries[i]) &&
-                   vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
+                   !vhdx_bat_is_present(s, entries[i])) {
             ret = drop_place(bs, block);
         }
         if (ret < 0) {
@@ -153,7 +184,7 @@ drop_rest(BlockDriverState *bs, VHDXCompact *c)
     if (ret < 0) {
         return ret;
     }
-    given_up = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+    given_up = vhdx_bat_clear_rest(bs);
     return given_up < 0 ? given_up : vhdx_commit(bs);
 }
 

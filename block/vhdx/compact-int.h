@@ -17,10 +17,12 @@ typedef struct VHDXCompact {
     uint64_t told;                  /* progress, which does not go back */
 
     uint64_t present;               /* blocks */
+    uint64_t bitmaps;               /* sector bitmap blocks of a child */
     uint64_t unused;                /* entries with a place they do not use */
     uint64_t behind;                /* entries behind the last that are not 0 */
     uint64_t limit;                 /* blocks shall end here, bytes */
     uint64_t next;                  /* the BAT entry to go on with */
+    bool small;                     /* only bitmaps are moved now */
     bool stuck;                     /* there is no place for its block */
     VHDXMoveSet set;
     Error **errp;
@@ -30,12 +32,29 @@ typedef struct VHDXCompact {
 void vhdx_compact_progress(BlockDriverState *bs, VHDXCompact *c);
 
 /*
+ * What BAT entry @index of the raw value @entry names, which is sound: a
+ * payload block, a child's sector bitmap block, or nothing that could be moved.
+ * Returns how many bytes that has in the file, or 0.
+ */
+uint64_t vhdx_compact_object(BDRVVHDXState *s, uint64_t index, uint64_t entry,
+                             bool *bitmap);
+
+/*
  * Count the blocks that are present, and let entries name nothing but their
  * places.  Requests are frozen, no lock is held.  Returns 0 or -errno, with
  * @c->errp set where that says more.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_compact_drop_places(BlockDriverState *bs, VHDXCompact *c);
+
+/*
+ * Of a child, let blocks that have all their sectors be FULLY_PRESENT, and give
+ * up sector bitmap blocks that no block needs.  What is free is known, requests
+ * are frozen, no lock is held.  Returns 0 or -errno; the image is right in
+ * either case.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_compact_drop_bitmaps(BlockDriverState *bs, VHDXCompact *c);
 
 /*
  * Move blocks down one after the other, as they lie in the file, until no more

@@ -36,6 +36,7 @@
 typedef struct Place {
     uint64_t offset;                /* in the file, bytes */
     uint64_t index;                 /* of the BAT entry that names it */
+    uint64_t bytes;
 } Place;
 
 /* The blocks in a stretch of the file */
@@ -64,14 +65,16 @@ static int add_to_stretch(BlockDriverState *bs, uint64_t index,
 
     for (uint64_t i = 0; i < count; i++) {
         Place p = { vhdx_bat_offset(entries[i]), index + i };
+        bool bitmap;
 
-        if (vhdx_bat_state(entries[i]) != VHDX_BLOCK_FULLY_PRESENT) {
+        p.bytes = vhdx_compact_object(s, index + i, entries[i], &bitmap);
+        if (!p.bytes) {
             continue;
         }
         if (p.offset >= st->from && p.offset < st->to) {
             g_array_append_val(st->places, p);
         }
-        st->end = MAX(st->end, p.offset + s->geo.block_size);
+        st->end = MAX(st->end, p.offset + p.bytes);
     }
     return 0;
 }
@@ -112,7 +115,7 @@ slide_down(BlockDriverState *bs, VHDXCompact *c, Stretch *st, guint *next)
         uint64_t to;
 
         WITH_VHDX_LOCK_GUARD(s) {
-            to = vhdx_space_take_below(s, s->geo.block_size, p->offset);
+            to = vhdx_space_take_below(s, p->bytes, p->offset);
         }
         if (!to) {
             break;
@@ -144,7 +147,7 @@ move_up(BlockDriverState *bs, VHDXCompact *c, Stretch *st, guint next)
         bool zero;
 
         WITH_VHDX_LOCK_GUARD(s) {
-            to = vhdx_space_alloc(bs, s->geo.block_size, &zero);
+            to = vhdx_space_alloc(bs, p->bytes, &zero);
         }
         if (to < 0 && !c->set.count) {
             return to;

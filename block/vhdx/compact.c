@@ -29,6 +29,10 @@
  * with "zeroes" so do blocks in which there is nothing but zeros.  What entries
  * behind the last block name is given up as well, and told.
  *
+ * A child gives up sector bitmap blocks that it does not need, which is told in
+ * compact-child.c, and the others move like blocks.  They are of one length,
+ * and mostly a shorter one, so they move after the blocks.
+ *
  * An image with an entry that is wrong, or with two blocks in one place, is
  * left alone.  Requests are frozen throughout: the image is qemu-img's then.
  * (A block status that was told before tells of a place that may be gone.  So
@@ -94,11 +98,19 @@ static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
 
 /* -- What loses its place -- */
 
+/*
+ * Those that are FULLY_PRESENT, as what a PARTIALLY_PRESENT one does not have
+ * is the parent's.
+ */
 static int add_present(BlockDriverState *bs, uint64_t index,
                        const uint64_t *entries, uint64_t count, void *opaque)
 {
+    bool bitmap;
+
     for (uint64_t i = 0; i < count; i++) {
         if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_FULLY_PRESENT &&
+            vhdx_compact_object(bs->opaque, index + i, entries[i], &bitmap) &&
+            !bitmap &&
             set_add(bs->opaque, opaque, index + i, entries[i], 0)) {
             return 1;
         }
@@ -133,19 +145,24 @@ drop_zeroes(BlockDriverState *bs, VHDXCompact *c)
 
 /* -- Moving -- */
 
-static bool is_behind(BDRVVHDXState *s, VHDXCompact *c, uint64_t entry)
+/* How many bytes BAT entry @index names that end behind the limit, or 0. */
+static uint64_t behind_limit(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
+                             uint64_t entry, bool *bitmap)
 {
-    return vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT &&
-           vhdx_bat_offset(entry) + s->geo.block_size > c->limit;
+    uint64_t bytes = vhdx_compact_object(s, index, entry, bitmap);
+
+    return vhdx_bat_offset(entry) + bytes > c->limit ? bytes : 0;
 }
 
 static int count_behind(BlockDriverState *bs, uint64_t index,
                         const uint64_t *entries, uint64_t count, void *opaque)
 {
     VHDXCompact *c = opaque;
+    bool bitmap;
 
     for (uint64_t i = 0; i < count; i++) {
-        c->total += is_behind(bs->opaque, c, entries[i]);
+        c->total += behind_limit(bs->opaque, c, index + i, entries[i],
+                                 &bitmap) != 0;
     }
     return 0;
 }
@@ -157,13 +174,15 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
     VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
+        bool bitmap;
+        uint64_t bytes = behind_limit(s, c, index + i, entries[i], &bitmap);
         uint64_t to;
 
-        if (!is_behind(s, c, entries[i])) {
+        if (!bytes || bitmap != c->small) {
             continue;
         }
         WITH_VHDX_LOCK_GUARD(s) {
-            to = vhdx_space_take_below(s, s->geo.block_size, c->limit);
+            to = vhdx_space_take_below(s, bytes, c->limit);
         }
         if (!to) {
             c->stuck = true;
@@ -177,9 +196,12 @@ static int add_behind(BlockDriverState *bs, uint64_t index,
     return 0;
 }
 
-/* Move all blocks behind the limit; where that can't be, raise it. */
+/*
+ * Move all payload blocks behind the limit, or all sector bitmap blocks if
+ * @c->small; where that can't be, raise it.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-move_down(BlockDriverState *bs, VHDXCompact *c)
+move_down_some(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -203,6 +225,22 @@ move_down(BlockDriverState *bs, VHDXCompact *c)
         }
     }
     return 0;
+}
+
+/* Move all blocks behind the limit; where that can't be, raise it. */
+static int coroutine_fn GRAPH_RDLOCK
+move_down(BlockDriverState *bs, VHDXCompact *c)
+{
+    int ret;
+
+    c->small = false;
+    ret = move_down_some(bs, c);
+    if (ret == 0 && c->bitmaps) {
+        /* They fit into gaps that are too short for others. */
+        c->small = true;
+        ret = move_down_some(bs, c);
+    }
+    return ret;
 }
 
 /* -- All of it -- */
@@ -249,7 +287,7 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
         if (ret < 0 || c->limit <= limit + s->geo.block_size || !slides--) {
             return ret;
         }
-        c->total = c->done + c->present;
+        c->total = c->done + c->present + c->bitmaps;
         /* No gap gets past a region, but a region gets past a gap. */
         ret = vhdx_region_lower_all(bs, 0, UINT64_MAX);
         if (ret < 0) {
@@ -264,11 +302,12 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     return vhdx_file_no_space(ret) ? 0 : ret;
 }
 
-/* How long a file is with all objects, @blocks payload blocks and no gap. */
-static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks)
+/* How long a file is with all objects, the blocks of @c and no gap. */
+static uint64_t packed_size(BDRVVHDXState *s, const VHDXCompact *c)
 {
     uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (blocks << s->geo.block_bits);
+                    (c->present << s->geo.block_bits) +
+                    c->bitmaps * VHDX_BITMAP_SIZE;
 
     for (uint32_t i = 0; i < s->region_count; i++) {
         size += s->regions[i].held;
@@ -280,7 +319,7 @@ static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks)
 static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = packed_size(s, c->present);
+    uint64_t packed = packed_size(s, c);
     uint64_t limit = block_limit(s, packed);
     int ret;
 
@@ -327,7 +366,7 @@ find_space(BlockDriverState *bs, VHDXCompact *c)
     }
     WITH_VHDX_LOCK_GUARD(s) {
         used = vhdx_space_count_used(s, 0, UINT64_MAX);
-        packed = packed_size(s, c->present);
+        packed = packed_size(s, c);
     }
     if (used != packed) {
         error_setg(c->errp, "Blocks overlap in the file: %" PRIu64 " bytes are "
@@ -341,9 +380,10 @@ find_space(BlockDriverState *bs, VHDXCompact *c)
 static int coroutine_fn GRAPH_RDLOCK
 compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
 {
+    BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    if (vhdx_replay_active(bs->opaque)) {
+    if (vhdx_replay_active(s)) {
         ret = vhdx_begin(bs, VHDX_METADATA);
         if (ret < 0) {
             return ret;
@@ -360,6 +400,9 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
         return ret;
     }
     ret = find_space(bs, c);
+    if (ret == 0 && s->params.has_parent) {
+        ret = vhdx_compact_drop_bitmaps(bs, c);
+    }
     if (ret < 0) {
         return ret;
     }
@@ -390,11 +433,7 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                    "is fixed");
         return -ENOTSUP;
     }
-    if (s->params.has_parent) {
-        error_setg(errp, "Differencing images can't be compacted yet");
-        return -ENOTSUP;
-    }
-    if (s->has_locator) {
+    if (s->has_locator && !s->params.has_parent) {
         error_setg(errp, "Could not compact the image: it has a Parent "
                    "Locator, but HasParent of File Parameters is 0");
         return -EINVAL;

@@ -11,6 +11,10 @@
  * places are kept.  So a power cut or an error at any moment leaves each block
  * in one place or the other, whole.
  *
+ * A sector bitmap block of a child moves in the same way.  As a replay writes
+ * to it, the log holds nothing of it when it is copied: all is put in place
+ * before.
+ *
  * Holes in the file are not read, and are holes again in the new place.
  *
  * Requests are frozen, so that blocks stay as they have been seen.
@@ -25,6 +29,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
@@ -158,20 +163,30 @@ bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,
 {
     VHDXMove *m = &set->moves[set->count++];
 
-    *m = (VHDXMove) { .from = from, .to = to };
-    vhdx_bat_index_is_bitmap(&s->geo, index, &m->block);
-    m->bytes = vhdx_block_bytes(&s->geo, m->block);
+    *m = (VHDXMove) { .from = from, .to = to, .held = s->geo.block_size };
+    if (vhdx_bat_index_is_bitmap(&s->geo, index, &m->block)) {
+        m->bitmap = true;
+        m->block = index / ((1ULL << s->geo.chunk_bits) + 1);
+        m->bytes = m->held = VHDX_BITMAP_SIZE;
+    } else {
+        m->bytes = vhdx_block_bytes(&s->geo, m->block);
+    }
     return set->count == ARRAY_SIZE(set->moves) ||
            (uint64_t)set->count << s->geo.block_bits >= BATCH_BYTES;
 }
 
 /*
- * Make @entry that of @m's block, in memory, and let go of its old place.  With
- * @barrier, data has to be stable before the entry.
+ * Let go of @m's old place, as its entry has changed in memory.  lock is held.
  */
+static void place_leave(BDRVVHDXState *s, const VHDXMove *m)
+{
+    vhdx_space_release(s, m->from, m->held);
+    vhdx_change_note(s);
+}
+
+/* Let @m's block, which is all zeros, be in the state ZERO, in memory. */
 static int coroutine_fn GRAPH_RDLOCK
-entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
-             bool barrier)
+entry_drop(BlockDriverState *bs, const VHDXMove *m)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t old;
@@ -179,15 +194,43 @@ entry_change(BlockDriverState *bs, const VHDXMove *m, uint64_t entry,
 
     VHDX_LOCK_GUARD(s);
     ret = vhdx_bat_get(bs, m->block, &old);
+    if (ret == 0) {
+        vhdx_bat_set(s, m->block, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
+        place_leave(s, m);
+    }
+    return ret;
+}
+
+/*
+ * Let @m's entry name the new place, in memory; the data has to be stable
+ * before the entry.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+entry_move(BlockDriverState *bs, const VHDXMove *m)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t old;
+    int ret;
+
+    VHDX_LOCK_GUARD(s);
+    if (m->bitmap) {
+        do {
+            ret = vhdx_bat_get_bitmap(bs, m->block, &old);
+        } while (ret > 0);
+    } else {
+        ret = vhdx_bat_get(bs, m->block, &old);
+    }
     if (ret < 0) {
         return ret;
     }
-    vhdx_bat_set(s, m->block, entry);
-    vhdx_space_release(s, m->from, s->geo.block_size);
-    if (barrier) {
-        vhdx_change_order(s);
+    if (m->bitmap) {
+        vhdx_bat_set_bitmap(s, m->block, m->to);
+        vhdx_cache_drop(s, m->from, VHDX_BITMAP_SIZE);
+    } else {
+        vhdx_bat_set(s, m->block, vhdx_bat_entry(vhdx_bat_state(old), m->to));
     }
-    vhdx_change_note(s);
+    place_leave(s, m);
+    vhdx_change_order(s);
     return 0;
 }
 
@@ -213,7 +256,7 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
         if (ret < 0) {
             return ret;
         }
-        ret = entry_change(bs, &set->moves[i], VHDX_BLOCK_ZERO, false);
+        ret = entry_drop(bs, &set->moves[i]);
         if (ret < 0) {
             return ret;
         }
@@ -226,24 +269,31 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
 static int coroutine_fn GRAPH_RDLOCK
 set_copy(BlockDriverState *bs, VHDXMoveSet *set)
 {
-    BDRVVHDXState *s = bs->opaque;
-
     for (unsigned i = 0; i < set->count; i++) {
         VHDXMove *m = &set->moves[i];
         int ret;
 
-        if (m->bytes == s->geo.block_size) {
+        if (m->bytes == m->held) {
             continue;
         }
         /* What is left of the last block comes to light when the disk grows. */
-        ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes,
-                                      s->geo.block_size - m->bytes,
+        ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes, m->held - m->bytes,
                                       BDRV_REQ_MAY_UNMAP);
         if (ret < 0) {
             return ret;
         }
     }
     return set_pieces(bs, set, piece_copy, 0, UINT64_MAX);
+}
+
+static bool set_has_bitmap(const VHDXMoveSet *set)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        if (set->moves[i].bitmap) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
@@ -260,15 +310,18 @@ int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
     if (ret < 0) {
         goto out;
     }
+    if (set_has_bitmap(set)) {
+        ret = vhdx_commit_checkpoint(bs);
+        if (ret < 0) {
+            goto out;
+        }
+    }
     ret = set_copy(bs, set);
     if (ret < 0) {
         goto out;
     }
     for (; moved < set->count; moved++) {
-        VHDXMove *m = &set->moves[moved];
-
-        ret = entry_change(bs, m, vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
-                                                 m->to), true);
+        ret = entry_move(bs, &set->moves[moved]);
         if (ret < 0) {
             goto out;
         }
@@ -277,7 +330,7 @@ out:
     /* Blocks that have not moved stay, and what was taken for them is free. */
     WITH_VHDX_LOCK_GUARD(s) {
         for (unsigned i = moved; i < set->count; i++) {
-            vhdx_space_return(s, set->moves[i].to, s->geo.block_size, true);
+            vhdx_space_return(s, set->moves[i].to, set->moves[i].held, true);
         }
     }
     return ret < 0 ? ret : vhdx_commit(bs);

@@ -10,6 +10,7 @@
  *
  *   1. The last block, if it ends with the disk in its midst, gets its full
  *      length in the file, and what is behind the disk's old end is zeroed.
+ *      (What a differencing image needs besides is in resize-child.c.)
  *   2. If the new entries do not fit into the BAT region, that moves, as
  *      region.c has it.
  *   3. BAT entries behind the last block mean nothing, and may hold anything
@@ -51,6 +52,7 @@
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
+#include "resize-int.h"
 #include "trace.h"
 
 /* -- Longer -- */
@@ -244,61 +246,6 @@ static void geometry_set(BDRVVHDXState *s, const VHDXParams *params,
     s->geo = *geo;
 }
 
-/* Returns 1 at an entry that is PARTIALLY_PRESENT and can't be read. */
-static int coroutine_fn GRAPH_RDLOCK
-partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-             uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t *found = opaque;
-    uint64_t block;
-
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
-
-        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
-            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            *found = index + i;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/*
- * Where the last of the first @entries entries is, that of a sector bitmap
- * follows, which a resize clears.  In what may have been a child it is all that
- * tells that blocks before it do not read as FULLY_PRESENT.
- */
-static int coroutine_fn GRAPH_RDLOCK
-parent_check(BlockDriverState *bs, uint64_t entries, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
-    uint64_t found;
-    int ret;
-
-    if (s->params.has_parent) {
-        error_setg(errp, "Differencing images can't be resized yet");
-        return -ENOTSUP;
-    }
-    if (s->has_locator) {
-        error_setg(errp, "Could not resize the image: it has a Parent Locator, "
-                   "but HasParent of File Parameters is 0");
-        return -EINVAL;
-    }
-    ret = vhdx_bat_walk(bs, entries - entries % stride, entries, partial_find,
-                        &found);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read the BAT");
-    } else if (ret > 0) {
-        error_setg(errp, "Could not resize the image: BAT entry %" PRIu64 " is "
-                   "PARTIALLY_PRESENT, with a sector bitmap in an image "
-                   "without parent", found);
-    }
-    return ret ? -EINVAL : 0;
-}
-
 /*
  * Have ready, and stable, all that a longer disk of @geo needs.  Returns 0, or
  * -errno with @what naming the step that has failed.  @placed: entries behind
@@ -314,6 +261,9 @@ disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
 
     *what = "make room at the end of the last block";
     ret = last_block_zero(bs, s->geo.disk_size);
+    if (ret == 0 && s->params.has_parent) {
+        ret = vhdx_resize_last_block(bs);
+    }
     if (ret < 0) {
         return ret;
     }
@@ -325,9 +275,13 @@ disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
         }
     }
     *what = "clear the BAT behind its last entry";
-    given_up = vhdx_bat_clear(bs, s->geo.bat_entries, geo->bat_entries, false);
+    given_up = vhdx_bat_clear(bs, &s->geo, geo->bat_entries, false, NULL);
     if (given_up < 0) {
         return given_up;
+    }
+    if (s->params.has_parent) {
+        *what = "let the new blocks read as zeros";
+        return vhdx_resize_cover_parent(bs, geo);
     }
     if (!s->params.leave_allocated) {
         return 0;
@@ -374,7 +328,7 @@ fail:
          * The new blocks get free by a commit, as any others.  If this fails as
          * well, the entries mean nothing.
          */
-        (void)vhdx_bat_clear(bs, s->geo.bat_entries, geo.bat_entries, true);
+        (void)vhdx_bat_clear(bs, &s->geo, geo.bat_entries, true, NULL);
     }
     error_setg_errno(errp, -ret, "Could not %s", what);
     return ret;
@@ -384,11 +338,12 @@ fail:
 
 /*
  * Give up what is behind the end of a disk of @geo: the rest of its last block,
- * the blocks behind that, and what entries behind the old end name.  Returns
- * how many entries can't have been right, or -errno.
+ * the blocks behind that, and what entries behind the old end name.  @bitmaps
+ * gets the places of sector bitmap blocks.  Returns how many entries can't have
+ * been right, or -errno.
  */
 static int64_t coroutine_fn GRAPH_RDLOCK
-disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo)
+disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo, GArray *bitmaps)
 {
     BDRVVHDXState *s = bs->opaque;
     int64_t given_up, rest;
@@ -398,7 +353,7 @@ disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo)
     if (ret < 0) {
         return ret;
     }
-    given_up = vhdx_bat_clear(bs, geo->bat_entries, s->geo.bat_entries, true);
+    given_up = vhdx_bat_clear(bs, geo, s->geo.bat_entries, true, bitmaps);
     if (given_up < 0) {
         return given_up;
     }
@@ -407,18 +362,24 @@ disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo)
                     "can't be right have been given up with the end of the "
                     "disk", bs->filename, given_up);
     }
-    rest = vhdx_bat_clear_rest(bs, s->geo.bat_entries);
+    rest = vhdx_bat_clear_rest(bs);
     return rest < 0 ? rest : given_up + rest;
 }
 
-/* Commit that.  With @scan there is space that only a scan will find. */
+/*
+ * Commit that, and let @bitmaps get free.  With @scan there is space that only
+ * a scan will find.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-disk_end_free(BlockDriverState *bs, bool scan)
+disk_end_free(BlockDriverState *bs, const GArray *bitmaps, bool scan)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
     ret = vhdx_commit(bs);
+    if (ret == 0) {
+        ret = vhdx_bat_free_bitmaps(bs, bitmaps);
+    }
     if (ret < 0) {
         return ret;
     }
@@ -434,25 +395,30 @@ static int coroutine_fn GRAPH_RDLOCK
 disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    g_autoptr(GArray) bitmaps = g_array_new(false, false, sizeof(uint64_t));
     VHDXGeometry geo;
     int64_t given_up;
     uint64_t gone;
     int ret;
 
     vhdx_geometry_init(&geo, params);
+    if (s->params.has_parent) {
+        /* A later scan would find a sector bitmap's place free too early. */
+        vhdx_resize_know_space(bs);
+    }
     ret = disk_size_commit(bs, params->disk_size);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write the new size");
         return ret;
     }
-    given_up = disk_end_drop(bs, &geo);
+    given_up = disk_end_drop(bs, &geo, bitmaps);
     WITH_VHDX_LOCK_GUARD(s) {
         /* Of a fixed image, what the disk has lost may go. */
         gone = (s->geo.blocks - geo.blocks) << geo.block_bits;
         vhdx_space_keep_less(s, gone);
     }
     geometry_set(s, params, &geo);
-    ret = given_up < 0 ? given_up : disk_end_free(bs, given_up > 0);
+    ret = given_up < 0 ? given_up : disk_end_free(bs, bitmaps, given_up > 0);
     if (ret < 0) {
         warn_report("VHDX image '%s': the disk was shrunk, but some of the "
                     "space that it no longer uses could not be freed: %s",
@@ -512,8 +478,9 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         return -EINVAL;
     }
     if (prealloc != PREALLOC_MODE_OFF && !params.leave_allocated) {
-        error_setg(errp, "Preallocation mode '%s' needs a fixed image",
-                   PreallocMode_str(prealloc));
+        error_setg(errp, "Preallocation mode '%s' needs a fixed image%s",
+                   PreallocMode_str(prealloc), params.has_parent ?
+                   ", and this one is differencing" : "");
         return -ENOTSUP;
     }
     vhdx_geometry_init(&geo, &params);
@@ -523,7 +490,8 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         ret = 0;
         goto out;
     }
-    ret = parent_check(bs, MIN(geo.bat_entries, s->geo.bat_entries), errp);
+    ret = vhdx_resize_check_parent(bs, MIN(geo.bat_entries,
+                                           s->geo.bat_entries), errp);
     if (ret < 0) {
         goto out;
     }

@@ -94,6 +94,13 @@ static bool entry_keeps(uint64_t entry)
     return state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED;
 }
 
+/* Whether @entry, that of a sector bitmap block, names one. */
+static bool entry_is_bitmap(BDRVVHDXState *s, uint64_t entry)
+{
+    return s->params.has_parent &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
 /*
  * Whatever an entry names may be in use, right or wrong.  Only metadata, which
  * has no checksum, says that an entry stands where a sector bitmap's does: it
@@ -120,8 +127,7 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         present = !bitmap && vhdx_bat_is_present(s, entry);
         if (offset && offset < end && present) {
             scan_mark(scan, offset, s->geo.block_size);
-        } else if (s->params.has_parent && bitmap &&
-                   vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT) {
+        } else if (bitmap && entry_is_bitmap(s, entry)) {
             scan_mark(scan, offset, VHDX_BITMAP_SIZE);
         } else if (offset && offset < end) {
             scan_keep(scan, offset, s->geo.block_size,
@@ -152,13 +158,35 @@ static int scan_rest(BlockDriverState *bs, uint64_t index,
     for (uint64_t i = 0; i < count; i++) {
         uint64_t offset = vhdx_bat_offset(entries[i]);
 
-        if (vhdx_bat_may_be_block(s, entries[i]) &&
+        if (vhdx_bat_index_is_behind(&s->geo, index + i) &&
+            vhdx_bat_may_be_block(s, entries[i]) &&
             !test_bit(offset / VHDX_MIB, scan->used)) {
             scan_keep(scan, offset, s->geo.block_size, false);
             scan->lost++;
         }
     }
     return 0;
+}
+
+/*
+ * Go through the BAT.  A child's last chunk has entries behind the last block,
+ * and the sector bitmap's behind these.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+scan_bat(BlockDriverState *bs, Scan *scan)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = vhdx_bat_payload_end(&s->geo);
+    int ret;
+
+    ret = vhdx_bat_walk(bs, 0, end, scan_entries, scan);
+    if (ret == 0 && end < s->geo.bat_entries) {
+        ret = vhdx_bat_walk(bs, s->geo.bat_entries - 1, s->geo.bat_entries,
+                            scan_entries, scan);
+    }
+    return ret < 0 ? ret :
+           vhdx_bat_walk(bs, end, s->bat.length / VHDX_BAT_ENTRY_SIZE,
+                         scan_rest, scan);
 }
 
 /* What no entry names any more, but is not free yet. */
@@ -268,6 +296,15 @@ static void doubt_mark(Doubt *d, uint64_t offset, uint64_t bytes)
     bitmap_set(d->used, from, to - from);
 }
 
+/* Whether @entry with index @index names a sector bitmap block. */
+static bool doubt_is_bitmap(BDRVVHDXState *s, uint64_t index, uint64_t entry)
+{
+    uint64_t block;
+
+    return entry_is_bitmap(s, entry) &&
+           vhdx_bat_index_is_bitmap(&s->geo, index, &block);
+}
+
 static int doubt_entries(BlockDriverState *bs, uint64_t index,
                          const uint64_t *entries, uint64_t count, void *opaque)
 {
@@ -275,7 +312,9 @@ static int doubt_entries(BlockDriverState *bs, uint64_t index,
 
     for (uint64_t i = 0; i < count; i++) {
         if (vhdx_bat_may_be_block(s, entries[i])) {
-            doubt_mark(opaque, vhdx_bat_offset(entries[i]), s->geo.block_size);
+            doubt_mark(opaque, vhdx_bat_offset(entries[i]),
+                       doubt_is_bitmap(s, index + i, entries[i]) ?
+                       VHDX_BITMAP_SIZE : s->geo.block_size);
         }
     }
     return 0;
@@ -297,7 +336,8 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         uint64_t end;
         int ret;
 
-        if (!vhdx_bat_may_be_block(s, entries[i])) {
+        if (!vhdx_bat_may_be_block(s, entries[i]) ||
+            doubt_is_bitmap(s, index + i, entries[i])) {
             continue;
         }
         d->blocks++;
@@ -442,12 +482,7 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         scan_mark_freed(&scan, sp);
         vhdx_request_alloc_offsets(s, allocs);
     }
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, scan_entries, &scan);
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, s->geo.bat_entries,
-                            s->bat.length / VHDX_BAT_ENTRY_SIZE, scan_rest,
-                            &scan);
-    }
+    ret = scan_bat(bs, &scan);
     WITH_VHDX_LOCK_GUARD(s) {
         sp->scanning = false;
         scan_mark_foreign(&scan, s);

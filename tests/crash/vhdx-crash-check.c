@@ -181,6 +181,9 @@ static char *check_unwritten(const CrashReader *r, const CrashModel *model,
 static uint64_t untouched(const CrashModel *model, uint64_t first,
                           uint64_t count)
 {
+    uint64_t end = MIN(model->resized_from / CRASH_SECTORS, first + count);
+
+    count = end > first ? end - first : 0;
     return count - (model_spot(model, first + count) -
                     model_spot(model, first));
 }
@@ -195,6 +198,9 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
     uint64_t at = block * r->block_size;
     uint64_t bytes = MIN(r->block_size, r->disk_size - at);
 
+    if (block % 512 == 0 && block / 512 < model->shape->complete) {
+        return NULL;
+    }
     if (!g_hash_table_contains(r->partial, (void *)(uintptr_t)block)) {
         if (at >= model->shape->zero_from && at < model->shape->zero_end) {
             return NULL;

@@ -243,7 +243,8 @@ static Range range_in_child(Guests *g, GuestKind kind)
     Range r;
 
     if (g->w->spread) {
-        r.sector = rng_below(&g->rng, g->w->spread) * 512 % blocks * block;
+        r.sector = rng_below(&g->rng, g->w->spread) *
+                   (g->w->apart ?: 512) % blocks * block;
     } else if (rng_chance(&g->rng, 50)) {
         /* One block after the other is new, to several guests at once. */
         r.sector = blocks * (g->w->actions - g->left) / (g->w->actions + 1);

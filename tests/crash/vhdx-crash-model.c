@@ -18,6 +18,10 @@
 #include "qemu/osdep.h"
 #include "vhdx-crash.h"
 
+/* So many pages at a disk's end are looked at, and one of so many behind */
+#define RESIZE_PAGES    (64 * MiB / CRASH_PAGE)
+#define RESIZE_STEP     (512 * MiB / CRASH_PAGE)
+
 CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
                       const CrashShape *shape)
 {
@@ -27,6 +31,8 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
     model->first_id = before ? before->first_id + before->ops->len : 1;
     model->ops = g_array_new(false, false, sizeof(GuestOp));
     model->resizes = g_array_new(false, false, sizeof(GuestResize));
+    model->resized_from = before ? before->resized_from : UINT64_MAX;
+    model->first_resized_from = model->resized_from;
     model->spots = g_array_new(false, true, sizeof(CrashSpot));
     model->settled = g_array_new(false, true, sizeof(bool));
     for (guint i = 0; before && i < before->spots->len; i++) {
@@ -89,6 +95,8 @@ unsigned model_resize_begin(CrashModel *model, uint64_t size,
 
     /* It is stable when it ends. */
     g_array_index(model->ops, GuestOp, index).fua = true;
+    g_array_index(model->ops, GuestOp, index).resize = true;
+    model->resized_from = MIN(model->resized_from, from);
     g_array_append_val(model->resizes, resize);
     return index;
 }
@@ -169,9 +177,19 @@ static uint32_t model_first(const CrashModel *model, uint64_t sector)
 {
     uint64_t at = sector * CRASH_SECTOR;
 
-    return at < model->shape->parent_size &&
-           (at < model->shape->zero_from || at >= model->shape->zero_end) ?
-           CRASH_PARENT : 0;
+    /* A disk that gets longer has zeros there. */
+    if (at >= MIN(model->shape->parent_size, model->shape->disk_size) ||
+        (at >= model->shape->zero_from && at < model->shape->zero_end)) {
+        return 0;
+    }
+    return sector < model->first_resized_from ? CRASH_PARENT : CRASH_EITHER;
+}
+
+/* Whether a sector that held @base at first may hold @id, if that is left. */
+static bool base_is(uint32_t base, uint32_t id)
+{
+    return id == base ||
+           (base == CRASH_EITHER && (!id || id == CRASH_PARENT));
 }
 
 /* The write that made the sector @buf, 0 for zeros, CRASH_NEVER for none. */
@@ -261,7 +279,7 @@ char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
         uint32_t base = model_base(model, sector + i);
         bool good;
 
-        if (id == base && !before[i] && (!id || place == sector + i)) {
+        if (base_is(base, id) && !before[i] && (!id || place == sector + i)) {
             continue;
         }
         if (!id) {
@@ -310,6 +328,15 @@ static int compare_spots(const void *a, const void *b)
     return x->page < y->page ? -1 : x->page > y->page;
 }
 
+/*
+ * A resize touches all that is behind it, which may be much: not all is looked
+ * at.  Returns how many pages behind page @page of it the next one is.
+ */
+static uint64_t resize_step(uint64_t page)
+{
+    return page < RESIZE_PAGES ? 1 : RESIZE_STEP - page % RESIZE_STEP;
+}
+
 void model_settle(CrashModel *model)
 {
     g_autoptr(GHashTable) known = g_hash_table_new(NULL, NULL);
@@ -328,7 +355,8 @@ void model_settle(CrashModel *model)
             (op->kind != GUEST_WRITE && !model->shape->parent_size)) {
             continue;
         }
-        for (uint64_t page = from; page < to; page++) {
+        for (uint64_t page = from; page < to;
+             page += op->resize ? resize_step(page - from) : 1) {
             CrashSpot spot = { .page = page };
 
             for (int k = 0; k < CRASH_SECTORS; k++) {
@@ -408,7 +436,7 @@ bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,
     uint64_t sector = spot->page * CRASH_SECTORS + i;
     const GuestOp *op;
 
-    if (id == spot->base[i] && !spot->stable[i]) {
+    if (base_is(spot->base[i], id) && !spot->stable[i]) {
         return true;
     }
     if (!id) {

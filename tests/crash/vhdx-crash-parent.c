@@ -4,8 +4,9 @@
  * The parent says in each of its sectors that it is the parent's, and where it
  * belongs.  A child is made of a new image, by hand: what other programs may
  * leave in one is there, too.  Bits of blocks that are not PARTIALLY_PRESENT
- * are set, blocks read as zeros in each of the ways that there are, and free
- * space in the file is full of garbage.
+ * are set, blocks read as zeros in each of the ways that there are, blocks have
+ * all of their sectors and are PARTIALLY_PRESENT, with what the parent has in
+ * them, and free space in the file is full of garbage.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -110,6 +111,44 @@ static void blocks_trim(CrashImage *img, const CrashReader *reader,
     }
 }
 
+/* Let some blocks have all of their sectors, which are as the parent's. */
+static void blocks_complete(CrashImage *img, const CrashReader *reader,
+                            const CrashWorkload *w, CrashShape *shape,
+                            uint64_t *end)
+{
+    uint64_t bytes = shape->block_size / shape->sector_size / 8;
+    g_autofree uint8_t *ones = g_malloc(bytes);
+
+    memset(ones, 0xff, bytes);
+    for (uint64_t i = 0; i < w->complete; i++) {
+        uint64_t block = i * 512, chunk = block / reader->chunk_ratio;
+        uint64_t index = chunk * (reader->chunk_ratio + 1) +
+                         reader->chunk_ratio;
+        uint64_t first = block * (shape->block_size / CRASH_PAGE);
+        uint8_t raw[8];
+
+        image_read(img, reader->bat_offset + index * 8, 8, raw);
+        if (!get_le(raw, 8)) {
+            put_entry(img, reader, index, *end | 6);
+            put_le(raw, *end, 8);
+            *end += MiB;
+        }
+        image_write(img, (get_le(raw, 8) & ~(MiB - 1)) +
+                         block % reader->chunk_ratio * bytes, bytes, ones);
+        put_entry(img, reader, block + chunk, *end | 7);
+        for (uint64_t n = 0; n < shape->block_size / CRASH_PAGE; n++) {
+            CrashPage *page = parent_page(shape->parent_size, first + n);
+
+            if (page) {
+                image_put(img, *end / CRASH_PAGE + n, page);
+            }
+        }
+        *end += shape->block_size;
+    }
+    shape->complete = w->complete;
+    shape->stale_bits |= w->complete;
+}
+
 void child_make(CrashImage *img, const CrashReader *reader,
                 const CrashWorkload *w, CrashShape *shape, CrashRng *rng)
 {
@@ -120,12 +159,18 @@ void child_make(CrashImage *img, const CrashReader *reader,
     shape->parent_size = rng_chance(rng, 40) ?
                          pages * 2 / 3 + rng_below(rng, pages / 3 + 1) :
                          pages + rng_below(rng, 256);
+    if (w->max_mib && rng_chance(rng, 60)) {
+        /* It goes on where the child gets longer. */
+        shape->parent_size = pages +
+                             rng_below(rng, w->max_mib * MiB / CRASH_PAGE);
+    }
     shape->parent_size *= CRASH_PAGE;
     metadata_change(img, reader);
     bitmaps_make(img, reader, w, shape, &end, rng);
     if (!w->spread) {
         blocks_trim(img, reader, shape, &end, rng);
     }
+    blocks_complete(img, reader, w, shape, &end);
     if (rng_chance(rng, 60)) {
         uint64_t more = (1 + rng_below(rng, 6)) * MiB;
 

@@ -425,8 +425,7 @@ static bool regions_read(CrashReader *r, char **why)
  */
 static bool replay_is_fit(CrashReader *r, char **why)
 {
-    uint64_t objects = MAX(r->bat_offset + r->bat_length,
-                           r->meta_offset + r->meta_length);
+    uint64_t objects = r->log_offset + r->log_length;
     GHashTableIter iter;
     void *key;
 
@@ -514,8 +513,12 @@ static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
 {
     uint64_t place = raw >> 20;
 
-    if (!r->has_parent || (raw & 0xfffff) != 6 || !place ||
+    if (r->has_parent &&
         chunk * r->chunk_ratio * r->block_size >= r->disk_size) {
+        r->behind++;
+        return true;
+    }
+    if (!r->has_parent || (raw & 0xfffff) != 6 || !place) {
         return wrong(why, "the BAT entry of the bitmap of chunk %" PRIu64
                      " is 0x%" PRIx64, chunk, raw);
     }

@@ -236,6 +236,9 @@ void disk_add_parent(CrashDisk *disk, uint64_t bytes, CrashPageFunc *page_func);
 /* In place of the number of a write: what the parent has. */
 #define CRASH_PARENT    (CRASH_NEVER - 1)
 
+/* That or zeros: the disk may have ended there in an earlier run. */
+#define CRASH_EITHER    (CRASH_NEVER - 2)
+
 /* Parameters of an image that a run may choose */
 typedef struct CrashShape {
     uint64_t disk_size, block_size, sector_size;
@@ -243,6 +246,7 @@ typedef struct CrashShape {
     uint64_t parent_size;           /* bytes; 0: there is none */
     uint64_t zero_from, zero_end;   /* of the disk: it reads as zeros there */
     bool stale_bits;                /* it has sector bitmaps full of bits */
+    unsigned complete;              /* as in CrashWorkload */
 } CrashShape;
 
 typedef enum GuestKind {
@@ -256,6 +260,7 @@ typedef struct GuestOp {
     GuestKind kind;
     bool fua;                   /* stable when it ends */
     bool exempt;                /* a failed flush may have lost it */
+    bool resize;                /* it is one, from the first sector lost on */
     uint64_t sector;            /* first one */
     uint64_t count;             /* sectors */
     uint32_t start;             /* stamps */
@@ -288,6 +293,8 @@ typedef struct CrashModel {
     GArray *spots;                  /* CrashSpot, by page */
     uint64_t first_size;            /* of the disk at first, bytes */
     GArray *resizes;                /* GuestResize */
+    uint64_t resized_from;          /* sector: the disk has ended there */
+    uint64_t first_resized_from;    /* ... before this model began */
     uint32_t now;                   /* stamp up to which @spots tells */
     uint32_t flush_start;           /* of the latest successful flush */
     GArray *settled;                /* bool for each of @ops: in @stable */
@@ -460,6 +467,8 @@ typedef struct CrashWorkload {
     unsigned rest;                  /* percent of them up to the disk's end */
     bool one_page_each;             /* each write needs another BAT page */
     unsigned spread;                /* a child: so many blocks, likewise */
+    unsigned apart;                 /* ... one of so many; 0: of 512 */
+    unsigned complete;              /* ... of which so many have all sectors */
     unsigned burst[9];              /* so many writes, then a flush, by turns */
     bool full;                      /* space ends and comes back */
     bool full_close;                /* there is none when the image is closed */

@@ -65,7 +65,8 @@ static BlockBackend *open_image(int fail)
     qdict_put_str(options, "backing.file.driver", "file");
     qdict_put_str(options, "backing.file.filename", parent_path);
     return blk_new_open(NULL, NULL, options,
-                        BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
+                        BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP |
+                        BDRV_O_NO_FLUSH,
                         &error_abort);
 }
 
@@ -299,6 +300,152 @@ static void test_write_failed(void)
     g_assert_cmpint(length_of_two(true), ==, length_of_two(false));
 }
 
+/* -- Another size of the disk -- */
+
+typedef struct Resize {
+    BlockBackend *blk;
+    int64_t size;
+    int ret;
+} Resize;
+
+static void coroutine_fn resize_entry(void *opaque)
+{
+    Resize *r = opaque;
+
+    r->ret = blk_co_truncate(r->blk, r->size, true, PREALLOC_MODE_OFF, 0,
+                             &error_abort);
+}
+
+static void start_resize(Resize *r, BlockBackend *blk, int64_t size)
+{
+    *r = (Resize) { .blk = blk, .size = size, .ret = -EINPROGRESS };
+    qemu_coroutine_enter(qemu_coroutine_create(resize_entry, r));
+}
+
+static void end_resize(Resize *r)
+{
+    while (r->ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(r->ret, ==, 0);
+}
+
+static void resize(BlockBackend *blk, int64_t size)
+{
+    Resize r;
+
+    start_resize(&r, blk, size);
+    end_resize(&r);
+}
+
+/* See that it is @size bytes long, a good image, and gone then. */
+static void end_sized(BlockBackend *blk, int64_t size)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(blk_getlength(blk), ==, size);
+    g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
+    g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/* A child that ends at @end, and the parent goes on there. */
+static BlockBackend *open_cut(int64_t end)
+{
+    BlockBackend *blk = open_new(0);
+
+    resize(blk, end);
+    return blk;
+}
+
+/* Each sector of the last block behind the old end gets zeros of its own. */
+static void test_grow_over_parent(void)
+{
+    const int64_t end = 4 * BLOCK + 64 * KiB;
+    BlockBackend *blk = open_cut(end);
+
+    resize(blk, 8 * BLOCK);
+    for (int i = 0; i < 2; i++) {
+        check_fill(blk, 0, BLOCK, 1);
+        check_fill(blk, BLOCK, end - BLOCK, PARENT);
+        check_fill(blk, end, 8 * BLOCK - end, 0);
+        blk_unref(blk);
+        blk = open_image(0);
+    }
+    g_assert_cmpint(write_fill(blk, end + BLOCK, 4096, 2), >=, 0);
+    check_fill(blk, end, BLOCK, 0);
+    check_fill(blk, end + BLOCK + 4096, BLOCK, 0);
+    end_sized(blk, 8 * BLOCK);
+}
+
+/* A disk gets longer while the last block is written to: one after another. */
+static void test_grow_under_write(void)
+{
+    const int64_t end = 4 * BLOCK + 64 * KiB;
+    BlockBackend *blk = open_cut(end);
+    Write *held = hold_write(blk, end - 8192, 4096, 2);
+    Resize r;
+
+    start_resize(&r, blk, 12 * BLOCK);
+    for (int i = 0; i < 20; i++) {
+        aio_poll(qemu_get_aio_context(), false);
+    }
+    g_assert_cmpint(r.ret, ==, -EINPROGRESS);
+    g_assert_cmpint(release_write(held), >=, 0);
+    end_resize(&r);
+    check_fill(blk, BLOCK, end - 8192 - BLOCK, PARENT);
+    check_fill(blk, end - 8192, 4096, 2);
+    check_fill(blk, end - 4096, 4096, PARENT);
+    check_fill(blk, end, 12 * BLOCK - end, 0);
+    end_sized(blk, 12 * BLOCK);
+}
+
+/*
+ * What was behind the end of a shorter disk does not come back: bits, and
+ * entries in the rest of the chunk.
+ */
+static void test_shrink_and_grow(void)
+{
+    BlockBackend *blk = open_new(0);
+    const int64_t end = 3 * BLOCK + 64 * KiB;
+
+    g_assert_cmpint(write_fill(blk, end, 64 * KiB, 2), >=, 0);
+    g_assert_cmpint(write_fill(blk, end - 4096, 4096, 3), >=, 0);
+    for (int i = 4; i < 10; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK + 4096, 4096, 4), >=, 0);
+    }
+    resize(blk, end);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4096, 5), >=, 0);
+    resize(blk, DISK_SIZE + 4 * BLOCK);
+    for (int i = 0; i < 2; i++) {
+        check_fill(blk, 2 * BLOCK, 4096, 5);
+        check_fill(blk, 3 * BLOCK, 60 * KiB, PARENT);
+        check_fill(blk, end - 4096, 4096, 3);
+        check_fill(blk, end, DISK_SIZE + 4 * BLOCK - end, 0);
+        blk_unref(blk);
+        blk = open_image(0);
+    }
+    end_sized(blk, DISK_SIZE + 4 * BLOCK);
+}
+
+/* Behind the parent's end there is no need of zeros. */
+static void test_grow_behind_parent(void)
+{
+    BlockBackend *blk = open_new(0);
+    struct stat before, after;
+
+    resize(blk, DISK_SIZE + 64 * KiB);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    g_assert_cmpint(stat(image_path, &before), ==, 0);
+    resize(blk, DISK_SIZE + 3 * BLOCK + 4096);
+    g_assert_cmpint(stat(image_path, &after), ==, 0);
+    g_assert_cmpint(after.st_size, ==, before.st_size);
+    check_fill(blk, BLOCK, DISK_SIZE - BLOCK, PARENT);
+    check_fill(blk, DISK_SIZE, 3 * BLOCK + 4096, 0);
+    end_sized(blk, DISK_SIZE + 3 * BLOCK + 4096);
+}
+
 static void make_parent(void)
 {
     g_autofree char *buf = g_malloc(DISK_SIZE);
@@ -330,6 +477,10 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/child/bitmap/in-order", test_bitmap_in_order);
     g_test_add_func("/vhdx/child/bitmap/other-order", test_bitmap_other_order);
     g_test_add_func("/vhdx/child/write-failed", test_write_failed);
+    g_test_add_func("/vhdx/child/grow/over-parent", test_grow_over_parent);
+    g_test_add_func("/vhdx/child/grow/under-write", test_grow_under_write);
+    g_test_add_func("/vhdx/child/grow/behind-parent", test_grow_behind_parent);
+    g_test_add_func("/vhdx/child/shrink", test_shrink_and_grow);
     ret = g_test_run();
 
     unlink(parent_path);

@@ -59,12 +59,38 @@ static void check_region(const VHDXGeometry *geo, uint64_t entries)
     g_assert_cmpint(vhdx_bat_region_length(geo), ==, room);
 }
 
+/*
+ * Entries mean nothing from @end on, which is behind the last payload block's,
+ * but that of a child's last sector bitmap.
+ */
+static void check_behind(const VHDXGeometry *geo, uint64_t end)
+{
+    uint64_t last = geo->bat_entries > end ? geo->bat_entries - 1 : UINT64_MAX;
+
+    g_assert_cmpint(vhdx_bat_payload_end(geo), ==, end);
+    if (end) {
+        g_assert_false(vhdx_bat_index_is_behind(geo, 0));
+        g_assert_false(vhdx_bat_index_is_behind(geo, end - 1));
+    }
+    for (uint64_t i = 0; i < 3; i++) {
+        g_assert_cmpint(vhdx_bat_index_is_behind(geo, end + i), ==,
+                        end + i != last);
+        g_assert_true(vhdx_bat_index_is_behind(geo, geo->bat_entries + i));
+    }
+    if (last != UINT64_MAX) {
+        g_assert_false(vhdx_bat_index_is_behind(geo, last));
+        g_assert_cmpint(vhdx_bat_index_is_behind(geo, last - 1), ==,
+                        last - 1 >= end);
+    }
+}
+
 /* Walk over the disk that @params describe and compare. */
 static void walk(const VHDXParams *params)
 {
     uint64_t ratio = slow_chunk(params->block_size, params->logical_sector);
     uint64_t left = params->disk_size;
     uint64_t block = 0, chunk = 0, in_chunk = 0, index = 0, entries = 0;
+    uint64_t payload_end = 0;
     VHDXGeometry geo;
 
     memset(&geo, 0xaa, sizeof(geo));
@@ -77,7 +103,7 @@ static void walk(const VHDXParams *params)
         left -= MIN(left, params->block_size);
         block++;
         index++;
-        entries = index;
+        entries = payload_end = index;
         in_chunk++;
         if (in_chunk == ratio) {
             check_bitmap(&geo, chunk, index);
@@ -103,6 +129,7 @@ static void walk(const VHDXParams *params)
     entries = params->has_parent ? index : entries;
     g_assert_cmpint(geo.bat_entries, ==, entries);
     check_region(&geo, entries);
+    check_behind(&geo, payload_end);
 }
 
 /* Call @func for both sector sizes, all block sizes, with and without parent */

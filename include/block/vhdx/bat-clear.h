@@ -10,23 +10,34 @@
 #include "block/vhdx/state.h"
 
 /*
- * Clear BAT entries from @first to @end - 1.  With @release the blocks that
- * they name get free with the next commit.  The log is open, requests are
- * frozen, no lock is held.  Returns -errno, or how many entries named something
- * that may have been a block, but has not been released.
+ * Clear BAT entries before @end that mean nothing to a disk of @geo: see
+ * vhdx_bat_index_is_behind().  With @release the blocks that they name get free
+ * with the next commit, and the places of sector bitmap blocks, a uint64_t in
+ * bytes each, are appended to @bitmaps, for vhdx_bat_free_bitmaps(); else that
+ * may be NULL.  The log is open, requests are frozen, no lock is held.  Returns
+ * -errno, or how many entries named something that may have been a block, but
+ * has not been released.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
-vhdx_bat_clear(BlockDriverState *bs, uint64_t first, uint64_t end,
-               bool release);
+vhdx_bat_clear(BlockDriverState *bs, const VHDXGeometry *geo, uint64_t end,
+               bool release, GArray *bitmaps);
 
 /*
- * Clear what the BAT's region holds from entry @first on, all of it behind the
- * last block, and say how many blocks are given up by that.  Their space is for
- * a scan to find.  The log is open, requests are frozen, no lock is held.
- * Returns their number or -errno.
+ * Clear what the BAT's region holds behind the last block, and say how many
+ * blocks are given up by that.  Their space is for a scan to find.  The log is
+ * open, requests are frozen, no lock is held.  Returns their number or -errno.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
-vhdx_bat_clear_rest(BlockDriverState *bs, uint64_t first);
+vhdx_bat_clear_rest(BlockDriverState *bs);
+
+/*
+ * Let the places @bitmaps of sector bitmap blocks get free, which no entry in
+ * memory names any more.  That is committed, and all of the log put in place
+ * before, as a replay would write to them.  Requests are frozen, no lock is
+ * held.  Returns 0, or -errno: then a scan will find them.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_free_bitmaps(BlockDriverState *bs, const GArray *bitmaps);
 
 /*
  * Entries behind the last block, up to @end, get a meaning when the disk gets

@@ -60,4 +60,20 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_bitmap_set(BlockDriverState *bs, uint64_t place, uint64_t offset,
                 uint64_t bytes, bool clear, bool *full);
 
+/*
+ * Clear the bits of @bytes bytes at @offset of the disk, whole sectors within a
+ * block, in the sector bitmap block at @place.  Else as vhdx_bitmap_set().
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bitmap_clear(BlockDriverState *bs, uint64_t place, uint64_t offset,
+                  uint64_t bytes);
+
+/*
+ * Whether @block, which is PARTIALLY_PRESENT, has all of its sectors that the
+ * disk has.  No lock is held.  Returns 1, 0, or -errno as
+ * vhdx_bitmap_get_run().
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bitmap_is_full(BlockDriverState *bs, uint64_t block);
+
 #endif

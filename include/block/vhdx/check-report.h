@@ -23,6 +23,7 @@ typedef struct VHDXCheck {
     unsigned reports;               /* findings told so far */
     uint64_t end;                   /* of the last object, bytes */
     uint64_t used;                  /* bytes that something refers to */
+    uint64_t bitmaps;               /* sector bitmap blocks of use */
     uint64_t lost;                  /* blocks named behind the last one */
     uint64_t given_up;              /* ... and no longer, as they were zeros */
 } VHDXCheck;

@@ -109,6 +109,23 @@ static inline uint64_t vhdx_bat_bitmap_index(const VHDXGeometry *geo,
 bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
                               uint64_t *block);
 
+/* The BAT index behind that of the last payload block. */
+static inline uint64_t vhdx_bat_payload_end(const VHDXGeometry *geo)
+{
+    return geo->blocks ? vhdx_bat_index(geo, geo->blocks - 1) + 1 : 0;
+}
+
+/*
+ * Whether BAT entry @index, from vhdx_bat_payload_end() on, means nothing: a
+ * child has entries for all of its last chunk, but of those behind the last
+ * payload block only that of the sector bitmap block counts.
+ */
+static inline bool vhdx_bat_index_is_behind(const VHDXGeometry *geo,
+                                            uint64_t index)
+{
+    return index >= vhdx_bat_payload_end(geo) && index != geo->bat_entries - 1;
+}
+
 /*
  * What raw entry @entry of an image without parent should be, where that is
  * certain if its state is right: without reserved bits, without an offset in a

@@ -10,31 +10,34 @@
 #include "block/vhdx/state.h"
 
 typedef struct VHDXMove {
-    uint64_t block;
+    uint64_t block;                 /* or, of a sector bitmap, its chunk */
+    bool bitmap;                    /* a sector bitmap block */
+    uint64_t held;                  /* what a place has, bytes */
     uint64_t from;                  /* where it is, bytes */
     uint64_t to;                    /* where it goes, bytes */
     uint64_t bytes;                 /* those that belong to the disk */
     bool data;                      /* there are not only zeros in it */
 } VHDXMove;
 
-/* Blocks that are looked at, or moved, together. */
+/* Blocks of either kind that are looked at, or moved, together. */
 typedef struct VHDXMoveSet {
     unsigned count;
     VHDXMove moves[64];
 } VHDXMoveSet;
 
 /*
- * Add the payload block of BAT entry @index, present at @from, that may go to
- * @to.  Returns whether the batch is full.
+ * Add the payload block of BAT entry @index, or the sector bitmap block of a
+ * child, present at @from, that may go to @to.  Returns whether the batch is
+ * full.
  */
 bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,
                    uint64_t from, uint64_t to);
 
 /*
- * Give blocks of @set in which there are only zeros the state ZERO, and add
- * their number to @dropped.  That is stable, and their space free, with the
- * next commit.  Requests are frozen, no lock is held.  Returns 0 or -errno; the
- * image is right in either case.
+ * Give blocks of @set, all of them FULLY_PRESENT, in which there are only zeros
+ * the state ZERO, and add their number to @dropped.  That is stable, and their
+ * space free, with the next commit.  Requests are frozen, no lock is held.
+ * Returns 0 or -errno; the image is right in either case.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_move_drop_zeroes(BlockDriverState *bs, VHDXMoveSet *set,

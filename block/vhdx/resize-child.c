@@ -1,0 +1,229 @@
+/*
+ * VHDX: resizing a differencing image
+ *
+ * A longer disk reads as zeros behind its old end, though the parent may be
+ * longer, too.  If it is, new blocks get the state ZERO up to where it ends,
+ * and the rest of the last block gets zeros of its own, with their bits.  Where
+ * no parent is attached, any may be some day, so it counts as longer than any
+ * disk.  Behind the parent's end new blocks are NOT_PRESENT, and the bits for
+ * the rest of the last block, which may have been anything, are cleared.
+ *
+ * All that is stable before the size changes: entries and bits behind the end
+ * of the disk mean nothing until then.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "block/vhdx/alloc.h"
+#include "block/vhdx/bat.h"
+#include "block/vhdx/bat-entry.h"
+#include "block/vhdx/bitmap.h"
+#include "block/vhdx/cache.h"
+#include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/file.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/space.h"
+#include "block/vhdx/space-scan.h"
+#include "resize-int.h"
+
+/* Where the parent ends, bytes, or -errno. */
+static int64_t coroutine_fn GRAPH_RDLOCK parent_end(BlockDriverState *bs)
+{
+    return bs->backing ? bdrv_co_getlength(bs->backing->bs) : INT64_MAX;
+}
+
+/* -- The last block -- */
+
+/* Let the last block have zeros from offset @offset of the disk on. */
+static int coroutine_fn GRAPH_RDLOCK
+tail_zero(BlockDriverState *bs, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t bytes = s->geo.block_size - vhdx_in_block(&s->geo, offset);
+    VHDXExtent e;
+    int ret;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        ret = vhdx_alloc_extent(bs, offset, bytes, &e);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    /* The file may have no more of it than the disk needs. */
+    ret = vhdx_space_extend_to(bs, e.file_offset + bytes);
+    if (ret == 0) {
+        ret = vhdx_file_pwrite_zeroes(bs, e.file_offset, bytes,
+                                      BDRV_REQ_MAY_UNMAP);
+    }
+    VHDX_LOCK_GUARD(s);
+    return vhdx_alloc_complete(bs, offset, &e, ret);
+}
+
+/* Let the last block have nothing from offset @offset of the disk on. */
+static int coroutine_fn GRAPH_RDLOCK
+tail_clear(BlockDriverState *bs, uint64_t offset)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t chunk = offset >> s->geo.block_bits >> s->geo.chunk_bits;
+    uint64_t bytes = s->geo.block_size - vhdx_in_block(&s->geo, offset);
+    uint64_t place = 0;
+    int ret;
+
+    VHDX_LOCK_GUARD(s);
+    do {
+        ret = vhdx_bat_get_bitmap(bs, chunk, &place);
+        if (ret == 0 && !place) {
+            return vhdx_bat_report_no_bitmap(bs, chunk);
+        }
+        if (ret == 0) {
+            ret = vhdx_bitmap_clear(bs, place, offset, bytes);
+        }
+    } while (ret > 0);
+    vhdx_change_note(s);
+    return ret;
+}
+
+int coroutine_fn vhdx_resize_last_block(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = s->geo.disk_size;
+    int64_t end = parent_end(bs);
+    VHDXBlockState state;
+    uint64_t entry;
+    int ret;
+
+    if (end < 0 || !vhdx_in_block(&s->geo, offset)) {
+        return MIN(end, 0);
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        ret = vhdx_bat_get(bs, offset >> s->geo.block_bits, &entry);
+    }
+    state = vhdx_bat_state(entry);
+    if (ret < 0 || (state != VHDX_BLOCK_NOT_PRESENT &&
+                    state != VHDX_BLOCK_PARTIALLY_PRESENT)) {
+        return ret;
+    }
+    if (end > offset) {
+        return tail_zero(bs, offset);
+    }
+    return state == VHDX_BLOCK_PARTIALLY_PRESENT ? tail_clear(bs, offset) : 0;
+}
+
+/* -- New blocks -- */
+
+/* Set entries from that of *@block on, to the end of its page or @end. */
+static int coroutine_fn GRAPH_RDLOCK
+page_cover(BlockDriverState *bs, uint64_t *block, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_index(&s->geo, *block);
+    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
+    uint64_t in_page = offset % VHDX_PAGE_SIZE;
+    VHDXPage *page;
+    uint8_t *raw;
+    int ret;
+
+    vhdx_lock(s);
+    ret = vhdx_cache_get(bs, offset - in_page, &page);
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
+    }
+    raw = vhdx_cache_modify(s, page);
+    while (in_page < VHDX_PAGE_SIZE && *block < end) {
+        uint64_t number;
+
+        if (!vhdx_bat_index_is_bitmap(&s->geo, index++, &number)) {
+            stq_le_p(raw + in_page, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
+            ++*block;
+        }
+        in_page += VHDX_BAT_ENTRY_SIZE;
+    }
+    vhdx_change_note(s);
+    return vhdx_commit_unlock(bs);
+}
+
+int coroutine_fn vhdx_resize_cover_parent(BlockDriverState *bs,
+                                          const VHDXGeometry *geo)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t end = parent_end(bs);
+    uint64_t block = s->geo.blocks;
+    uint64_t last;
+    int ret = 0;
+
+    if (end < 0) {
+        return end;
+    }
+    last = DIV_ROUND_UP(MIN((uint64_t)end, geo->disk_size), geo->block_size);
+    while (block < last && ret == 0) {
+        ret = page_cover(bs, &block, last);
+    }
+    return ret;
+}
+
+/* -- Traces of a parent -- */
+
+/* Returns 1 at an entry that is PARTIALLY_PRESENT and can't be read. */
+static int coroutine_fn GRAPH_RDLOCK
+partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t *found = opaque;
+    uint64_t block;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
+            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            *found = index + i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn
+vhdx_resize_check_parent(BlockDriverState *bs, uint64_t entries, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t found;
+    int ret;
+
+    if (s->params.has_parent) {
+        return 0;
+    }
+    if (s->has_locator) {
+        error_setg(errp, "Could not resize the image: it has a Parent Locator, "
+                   "but HasParent of File Parameters is 0");
+        return -EINVAL;
+    }
+    ret = vhdx_bat_walk(bs, entries - entries % stride, entries, partial_find,
+                        &found);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    } else if (ret > 0) {
+        error_setg(errp, "Could not resize the image: BAT entry %" PRIu64 " is "
+                   "PARTIALLY_PRESENT, with a sector bitmap in an image "
+                   "without parent", found);
+    }
+    return ret ? -EINVAL : 0;
+}
+
+/* -- Space -- */
+
+void coroutine_fn vhdx_resize_know_space(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    qemu_co_mutex_lock(&s->grow_lock);
+    (void)vhdx_space_know(bs);
+    qemu_co_mutex_unlock(&s->grow_lock);
+}
