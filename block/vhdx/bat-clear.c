@@ -26,6 +26,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -190,6 +191,7 @@ int coroutine_fn vhdx_bat_free_bitmaps(BlockDriverState *bs,
         for (guint i = 0; i < bitmaps->len; i++) {
             uint64_t place = g_array_index(bitmaps, uint64_t, i);
 
+            vhdx_bitmap_forget_new(s, place);
             vhdx_cache_drop(s, place, VHDX_BITMAP_SIZE);
             vhdx_space_release(s, place, VHDX_BITMAP_SIZE);
         }

@@ -12,7 +12,8 @@
  *      PARTIALLY_PRESENT since get theirs, too.
  *   3. That is committed, before the entries of sector bitmaps go: in one
  *      commit these would come first.
- *   4. All is put in place, since a replay writes to bitmaps.
+ *   4. All is put in place, since a replay writes to bitmaps; then the space
+ *      of their blocks is free.
  *   5. HasParent and the locator go at once.  Until then it is a child.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -21,8 +22,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/vhdx/bat.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/begin.h"
-#include "block/vhdx/bitmap.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
@@ -31,7 +32,6 @@
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/request.h"
-#include "block/vhdx/space-freed.h"
 
 /* So many blocks get their zeros while requests are held off. */
 #define FILL_BLOCKS 16
@@ -139,7 +139,6 @@ bitmaps_drop(BlockDriverState *bs, GArray *places)
         }
         if (place) {
             vhdx_bat_set_bitmap(s, chunk, 0);
-            vhdx_bitmap_forget_new(s, place);
             vhdx_change_note(s);
             g_array_append_val(places, place);
         }
@@ -191,7 +190,6 @@ parent_drop(BlockDriverState *bs, Error **errp)
 static int coroutine_fn GRAPH_RDLOCK
 flatten_frozen(BlockDriverState *bs, Error **errp)
 {
-    BDRVVHDXState *s = bs->opaque;
     g_autoptr(GArray) places = g_array_new(false, false, sizeof(uint64_t));
     uint64_t block = 0;
     int ret;
@@ -204,24 +202,16 @@ flatten_frozen(BlockDriverState *bs, Error **errp)
         ret = bitmaps_drop(bs, places);
     }
     if (ret == 0) {
-        ret = vhdx_commit_checkpoint(bs);
+        ret = vhdx_commit(bs);
+    }
+    if (ret == 0) {
+        ret = vhdx_bat_free_bitmaps(bs, places);
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write to '%s'", bs->filename);
         return ret;
     }
-    ret = parent_drop(bs, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    WITH_VHDX_LOCK_GUARD(s) {
-        for (guint i = 0; i < places->len; i++) {
-            vhdx_space_release(s, g_array_index(places, uint64_t, i),
-                               VHDX_BITMAP_SIZE);
-        }
-        vhdx_change_note(s);
-    }
-    return 0;
+    return parent_drop(bs, errp);
 }
 
 int coroutine_fn vhdx_flatten(BlockDriverState *bs, Error **errp)

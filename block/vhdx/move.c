@@ -29,6 +29,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -225,6 +226,7 @@ entry_move(BlockDriverState *bs, const VHDXMove *m)
     }
     if (m->bitmap) {
         vhdx_bat_set_bitmap(s, m->block, m->to);
+        vhdx_bitmap_forget_new(s, m->from);
         vhdx_cache_drop(s, m->from, VHDX_BITMAP_SIZE);
     } else {
         vhdx_bat_set(s, m->block, vhdx_bat_entry(vhdx_bat_state(old), m->to));
