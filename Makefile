@@ -2,8 +2,9 @@
 #
 # BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
 # many random seeds check-crash takes, RUNS how many inputs check-fuzz. One test
-# alone: TEST=NAME (check-unit, -iotests, -interop, -trace), WORKLOAD=NAME
-# (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE (check-fuzz).
+# alone: TEST=NAME (check-unit, -iotests, -interop, -trace, -model),
+# WORKLOAD=NAME (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE
+# (check-fuzz).
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -19,7 +20,7 @@ demo: all
 check: export RUNS ?= 500
 check:
 	@scripts/run-checks limits lint layers unit no-libuuid iotests interop \
-		trace crash fuzz series
+		trace model crash fuzz series
 
 # QEMU's checkpatch.pl, codespell, shellcheck, pylint and mypy over our files
 lint:
@@ -31,7 +32,7 @@ quick:
 	@scripts/run-checks layers lint quick
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
-check-crash check-fuzz check-series check-compat check-mutations \
+check-model check-crash check-fuzz check-series check-compat check-mutations \
 check-no-libuuid:
 	@scripts/run-checks $(@:check-%=%)
 
@@ -86,8 +87,8 @@ clean:
 
 .PHONY: all demo check lint quick check-limits check-layers check-unit \
         check-no-libuuid check-iotests \
-        check-interop check-trace check-crash check-fuzz check-series \
-        check-compat check-mutations check-iotests-10.0 check-asan \
+        check-interop check-trace check-model check-crash check-fuzz \
+        check-series check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \
         demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean
