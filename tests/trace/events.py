@@ -16,7 +16,8 @@ NUMBER = re.compile(r'%(?:l|ll)?([dux])')
 CLOSE = 'data -> reading', 'metadata -> reading'
 BROKEN = ('reading -> broken', 'metadata -> broken', 'data -> broken')
 RESUMED = ('broken -> reading', 'broken -> metadata', 'broken -> data')
-EDGES = ('reading -> metadata', 'metadata -> data') + CLOSE + BROKEN + RESUMED
+EDGES = ('reading -> metadata', 'metadata -> data', 'data -> metadata') + \
+    CLOSE + BROKEN + RESUMED
 
 
 class Declaration:

@@ -515,6 +515,36 @@ def compact_stopped(ctx):
           'log_close ret=-5')
 
 
+# -- Chains --
+
+def told(ctx):
+    """A child is told which GUID its parent will have before it has that, and
+    again afterwards; one that has a child in use gets a new GUID itself."""
+    base = present(ctx)
+    middle, top = ctx.path('middle.vhdx'), ctx.path('top.vhdx')
+    for parent, child in (base, middle), (middle, top):
+        run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-b', parent, '-F',
+            'vhdx', child)
+    ctx.io(top, ['write -q -P 2 0 4k'])
+    trace = events.Trace(ctx.path('trace'))
+    run(ours('qemu-img'), *trace.options(), 'commit', '-q', '-d', '-b', base,
+        top)
+    seen = [e for e in trace.read() if e.name in (
+        'open', 'header_write', 'write_state', 'link_set', 'tell_child')]
+    telling = [e for e in seen if e.name == 'tell_child']
+    (inner, above), (outer, below) = [(e.s, e.child) for e in telling]
+    expect(inner == below, 'the top one is told first: %s', telling)
+    names = {above: 'top', inner: 'middle', outer: 'base'}
+    done = ['%s %s' % (names[e.s], e.to if e.name == 'write_state' else e.name)
+            for e in seen if e.s in names and
+            e.name not in ('open', 'header_write')]
+    expect(done[:11] == [
+        'top metadata', 'top link_set', 'middle tell_child',
+        'middle metadata', 'middle data', 'top link_set', 'middle link_set',
+        'base tell_child', 'base metadata', 'base data', 'middle link_set'],
+           '%s', done)
+
+
 def declared(_):
     """Each event is raised, in the files that its declaration is sorted by,
     and a test here names it."""
@@ -540,4 +570,4 @@ def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
         life, reading, share, reuse, kept, discard, relieve, replay, failing,
         no_space, stopped, stopped_at_once, stays_stopped, read_only_and_back,
-        resize, compact, compact_stopped, declared)]
+        resize, compact, compact_stopped, told, declared)]
