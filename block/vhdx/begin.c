@@ -42,6 +42,7 @@ static int coroutine_fn GRAPH_RDLOCK
 child_tell(BlockDriverState *child, const VHDXGuid *now, const VHDXGuid *next,
            Error **errp)
 {
+    ERRP_GUARD();
     BDRVVHDXState *s = child->opaque;
     g_autoptr(GPtrArray) above = vhdx_children_list(child,
                                                     VHDX_CHILDREN_IN_USE);
@@ -58,6 +59,9 @@ child_tell(BlockDriverState *child, const VHDXGuid *now, const VHDXGuid *next,
     if (above->len || vhdx_change_state(s) == VHDX_READING ||
         vhdx_change_is_broken(s)) {
         ret = begin_locked(child, above->len ? VHDX_DATA : VHDX_METADATA, errp);
+    }
+    if (ret < 0 && !*errp) {
+        error_setg_errno(errp, -ret, "Could not begin to write to it");
     }
     if (ret == 0) {
         ret = vhdx_link_write(child, now, next, errp);

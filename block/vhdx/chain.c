@@ -216,7 +216,8 @@ int coroutine_fn vhdx_chain_make_empty(BlockDriverState *bs, void *opaque,
                    bs->filename);
         return -ENOTSUP;
     }
-    ret = vhdx_begin(bs, VHDX_DATA);
+    /* It reads as before if its parent is there: its children go on to fit. */
+    ret = vhdx_begin(bs, vhdx_parent_linked(bs) ? VHDX_METADATA : VHDX_DATA);
     if (ret == 0) {
         vhdx_request_freeze(s);
         ret = make_empty_frozen(bs);
