@@ -534,9 +534,9 @@ def told(ctx):
     telling = [e for e in seen if e.name == 'tell_child']
     (inner, above), (outer, below) = [(e.s, e.child) for e in telling]
     expect(inner == below, 'the top one is told first: %s', telling)
-    names = {above: 'top', inner: 'middle', outer: 'base'}
-    done = ['%s %s' % (names[e.s], e.to if e.name == 'write_state' else e.name)
-            for e in seen if e.s in names and
+    who = {above: 'top', inner: 'middle', outer: 'base'}
+    done = ['%s %s' % (who[e.s], e.to if e.name == 'write_state' else e.name)
+            for e in seen if e.s in who and
             e.name not in ('open', 'header_write')]
     expect(done[:11] == [
         'top metadata', 'top link_set', 'middle tell_child',
