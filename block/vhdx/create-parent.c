@@ -217,7 +217,7 @@ vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
 {
     g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
     g_autoptr(GArray) found = NULL;
-    g_autofree char *name = NULL;
+    g_autofree char *name = NULL, *plain = NULL;
     uint32_t length;
     uint8_t *item;
     int ret;
@@ -225,7 +225,11 @@ vhdx_create_ask_parent(const char *child, VHDXCreateOptions *opts,
     if (!opts->parent) {
         return 0;
     }
-    strstart(child, "file:", &child);
+    if (strstart(child, "file:", &child) && path_has_protocol(child)) {
+        /* What stands before the colon was never a protocol. */
+        plain = g_strdup_printf("./%s", child);
+        child = plain;
+    }
     name = bdrv_get_full_backing_filename_from_filename(child, opts->parent,
                                                         errp);
     if (!name) {
