@@ -219,8 +219,12 @@ int coroutine_fn vhdx_flatten(BlockDriverState *bs, Error **errp)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    /* With a parent at hand, all that it has has been copied. */
-    ret = vhdx_begin(bs, bs->backing ? VHDX_METADATA : VHDX_DATA);
+    /*
+     * All that the parent has has been copied if it is at hand, or was until a
+     * job has taken it away.
+     */
+    ret = vhdx_begin(bs, bs->backing || vhdx_parent_was_linked(s) ?
+                         VHDX_METADATA : VHDX_DATA);
     if (ret == 0) {
         ret = fill_in_parts(bs);
     }

@@ -68,7 +68,9 @@ static int path_store(VHDXLocator *loc, const char *child, const char *parent,
 {
     g_autofree char *way = NULL;
 
-    if (path && vhdx_parent_path_is_in_system(path)) {
+    /* What is not there yet is looked at when it is searched for. */
+    if (path && access(path, F_OK) == 0 &&
+        vhdx_parent_path_is_in_system(path)) {
         error_setg(errp, "The parent locator can't name '%s': no parent is "
                    "looked for in /dev, /proc or /sys", parent);
         return -EINVAL;

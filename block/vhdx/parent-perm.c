@@ -144,7 +144,8 @@ int vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm,
         return 0;
     }
     ret = parent_judge(bs, parent, errp);
-    if (ret < 0 && !parent_is_strict(bs, parent) && vhdx_children_has_use(bs)) {
+    /* A reopen that fails leaves the one that there is. */
+    if (ret < 0 && !p->reopening && vhdx_children_has_use(bs)) {
         qatomic_set(&p->lost, true);
     }
     return ret;
@@ -212,4 +213,23 @@ void vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
         parent_take(bs, parent);
     }
     vhdx_children_note(bs);
+}
+
+/*
+ * A mirror opens the parent of its target at the end, and goes on if there is
+ * none.  Only who looks for one to open has cleared BDRV_O_NO_BACKING.
+ */
+char *vhdx_parent_dirname(BlockDriverState *bs, Error **errp)
+{
+    VHDXParent *p = ((BDRVVHDXState *)bs->opaque)->parent;
+
+    if (!p->error) {
+        return bdrv_dirname(bs->file->bs, errp);
+    }
+    if (!bs->backing && !(bs->open_flags & BDRV_O_NO_BACKING) &&
+        vhdx_children_has_use(bs)) {
+        vhdx_parent_lose(bs->opaque);
+    }
+    error_propagate(errp, error_copy(p->error));
+    return NULL;
 }

@@ -62,6 +62,11 @@ BlockDriverState *vhdx_parent_linked(BlockDriverState *bs)
     return qatomic_read(&s->parent->linked) ? vhdx_parent_node(bs) : NULL;
 }
 
+bool vhdx_parent_was_linked(BDRVVHDXState *s)
+{
+    return qatomic_read(&s->parent->linked);
+}
+
 bool vhdx_parent_link_is_due(BDRVVHDXState *s)
 {
     /* The parent may be changing the locator for itself. */
@@ -210,17 +215,6 @@ int coroutine_fn vhdx_parent_name(BlockDriverState *bs, Error **errp)
     pstrcpy(bs->auto_backing_file, sizeof(bs->auto_backing_file), name);
     pstrcpy(bs->backing_format, sizeof(bs->backing_format), "vhdx");
     return 0;
-}
-
-char *vhdx_parent_dirname(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    if (s->parent->error) {
-        error_propagate(errp, error_copy(s->parent->error));
-        return NULL;
-    }
-    return bdrv_dirname(bs->file->bs, errp);
 }
 
 int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,

@@ -31,4 +31,13 @@ vhdx_parent_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
 void GRAPH_RDLOCK
 vhdx_parent_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
 
+/*
+ * .bdrv_dirname: the folder that names of the image's parent are relative to.
+ * The block layer asks for it when it is about to open the parent by the
+ * locator, which an option may have told it not to do, and the driver is not
+ * told.  So here it fails if there is no parent: NULL with @errp set.  Who uses
+ * the image meanwhile gets errors for what is the parent's.
+ */
+char *GRAPH_RDLOCK vhdx_parent_dirname(BlockDriverState *bs, Error **errp);
+
 #endif

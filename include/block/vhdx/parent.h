@@ -34,6 +34,9 @@ BlockDriverState *GRAPH_RDLOCK vhdx_parent_node(BlockDriverState *bs);
  */
 BlockDriverState *GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
 
+/* Whether the image that was attached last is that one; it may be gone. */
+bool vhdx_parent_was_linked(BDRVVHDXState *s);
+
 /*
  * Whether the locator has to be written before the image is changed: the parent
  * has another DataWriteGuid, or the second linkage is left from a change of the
@@ -89,13 +92,5 @@ vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_parent_name(BlockDriverState *bs, Error **errp);
-
-/*
- * .bdrv_dirname: the folder that names of the image's parent are relative to.
- * The block layer asks for it when it is about to open the parent by the
- * locator, which an option may have told it not to do, and the driver is not
- * told.  So here it fails if there is no parent: NULL with @errp set.
- */
-char *GRAPH_RDLOCK vhdx_parent_dirname(BlockDriverState *bs, Error **errp);
 
 #endif

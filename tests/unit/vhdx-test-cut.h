@@ -1,0 +1,244 @@
+/*
+ * VHDX unit tests: a chain of two that may be cut off at any flush
+ *
+ * A filter of our own below each image notes what both files hold whenever one
+ * of them is flushed, and what of that is stable.  Any mixture of both, page by
+ * page, is what a power cut could leave.  It is made from the notes when all is
+ * done, in a folder of its own, and opened there.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#ifndef TESTS_UNIT_VHDX_TEST_CUT_H
+#define TESTS_UNIT_VHDX_TEST_CUT_H
+
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "block/block_int.h"
+#include "vhdx-test-request.h"
+
+#define BLOCK       MiB
+#define DISK_SIZE   (8 * MiB)
+#define PAGE        (4 * KiB)
+
+/* The files, by their names in the folder */
+enum { PARENT, CHILD, FILES };
+static const char *const names[FILES] = { "parent.vhdx", "child.vhdx" };
+
+static char *test_dir;
+static char *cut_dir;
+static char *paths[FILES];
+static char *cut_paths[FILES];
+
+/* What a file held at some time; the content is shared. */
+typedef struct State {
+    GBytes *stable;
+    GBytes *now;
+} State;
+
+/* One for each flush: the files just before it */
+typedef struct Cut {
+    State files[FILES];
+} Cut;
+
+static GArray *cuts;
+static State state[FILES];
+
+static inline GBytes *file_content(const char *path, GBytes *old)
+{
+    char *data;
+    gsize bytes;
+
+    g_assert_true(g_file_get_contents(path, &data, &bytes, NULL));
+    if (old && g_bytes_get_size(old) == bytes &&
+        !memcmp(g_bytes_get_data(old, NULL), data, bytes)) {
+        g_free(data);
+        return g_bytes_ref(old);
+    }
+    return g_bytes_new_take(data, bytes);
+}
+
+static inline void content_set(GBytes **to, GBytes *content)
+{
+    if (*to) {
+        g_bytes_unref(*to);
+    }
+    *to = content;
+}
+
+/* Note what there is now. */
+static inline void cut_note(void)
+{
+    Cut cut;
+
+    for (int i = 0; i < FILES; i++) {
+        content_set(&state[i].now, file_content(paths[i], state[i].now));
+        cut.files[i].stable = g_bytes_ref(state[i].stable);
+        cut.files[i].now = g_bytes_ref(state[i].now);
+    }
+    g_array_append_val(cuts, cut);
+}
+
+/* All that there is is stable. */
+static inline void cuts_begin(void)
+{
+    cuts = g_array_new(false, false, sizeof(Cut));
+    for (int i = 0; i < FILES; i++) {
+        content_set(&state[i].now, file_content(paths[i], NULL));
+        content_set(&state[i].stable, g_bytes_ref(state[i].now));
+    }
+}
+
+static inline void cuts_end(void)
+{
+    for (guint i = 0; i < cuts->len; i++) {
+        Cut *cut = &g_array_index(cuts, Cut, i);
+
+        for (int j = 0; j < FILES; j++) {
+            g_bytes_unref(cut->files[j].stable);
+            g_bytes_unref(cut->files[j].now);
+        }
+    }
+    g_clear_pointer(&cuts, g_array_unref);
+    for (int i = 0; i < FILES; i++) {
+        content_set(&state[i].now, NULL);
+        content_set(&state[i].stable, NULL);
+    }
+}
+
+/* Which pages of what is not stable survive */
+typedef enum Survive { NONE, ALL, SOME } Survive;
+
+/* Make a file as a cut may leave it. */
+static inline void cut_make(const char *path, const State *s, Survive which,
+                            GRand *rand)
+{
+    gsize stable, now;
+    const uint8_t *a = g_bytes_get_data(s->stable, &stable);
+    const uint8_t *b = g_bytes_get_data(s->now, &now);
+    g_autofree uint8_t *data = g_malloc0(MAX(stable, now));
+
+    if (which == NONE) {
+        g_assert_true(g_file_set_contents(path, (char *)a, stable, NULL));
+        return;
+    }
+    memcpy(data, b, now);
+    for (gsize at = 0; which == SOME && at < MIN(stable, now); at += PAGE) {
+        gsize bytes = MIN(PAGE, MIN(stable, now) - at);
+
+        if (memcmp(a + at, b + at, bytes) && g_rand_boolean(rand)) {
+            memcpy(data + at, a + at, bytes);
+        }
+    }
+    g_assert_true(g_file_set_contents(path, (char *)data, now, NULL));
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+cut_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+           QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+            QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+cut_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                  BdrvRequestFlags flags)
+{
+    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+cut_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+             PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
+}
+
+static int coroutine_fn GRAPH_RDLOCK cut_flush(BlockDriverState *bs)
+{
+    int ret;
+
+    if (cuts) {
+        cut_note();
+    }
+    ret = bdrv_co_flush(bs->file->bs);
+    for (int i = 0; i < FILES && ret == 0 && cuts; i++) {
+        if (!strcmp(bs->file->bs->filename, paths[i])) {
+            content_set(&state[i].stable, g_bytes_ref(state[i].now));
+        }
+    }
+    return ret;
+}
+
+static int cut_open(BlockDriverState *bs, QDict *options, int flags,
+                    Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    bs->total_sectors = bs->file->bs->total_sectors;
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
+    return 0;
+}
+
+static int cut_reopen_prepare(BDRVReopenState *reopen,
+                              BlockReopenQueue *queue, Error **errp)
+{
+    return 0;
+}
+
+static BlockDriver bdrv_cut = {
+    .format_name            = "vhdx-test-cut",
+    .is_filter              = true,
+    .bdrv_open              = cut_open,
+    .bdrv_reopen_prepare    = cut_reopen_prepare,
+    .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_preadv         = cut_preadv,
+    .bdrv_co_pwritev        = cut_pwritev,
+    .bdrv_co_pwrite_zeroes  = cut_pwrite_zeroes,
+    .bdrv_co_truncate       = cut_truncate,
+    .bdrv_co_flush          = cut_flush,
+};
+
+static inline void test_cut_init(void)
+{
+    bdrv_init();
+    bdrv_register(&bdrv_cut);
+    qemu_init_main_loop(&error_abort);
+    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
+    g_assert_nonnull(test_dir);
+    cut_dir = g_build_filename(test_dir, "cut", NULL);
+    g_assert_cmpint(mkdir(cut_dir, 0700), ==, 0);
+    for (int i = 0; i < FILES; i++) {
+        paths[i] = g_build_filename(test_dir, names[i], NULL);
+        cut_paths[i] = g_build_filename(cut_dir, names[i], NULL);
+    }
+}
+
+static inline void test_cut_finish(void)
+{
+    for (int i = 0; i < FILES; i++) {
+        unlink(paths[i]);
+        unlink(cut_paths[i]);
+        g_free(paths[i]);
+        g_free(cut_paths[i]);
+    }
+    rmdir(cut_dir);
+    rmdir(test_dir);
+    g_free(cut_dir);
+    g_free(test_dir);
+}
+
+#endif
