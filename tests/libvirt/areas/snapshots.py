@@ -3,11 +3,6 @@ from domain import Domain, disk_xml
 from report import expect_equal, expect_in, step
 from tools import MIB
 
-# of a VHDX overlay, while there are no differencing images: by qemu-img, or by
-# libvirt, whose QEMU lacks the capability
-REFUSAL_OFF = 'differencing images cannot be created yet'
-REFUSAL = 'does not support backing files of vhdx images'
-
 
 def run(bench):
     tools = bench.tools
@@ -83,24 +78,52 @@ def pull(tools, session, pool, domain):
 
 
 def vhdx_overlay(tools, session, pool):
-    disk = pool.path('disk.vhdx')
-    over = pool.path('three.vhdx')
-    # Differencing images turn the next two round: the overlay is made, and
-    # the guest sees both layers.
+    disk, three, four, five = (pool.path(name + '.vhdx') for name in (
+        'disk', 'three', 'four', 'five'))
     with Domain(session, 's', disk_xml(disk)) as domain:
-        with step('a snapshot in vhdx, guest off: refused, no file left'):
-            snapshot(domain, 'three', over, driver='vhdx',
-                     fails=REFUSAL_OFF)
-            pool.absent('three.vhdx')
-            expect_equal(domain.chain(), [('vhdx', disk)], 'chain')
-        with step('a snapshot in vhdx, guest running: refused, no file left'):
+        with step('a snapshot in vhdx, guest off'):
+            snapshot(domain, 'three', three, driver='vhdx')
+            expect_equal(tools.vhdx(three)['subformat'], 'differencing',
+                         'subformat')
+        with step('... the guest sees both layers'):
             domain.start()
-            snapshot(domain, 'three', over, driver='vhdx', fails=REFUSAL)
-            pool.absent('three.vhdx')
-            expect_equal(domain.chain(), [('vhdx', disk)], 'chain')
+            expect_equal(domain.chain(), [('vhdx', three), ('vhdx', disk)],
+                         'chain')
             domain.reads(71, 0, '1M')
-            expect_equal(domain.virsh('snapshot-list', '--name').strip(), '',
-                         'snapshots')
+            domain.write(81, '4M', '1M')
+        with step('a snapshot in vhdx, guest running'):
+            snapshot(domain, 'four', four, driver='vhdx')
+            domain.write(82, '5M', '1M')
+            snapshot(domain, 'five', five, driver='vhdx')
+            domain.write(83, '6M', '1M')
+            expect_equal(domain.chain(), [('vhdx', path) for path in (
+                five, four, three, disk)], 'chain')
+        with step('... the chain starts again'):
+            domain.destroy()
+            domain.start()
+            for number, mib in (71, 0), (81, 4), (82, 5), (83, 6):
+                domain.reads(number, mib * MIB, '1M')
+        with step('blockcommit of a layer in the middle'):
+            domain.virsh('blockcommit', 'sda', '--top', four, '--base', three,
+                         '--wait')
+            expect_equal(domain.chain(), [('vhdx', path) for path in (
+                five, three, disk)], 'chain')
+            domain.reads(82, '5M', '1M')
+        with step('blockpull to a base'):
+            domain.virsh('blockpull', 'sda', '--base', disk, '--wait')
+            expect_equal(domain.chain(), [('vhdx', five), ('vhdx', disk)],
+                         'chain')
+        with step('blockcommit --active --pivot'):
+            domain.virsh('blockcommit', 'sda', '--active', '--pivot')
+            expect_equal(domain.chain(), [('vhdx', disk)], 'chain')
+            for number, mib in (71, 0), (81, 4), (82, 5), (83, 6):
+                domain.reads(number, mib * MIB, '1M')
+        with step('... the old overlay does not fit any more'):
+            domain.write(84, '7M', '1M')
+            domain.destroy()
+            tools.check(disk)
+            tools.img('map', '-f', 'vhdx', five,
+                      fails='does not go with its parent')
 
     path = tools.create(pool.path('base'), '64M', form='qcow2')
     with step('a snapshot in vhdx over a qcow2 disk: refused, no file left'):

@@ -150,13 +150,26 @@ def backing(tools, session, pool):
         expect_equal(store.findtext('path'), pool.path('plain.vhdx'), 'path')
         expect_equal(store.find('format').get('type'), 'vhdx', 'format')
 
-    # Differencing images turn this one round: the volume is made, and its
-    # dumpxml names the parent.
-    with step('a vhdx volume over a vhdx one: refused, no file left'):
+    with step('a vhdx volume over a vhdx one'):
+        session.mark()
         pool.create('child.vhdx', '1G', '--backing-vol', 'plain.vhdx',
-                    '--backing-vol-format', 'vhdx',
-                    fails='differencing images cannot be created yet')
-        pool.absent('child.vhdx')
+                    '--backing-vol-format', 'vhdx')
+        command, = session.ran('qemu-img')
+        expect_in(['backing_fmt=vhdx', pool.path('plain.vhdx')], command)
+        expect_equal(tools.vhdx(pool.path('child.vhdx'))['subformat'],
+                     'differencing', 'subformat')
+    with step('... whose dumpxml names the parent and its format, too'):
+        pool.refresh()
+        store = pool.xml('child.vhdx').find('backingStore')
+        expect_equal(store.findtext('path'), pool.path('plain.vhdx'), 'path')
+        expect_equal(store.find('format').get('type'), 'vhdx', 'format')
+    with step('a clone of a child is an image of its own'):
+        tools.io(pool.path('child.vhdx'), 'write -q -P 9 1M 64k')
+        pool.virsh('vol-clone', 'child.vhdx', 'clone.vhdx')
+        pool.refresh()
+        expect_equal(tools.vhdx(pool.path('clone.vhdx'))['subformat'],
+                     'dynamic', 'subformat')
+        tools.holds(pool.path('clone.vhdx'), (9, MIB, 65536), (0, 0, MIB))
 
     with step('a vhdx volume over a qcow2 one: both formats are named'):
         # no name here has the format in it, and qemu-img has not been asked
