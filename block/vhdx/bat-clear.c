@@ -1,5 +1,5 @@
 /*
- * VHDX: clearing BAT entries
+ * VHDX: clearing BAT entries, and covering a parent with them
  *
  * A resize gives up the blocks behind the disk's new end.  Entries behind the
  * last block mean nothing, but may hold anything after a power cut in an
@@ -13,6 +13,9 @@
  *
  * A sector bitmap block is metadata, to which a replay writes: its place gets
  * free when the log holds nothing of it any more.
+ *
+ * A child's blocks that are NOT_PRESENT get the state ZERO where its parent
+ * must not show.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -288,6 +291,104 @@ int coroutine_fn vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end,
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read the BAT");
+    }
+    return ret;
+}
+
+/* Returns 1 at an entry that is PARTIALLY_PRESENT and can't be read. */
+static int coroutine_fn GRAPH_RDLOCK
+partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
+             uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t *found = opaque;
+    uint64_t block;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
+            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            *found = index + i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int coroutine_fn vhdx_bat_clear_check_parent(BlockDriverState *bs,
+                                             uint64_t first, uint64_t end,
+                                             Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t found;
+    int ret;
+
+    if (s->params.has_parent) {
+        return 0;
+    }
+    if (s->has_locator) {
+        error_setg(errp, "it has a Parent Locator, but HasParent of "
+                   "File Parameters is 0");
+        return -EINVAL;
+    }
+    ret = vhdx_bat_walk(bs, first, end, partial_find, &found);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+    } else if (ret > 0) {
+        error_setg(errp, "BAT entry %" PRIu64 " is PARTIALLY_PRESENT, with a "
+                   "sector bitmap in an image without parent", found);
+    }
+    return ret ? -EINVAL : 0;
+}
+
+/* -- Zeros in place of a parent -- */
+
+/* Cover the blocks from *@block on, to the end of its BAT page or @end. */
+static int coroutine_fn GRAPH_RDLOCK
+page_cover(BlockDriverState *bs, uint64_t *block, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t index = vhdx_bat_index(&s->geo, *block);
+    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
+    uint64_t in_page = offset % VHDX_PAGE_SIZE;
+    uint8_t *raw = NULL;
+    VHDXPage *page;
+    int ret;
+
+    vhdx_lock(s);
+    ret = vhdx_cache_get(bs, offset - in_page, &page);
+    if (ret < 0) {
+        vhdx_unlock(s);
+        return ret;
+    }
+    for (; in_page < VHDX_PAGE_SIZE && *block < end; index++) {
+        uint64_t entry = ldq_le_p(page->data + in_page);
+        uint64_t number;
+
+        if (!vhdx_bat_index_is_bitmap(&s->geo, index, &number)) {
+            if (vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT &&
+                !(entry & VHDX_BAT_RESERVED_MASK)) {
+                raw = raw ?: vhdx_cache_modify(s, page);
+                stq_le_p(raw + in_page, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
+            }
+            ++*block;
+        }
+        in_page += VHDX_BAT_ENTRY_SIZE;
+    }
+    if (raw) {
+        vhdx_change_note(s);
+    }
+    return vhdx_commit_unlock(bs);
+}
+
+int coroutine_fn
+vhdx_bat_cover(BlockDriverState *bs, uint64_t first, uint64_t end)
+{
+    int ret = 0;
+
+    while (ret == 0 && first < end) {
+        ret = page_cover(bs, &first, end);
     }
     return ret;
 }

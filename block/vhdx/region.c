@@ -150,8 +150,15 @@ region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
     return 0;
 }
 
-int coroutine_fn vhdx_region_move(BlockDriverState *bs, VHDXRegion *region,
-                                  uint64_t offset, uint32_t length, bool zero)
+/*
+ * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
+ * place that is taken for it, and which reads as zeros if @zero; the old place
+ * is released.  What the new length adds reads as zeros.  If that fails nothing
+ * has changed, and the new place has been given back.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
+            uint32_t length, bool zero)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -208,34 +215,60 @@ region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
     return ret < 0 ? ret : region_enter(bs, region, region->offset, length);
 }
 
-/* -- Compacting -- */
+/* -- The BAT's length -- */
 
-/*
- * Move @region to the file offset @to, a place that is taken for it and reads
- * as zeros if @zero, and commit that.
- */
-static int coroutine_fn GRAPH_RDLOCK
-move_region(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
+static VHDXRegion *bat_region(BDRVVHDXState *s)
 {
-    int ret = vhdx_region_move(bs, region, to, region->length, zero);
+    VHDXRegion *region = s->regions;
 
-    return ret < 0 ? ret : vhdx_commit(bs);
+    while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
+        region++;
+    }
+    return region;
+}
+
+int coroutine_fn vhdx_region_fit_bat(BlockDriverState *bs,
+                                     const VHDXGeometry *geo)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint32_t length = vhdx_bat_region_length(geo);
+    int64_t offset;
+    bool zero;
+
+    if (length <= s->bat.length) {
+        return 0;
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        offset = vhdx_space_alloc(bs, length, &zero);
+    }
+    if (offset < 0) {
+        return offset;
+    }
+    return region_move(bs, bat_region(s), offset, length, zero);
 }
 
 int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint32_t length = vhdx_bat_region_length(&s->geo);
-    VHDXRegion *bat = s->regions;
+    VHDXRegion *bat = bat_region(s);
     int ret;
 
-    while (!vhdx_guid_equal(&bat->guid, &vhdx_region_bat)) {
-        bat++;
-    }
     if (bat->length <= length) {
         return 0;
     }
     ret = region_shorten(bs, bat, length);
+    return ret < 0 ? ret : vhdx_commit(bs);
+}
+
+/* -- Compacting -- */
+
+/* Move @region as it is, and commit that. */
+static int coroutine_fn GRAPH_RDLOCK
+move_commit(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
+{
+    int ret = region_move(bs, region, to, region->length, zero);
+
     return ret < 0 ? ret : vhdx_commit(bs);
 }
 
@@ -260,7 +293,7 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     int ret;
 
     if (to) {
-        return move_region(bs, region, to, false);
+        return move_commit(bs, region, to, false);
     }
     if (region->offset + region->length <= far) {
         return 0;
@@ -275,12 +308,12 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     if (up < 0) {
         return up;
     }
-    ret = move_region(bs, region, up, zero);
+    ret = move_commit(bs, region, up, zero);
     if (ret < 0) {
         return ret;
     }
     to = place_before(s, region);
-    return to ? move_region(bs, region, to, false) : 0;
+    return to ? move_commit(bs, region, to, false) : 0;
 }
 
 static bool region_can_move(const VHDXRegion *region)

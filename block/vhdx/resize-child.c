@@ -15,13 +15,10 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qemu/bswap.h"
 #include "block/vhdx/alloc.h"
 #include "block/vhdx/bat.h"
-#include "block/vhdx/bat-entry.h"
+#include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bitmap.h"
-#include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
@@ -115,106 +112,18 @@ int coroutine_fn vhdx_resize_last_block(BlockDriverState *bs)
 
 /* -- New blocks -- */
 
-/* Set entries from that of *@block on, to the end of its page or @end. */
-static int coroutine_fn GRAPH_RDLOCK
-page_cover(BlockDriverState *bs, uint64_t *block, uint64_t end)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t index = vhdx_bat_index(&s->geo, *block);
-    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
-    uint64_t in_page = offset % VHDX_PAGE_SIZE;
-    VHDXPage *page;
-    uint8_t *raw;
-    int ret;
-
-    vhdx_lock(s);
-    ret = vhdx_cache_get(bs, offset - in_page, &page);
-    if (ret < 0) {
-        vhdx_unlock(s);
-        return ret;
-    }
-    raw = vhdx_cache_modify(s, page);
-    while (in_page < VHDX_PAGE_SIZE && *block < end) {
-        uint64_t number;
-
-        if (!vhdx_bat_index_is_bitmap(&s->geo, index++, &number)) {
-            stq_le_p(raw + in_page, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
-            ++*block;
-        }
-        in_page += VHDX_BAT_ENTRY_SIZE;
-    }
-    vhdx_change_note(s);
-    return vhdx_commit_unlock(bs);
-}
-
 int coroutine_fn vhdx_resize_cover_parent(BlockDriverState *bs,
                                           const VHDXGeometry *geo)
 {
     BDRVVHDXState *s = bs->opaque;
     int64_t end = parent_end(bs);
-    uint64_t block = s->geo.blocks;
-    uint64_t last;
-    int ret = 0;
 
     if (end < 0) {
         return end;
     }
-    last = DIV_ROUND_UP(MIN((uint64_t)end, geo->disk_size), geo->block_size);
-    while (block < last && ret == 0) {
-        ret = page_cover(bs, &block, last);
-    }
-    return ret;
-}
-
-/* -- Traces of a parent -- */
-
-/* Returns 1 at an entry that is PARTIALLY_PRESENT and can't be read. */
-static int coroutine_fn GRAPH_RDLOCK
-partial_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
-             uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t *found = opaque;
-    uint64_t block;
-
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
-
-        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT &&
-            !vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            *found = index + i;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-int coroutine_fn
-vhdx_resize_check_parent(BlockDriverState *bs, uint64_t entries, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
-    uint64_t found;
-    int ret;
-
-    if (s->params.has_parent) {
-        return 0;
-    }
-    if (s->has_locator) {
-        error_setg(errp, "Could not resize the image: it has a Parent Locator, "
-                   "but HasParent of File Parameters is 0");
-        return -EINVAL;
-    }
-    ret = vhdx_bat_walk(bs, entries - entries % stride, entries, partial_find,
-                        &found);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read the BAT");
-    } else if (ret > 0) {
-        error_setg(errp, "Could not resize the image: BAT entry %" PRIu64 " is "
-                   "PARTIALLY_PRESENT, with a sector bitmap in an image "
-                   "without parent", found);
-    }
-    return ret ? -EINVAL : 0;
+    end = MIN((uint64_t)end, geo->disk_size);
+    return vhdx_bat_cover(bs, s->geo.blocks,
+                          DIV_ROUND_UP(end, geo->block_size));
 }
 
 /* -- Space -- */

@@ -12,15 +12,6 @@
 #include "block/vhdx/state.h"
 
 /*
- * Where the last of the first @entries entries is, that of a sector bitmap
- * follows, which a resize clears.  In what may have been a child it is all that
- * tells that blocks before it do not read as FULLY_PRESENT.  Returns 0, or
- * -errno with @errp set.  The log need not be open.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_resize_check_parent(BlockDriverState *bs, uint64_t entries, Error **errp);
-
-/*
  * Let what the disk does not use of its last block read as zeros when the disk
  * gets longer, in the states in which sectors may be the parent's; those that
  * are FULLY_PRESENT are not looked at.  Returns 0 or -errno.

@@ -98,28 +98,6 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
     return ret;
 }
 
-/* Move the BAT to where there is room for the entries of @geo. */
-static int coroutine_fn GRAPH_RDLOCK
-bat_move(BlockDriverState *bs, const VHDXGeometry *geo)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint32_t length = vhdx_bat_region_length(geo);
-    VHDXRegion *region = s->regions;
-    int64_t offset;
-    bool zero;
-
-    while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
-        region++;
-    }
-    WITH_VHDX_LOCK_GUARD(s) {
-        offset = vhdx_space_alloc(bs, length, &zero);
-    }
-    if (offset < 0) {
-        return offset;
-    }
-    return vhdx_region_move(bs, region, offset, length, zero);
-}
-
 /*
  * Have room for @bytes bytes of new blocks, whose space the host gives now if
  * @keep, by @prealloc.  What lies from file offset @given on has it then; zeros
@@ -267,12 +245,10 @@ disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
     if (ret < 0) {
         return ret;
     }
-    if (geo->bat_entries > s->bat.length / VHDX_BAT_ENTRY_SIZE) {
-        *what = "move the BAT";
-        ret = bat_move(bs, geo);
-        if (ret < 0) {
-            return ret;
-        }
+    *what = "move the BAT";
+    ret = vhdx_region_fit_bat(bs, geo);
+    if (ret < 0) {
+        return ret;
     }
     *what = "clear the BAT behind its last entry";
     given_up = vhdx_bat_clear(bs, &s->geo, geo->bat_entries, false, NULL);
@@ -429,6 +405,25 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
 
 /* -- Either -- */
 
+/*
+ * Where the last entry of the shorter of both disks is, that of its chunk's
+ * sector bitmap follows, which is cleared.  No trace of a parent must go by it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+last_bitmap_check(BlockDriverState *bs, const VHDXGeometry *geo, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t end = MIN(geo->bat_entries, s->geo.bat_entries);
+    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    int ret = vhdx_bat_clear_check_parent(bs, end - end % stride, end, errp);
+
+    if (ret < 0) {
+        error_prepend(errp, "Could not resize the image: ");
+    }
+    return ret;
+}
+
 /* Requests are frozen, and the disk has another size than in @params. */
 static int coroutine_fn GRAPH_RDLOCK
 disk_resize(BlockDriverState *bs, const VHDXParams *params,
@@ -490,8 +485,7 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
         ret = 0;
         goto out;
     }
-    ret = vhdx_resize_check_parent(bs, MIN(geo.bat_entries,
-                                           s->geo.bat_entries), errp);
+    ret = last_bitmap_check(bs, &geo, errp);
     if (ret < 0) {
         goto out;
     }

@@ -1,5 +1,5 @@
 /*
- * VHDX: clearing BAT entries
+ * VHDX: clearing BAT entries, and covering a parent with them
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -47,5 +47,24 @@ vhdx_bat_free_bitmaps(BlockDriverState *bs, const GArray *bitmaps);
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_clear_check_rest(BlockDriverState *bs, uint64_t end, Error **errp);
+
+/*
+ * Whether there is a trace of a parent in an image that has none: a Parent
+ * Locator, or between entries @first and @end a block that does not read as
+ * FULLY_PRESENT for the sector bitmap of its chunk, whose entry is the only one
+ * to tell.  No lock is held, and the log need not be open.  Returns 0, or
+ * -EINVAL with @errp set if there is, or it can't be read.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_clear_check_parent(BlockDriverState *bs, uint64_t first, uint64_t end,
+                            Error **errp);
+
+/*
+ * Let blocks @first to @end - 1 read as zeros, those of them that are
+ * NOT_PRESENT.  The BAT has room for them.  The log is open, requests are
+ * frozen, no lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_cover(BlockDriverState *bs, uint64_t first, uint64_t end);
 
 #endif

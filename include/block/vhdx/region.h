@@ -20,15 +20,12 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                           const void *buf, const void *old);
 
 /*
- * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
- * place that is taken for it, and which reads as zeros if @zero; the old place
- * is released.  What the new length adds reads as zeros.  Requests are frozen,
- * no lock is held.  Returns 0 or -errno; then nothing has changed, and the new
- * place has been given back.  Sections 2.2.3 and 2.4.
+ * Let the BAT have room for the entries of @geo: it is moved if it has none,
+ * and what it gets reads as zeros.  Requests are frozen, no lock is held.
+ * Returns 0 or -errno; then nothing has changed.  Sections 2.2.3 and 2.4.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
-                 uint32_t length, bool zero);
+vhdx_region_fit_bat(BlockDriverState *bs, const VHDXGeometry *geo);
 
 /*
  * Where the disk was larger once, let the BAT have the length that it has in a
