@@ -28,8 +28,8 @@
 #include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/flatten.h"
+#include "block/vhdx/link.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/metadata-write.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/request.h"
 
@@ -155,35 +155,15 @@ static int coroutine_fn GRAPH_RDLOCK
 parent_drop(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXParams params = s->params;
-    uint8_t item[8];
-    VHDXItemChange changes[] = {
-        {
-            .guid = &vhdx_item_file_parameters,
-            .buf = item,
-            .length = sizeof(item),
-        },
-        { .guid = &vhdx_item_parent_locator },
-    };
     int ret;
 
-    params.has_parent = false;
-    vhdx_file_parameters_encode(&params, item);
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = vhdx_metadata_change(bs, changes, ARRAY_SIZE(changes), errp);
-    qemu_co_mutex_unlock(&s->commit_lock);
-    if (ret < 0) {
-        return ret;
+    ret = vhdx_link_set(bs, NULL, errp);
+    if (ret == 0) {
+        vhdx_parent_set_linked(s, false);
     }
-    VHDX_LOCK_GUARD(s);
-    s->params = params;
-    vhdx_geometry_init(&s->geo, &s->params);
-    g_clear_pointer(&s->locator, vhdx_locator_free);
-    g_free(s->locator_error);
-    s->locator_error = g_strdup("there is none");
-    s->has_locator = false;
-    vhdx_parent_set_linked(s, false);
-    return 0;
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
 }
 
 /* Steps 2 to 5.  Requests are frozen. */

@@ -22,18 +22,33 @@ int coroutine_fn vhdx_link_set(BlockDriverState *bs, VHDXLocator *loc,
                                Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXParams params = s->params;
     g_autoptr(VHDXLocator) old = loc;
     g_autofree uint8_t *item = NULL;
-    VHDXItemChange change = { .guid = &vhdx_item_parent_locator };
+    bool turns = s->params.has_parent != (loc != NULL);
+    uint8_t parameters[8];
+    VHDXItemChange changes[] = {
+        { .guid = &vhdx_item_parent_locator },
+        {
+            .guid = &vhdx_item_file_parameters,
+            .buf = parameters,
+            .length = sizeof(parameters),
+        },
+    };
     int ret;
 
     vhdx_assert_commit_locked(s);
-    item = vhdx_locator_encode(loc, &change.length, errp);
-    if (!item) {
-        return -EINVAL;
+    params.has_parent = loc;
+    params.leave_allocated &= !loc;
+    vhdx_file_parameters_encode(&params, parameters);
+    if (loc) {
+        item = vhdx_locator_encode(loc, &changes[0].length, errp);
+        if (!item) {
+            return -EINVAL;
+        }
+        changes[0].buf = item;
     }
-    change.buf = item;
-    ret = vhdx_metadata_change(bs, &change, 1, errp);
+    ret = vhdx_metadata_change(bs, changes, turns ? 2 : 1, errp);
     trace_vhdx_link_set(s, ret);
     if (ret < 0) {
         return ret;
@@ -41,8 +56,13 @@ int coroutine_fn vhdx_link_set(BlockDriverState *bs, VHDXLocator *loc,
     VHDX_LOCK_GUARD(s);
     old = s->locator;
     s->locator = loc;
-    s->has_locator = true;
-    g_clear_pointer(&s->locator_error, g_free);
+    s->has_locator = loc;
+    g_free(s->locator_error);
+    s->locator_error = loc ? NULL : g_strdup("there is none");
+    if (turns) {
+        s->params = params;
+        vhdx_geometry_init(&s->geo, &s->params);
+    }
     return 0;
 }
 

@@ -11,8 +11,10 @@
 
 /*
  * Let @loc, which is taken over, be the Parent Locator of @bs, and make that
- * stable.  The log is open, commit_lock is held.  Returns 0 or -errno with
- * @errp set; then it is what it has been, and @loc is freed.
+ * stable.  With it comes HasParent (section 2.6.2.1), and goes where @loc is
+ * NULL; then requests are frozen.  The log is open, commit_lock is held.
+ * Returns 0 or -errno with @errp set; then all is what it has been, and @loc is
+ * freed.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_link_set(BlockDriverState *bs, VHDXLocator *loc, Error **errp);
