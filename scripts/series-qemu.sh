@@ -45,7 +45,7 @@ resize        region bat-clear resize resize-int resize-child
 compact       move compact compact-int compact-drop compact-child compact-slide
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat
-chain         flatten chain
+chain         flatten child chain
 open          open reopen
 driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c

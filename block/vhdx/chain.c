@@ -15,6 +15,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/begin.h"
 #include "block/vhdx/chain.h"
+#include "block/vhdx/child.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/flatten.h"
 #include "block/vhdx/link.h"
@@ -77,14 +78,15 @@ locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
 
 /*
  * Whether the image reads the same over a parent with @guid: a user may name
- * any, but jobs have copied what is needed, and attached a parent.
+ * any, but jobs have copied what is needed, and attached a parent.  Without a
+ * parent so far, it does over any.
  */
 static bool GRAPH_RDLOCK
 content_stays(BlockDriverState *bs, const VHDXGuid *guid)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    return bs->backing ||
+    return !s->params.has_parent || bs->backing ||
            (s->locator && (vhdx_guid_equal(&s->locator->linkage, guid) ||
                            vhdx_guid_equal(&s->locator->linkage2, guid)));
 }
@@ -130,7 +132,34 @@ parent_name(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
                          bs->filename);
         return ret;
     }
+    if (!s->params.has_parent) {
+        ret = vhdx_child_prepare(bs);
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "Could not write the BAT of '%s'",
+                             bs->filename);
+            return ret;
+        }
+    }
     return locator_set(bs, parent, g_steal_pointer(&loc), errp);
+}
+
+/* The same for an image that is no child so far. */
+static int coroutine_fn GRAPH_RDLOCK
+parent_name_first(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    vhdx_request_freeze(s);
+    ret = vhdx_child_check(bs, errp);
+    if (ret < 0) {
+        error_prepend(errp, "'%s' can't get a parent: ", bs->filename);
+    } else {
+        ret = parent_name(bs, to, errp);
+    }
+    vhdx_request_thaw(s);
+    return ret;
 }
 
 int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
@@ -147,12 +176,8 @@ int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
                    "not in '%s'", to->format);
         return -EINVAL;
     }
-    if (!s->params.has_parent) {
-        error_setg(errp, "'%s' can have no parent: it is no differencing image",
-                   bs->filename);
-        return -ENOTSUP;
-    }
-    return parent_name(bs, to, errp);
+    return s->params.has_parent ? parent_name(bs, to, errp) :
+           parent_name_first(bs, to, errp);
 }
 
 /* -- Empty -- */

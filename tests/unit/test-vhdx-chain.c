@@ -20,13 +20,13 @@ typedef struct Content {
     uint8_t first[DISK_SIZE / BLOCK];
 } Content;
 
-static void create(int file)
+static void create(int file, const char *backing)
 {
-    g_autofree char *options = g_strdup_printf("block_size=%d", (int)BLOCK);
+    g_autofree char *options =
+        g_strdup_printf("block_size=%d,block_state_zero=off", (int)BLOCK);
 
-    bdrv_img_create(paths[file], "vhdx", file == CHILD ? names[PARENT] : NULL,
-                    file == CHILD ? "vhdx" : NULL, options, DISK_SIZE,
-                    BDRV_O_RDWR, true, &error_abort);
+    bdrv_img_create(paths[file], "vhdx", backing, backing ? "vhdx" : NULL,
+                    options, DISK_SIZE, BDRV_O_RDWR, true, &error_abort);
 }
 
 /* The options of an image whose flushes are noted */
@@ -74,25 +74,30 @@ static void fill_write(BlockBackend *blk, Content *content, int block,
     }
 }
 
-/*
- * Make a chain: the parent has something in some blocks, or is empty, and the
- * child in some.  It is open, and cuts are noted from here on.
- */
-static BlockBackend *make_chain(Content *content, bool empty, int flags)
+/* Make the parent: it has something in some blocks, or is empty. */
+static void make_parent(Content *content, bool empty)
 {
     QDict *options = qdict_new();
     BlockBackend *blk;
 
     memset(content, 0, sizeof(*content));
-    create(PARENT);
+    create(PARENT, NULL);
     qdict_put_str(options, "driver", "vhdx");
     blk = blk_new_open(paths[PARENT], NULL, options, BDRV_O_RDWR, &error_abort);
     for (int i = 0; i < 6 && !empty; i++) {
         fill_write(blk, content, i, true, i + 1);
     }
     blk_unref(blk);
-    create(CHILD);
-    blk = open_chain(0);
+}
+
+/*
+ * Let the other image have something in some blocks.  It is opened with @flags,
+ * and cuts are noted from here on.
+ */
+static BlockBackend *fill_child(Content *content, int flags_before, int flags)
+{
+    BlockBackend *blk = open_chain(flags_before);
+
     fill_write(blk, content, 1, false, 21);
     fill_write(blk, content, 2, true, 22);
     fill_write(blk, content, 6, false, 26);
@@ -101,6 +106,13 @@ static BlockBackend *make_chain(Content *content, bool empty, int flags)
     blk = open_chain(flags);
     cuts_begin();
     return blk;
+}
+
+static BlockBackend *make_chain(Content *content, bool empty, int flags)
+{
+    make_parent(content, empty);
+    create(CHILD, names[PARENT]);
+    return fill_child(content, 0, flags);
 }
 
 static void check_content(BlockBackend *blk, const Content *content)
@@ -220,6 +232,27 @@ static void test_flatten(void)
     check_cuts(blk, &content);
 }
 
+/* An image without a parent gets one, and reads as before. */
+static void test_get_parent(void)
+{
+    Content content;
+    BlockBackend *blk;
+
+    make_parent(&content, false);
+    create(CHILD, NULL);
+    memset(&content, 0, sizeof(content));
+    blk = fill_child(&content, BDRV_O_NO_BACKING, BDRV_O_NO_BACKING);
+    g_assert_cmpint(bdrv_change_backing_file(blk_bs(blk), names[PARENT], "vhdx",
+                                             false), ==, 0);
+    check_content(blk, &content);
+    /* Another, for a child. */
+    g_assert_cmpint(bdrv_change_backing_file(blk_bs(blk), paths[PARENT], "vhdx",
+                                             false), ==, 0);
+    blk_unref(blk);
+    blk = open_chain(0);
+    check_cuts(blk, &content);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -232,6 +265,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/chain/change-parent-alone",
                     test_change_parent_alone);
     g_test_add_func("/vhdx/chain/flatten", test_flatten);
+    g_test_add_func("/vhdx/chain/get-parent", test_get_parent);
     ret = g_test_run();
     test_cut_finish();
     return ret;

@@ -18,12 +18,13 @@ typedef struct VHDXChainParent {
 } VHDXChainParent;
 
 /*
- * Give the differencing image @bs the parent @opaque, a VHDXChainParent, by way
- * of its Parent Locator (section 2.6.2.6).  If the node that is attached is
- * that file, or the file is not to be had, the locator tells of that node.
- * Nothing is copied: what is not allocated in @bs is the new parent's.  Without
- * a name the image becomes one that has no parent; see vhdx_flatten().  Returns
- * 0 or -errno with @errp set; then all is as it was.
+ * Give the image @bs the parent @opaque, a VHDXChainParent, by way of its
+ * Parent Locator (section 2.6.2.6).  If the node that is attached is that file,
+ * or the file is not to be had, the locator tells of that node.  Nothing is
+ * copied: what is not allocated in @bs is the new parent's.  An image that has
+ * had no parent reads as before, all of it.  Without a name the image becomes
+ * one that has none; see vhdx_flatten().  Returns 0 or -errno with @errp set;
+ * then it has the parent that it had.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_chain_change_parent(BlockDriverState *bs, void *opaque, Error **errp);
