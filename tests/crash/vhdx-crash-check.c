@@ -69,9 +69,10 @@ static CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
     CrashPage *parent = r->has_parent ?
                         parent_page(model->shape->parent_size, page) : NULL;
     CrashPage *sources[CRASH_SECTORS], *found;
+    int count = reader_is_partial(r, page * CRASH_SECTORS) ? CRASH_SECTORS : 1;
     bool same = true;
 
-    for (int k = 0; k < CRASH_SECTORS; k++) {
+    for (int k = 0; k < count; k++) {
         CrashSource source = reader_source(r, page * CRASH_SECTORS + k);
 
         sources[k] = source == SOURCE_FILE ? file :

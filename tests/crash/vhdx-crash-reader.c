@@ -585,16 +585,15 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
     CrashPage *page = reader_page(r, index * CRASH_PAGE);
 
     for (int i = 0; page && i < CRASH_PAGE; i += 8) {
-        uint64_t raw = get_le(page->data + i, 8);
-        uint64_t n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
-        uint64_t chunk = n / (r->chunk_ratio + 1);
-        uint64_t block = n - chunk;
-        bool bitmap = n % (r->chunk_ratio + 1) == r->chunk_ratio;
+        uint64_t raw = get_le(page->data + i, 8), n, chunk, block;
 
         if (!raw) {
             continue;
         }
-        if (bitmap) {
+        n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
+        chunk = n / (r->chunk_ratio + 1);
+        block = n - chunk;
+        if (n % (r->chunk_ratio + 1) == r->chunk_ratio) {
             if (!bat_bitmap(r, chunk, raw, taken, why)) {
                 return false;
             }
@@ -680,6 +679,12 @@ bool reader_bit(const CrashReader *r, uint64_t sector)
     CrashPage *page = place ? reader_page(r, place * MiB + bit / 8) : NULL;
 
     return page && (page->data[bit / 8 % CRASH_PAGE] & 1 << bit % 8);
+}
+
+bool reader_is_partial(const CrashReader *r, uint64_t sector)
+{
+    return g_hash_table_contains(r->partial, (void *)(uintptr_t)
+                                 (sector * CRASH_SECTOR / r->block_size));
 }
 
 CrashSource reader_source(const CrashReader *r, uint64_t sector)

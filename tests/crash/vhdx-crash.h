@@ -425,6 +425,9 @@ typedef enum CrashSource {
     SOURCE_PARENT,
 } CrashSource;
 
+/* Whether the block of sector @sector, of 512 bytes, may have several sources */
+bool reader_is_partial(const CrashReader *reader, uint64_t sector);
+
 /* Who has sector @sector, of 512 bytes, of the disk. */
 CrashSource reader_source(const CrashReader *reader, uint64_t sector);
 

@@ -36,12 +36,7 @@ static inline void put_le(uint8_t *buf, uint64_t value, int bytes)
 /* The little-endian number of @bytes bytes at @buf. */
 static inline uint64_t get_le(const uint8_t *buf, int bytes)
 {
-    uint64_t value = 0;
-
-    for (int i = bytes - 1; i >= 0; i--) {
-        value = value * 256 + buf[i];
-    }
-    return value;
+    return ldn_le_p(buf, bytes);
 }
 
 /* Put the 16 bytes of the GUID that is printed as @text at @buf. */
