@@ -59,32 +59,52 @@ static CrashPage *page_compose(CrashPage *const *sources)
     return page;
 }
 
-/* The guest's page @page, with a reference; NULL for zeros. */
-static CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
-                             uint64_t page)
+/* What the parent has in page @page of the guest, with a reference */
+static CrashPage *page_of_parent(const CrashReader *r, const CrashModel *model,
+                                 uint64_t page)
+{
+    CrashPage *found = NULL;
+
+    if (r->parent) {
+        return page * CRASH_PAGE < r->parent->disk_size ?
+               guest_page(r->parent, model, page) : NULL;
+    }
+    if (r->has_parent) {
+        found = parent_page(model->shape->parent_size, page);
+    }
+    if (found) {
+        found->refs++;
+    }
+    return found;
+}
+
+CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
+                      uint64_t page)
 {
     uint64_t at = page * CRASH_PAGE;
     uint64_t place = reader_block(r, at / r->block_size);
     CrashPage *file = place ? reader_page(r, place + at % r->block_size) : NULL;
-    CrashPage *parent = r->has_parent ?
-                        parent_page(model->shape->parent_size, page) : NULL;
+    CrashPage *parent = NULL;
     CrashPage *sources[CRASH_SECTORS], *found;
-    int count = reader_is_partial(r, page * CRASH_SECTORS) ? CRASH_SECTORS : 1;
+    bool partial = reader_is_partial(r, page * CRASH_SECTORS);
     bool same = true;
 
-    for (int k = 0; k < count; k++) {
+    if (partial || !place) {
+        parent = page_of_parent(r, model, page);
+    }
+    for (int k = 0; k < (partial ? CRASH_SECTORS : 1); k++) {
         CrashSource source = reader_source(r, page * CRASH_SECTORS + k);
 
         sources[k] = source == SOURCE_FILE ? file :
                      source == SOURCE_PARENT ? parent : NULL;
         same &= sources[k] == sources[0];
     }
-    if (!same) {
-        return page_compose(sources);
-    }
-    found = sources[0];
-    if (found) {
+    found = same ? sources[0] : page_compose(sources);
+    if (same && found) {
         found->refs++;
+    }
+    if (parent) {
+        image_page_unref(parent);
     }
     return found;
 }
@@ -119,12 +139,8 @@ static char *check_spot(const CrashModel *model, const CrashSpot *spot,
     return NULL;
 }
 
-/*
- * Check the pages that were ever written to, and note in @seen which write
- * each of their sectors is from.
- */
-static char *check_spots(const CrashReader *r, const CrashModel *model,
-                         uint32_t *seen)
+char *check_spots(const CrashReader *r, const CrashModel *model,
+                  uint32_t *seen)
 {
     for (guint i = 0; i < model->spots->len; i++) {
         CrashSpot *spot = &g_array_index(model->spots, CrashSpot, i);
@@ -366,8 +382,8 @@ static char *check_read(BlockBackend *blk, const CrashReader *r,
     return NULL;
 }
 
-static char *check_reads(BlockBackend *blk, const CrashReader *r,
-                         const CrashModel *model, CrashRng *rng)
+char *check_reads(BlockBackend *blk, const CrashReader *r,
+                  const CrashModel *model, CrashRng *rng)
 {
     guint i = 0;
     char *why = NULL;
@@ -506,14 +522,13 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
 
 /* -- All that cuts can leave of a run -- */
 
-/* Whether what has been found is all that is wanted. */
-static bool enough(CrashContext *ctx)
+bool enough(CrashContext *ctx)
 {
     return ctx->stop && ctx->totals.violations;
 }
 
-static void violation(CrashContext *ctx, const CrashImage *img,
-                      const char *path, const char *why)
+void violation(CrashContext *ctx, const CrashImage *img, const char *path,
+               const char *why)
 {
     ctx->totals.violations++;
     if (ctx->totals.violations <= MAX_REPORTS || ctx->verbose) {
@@ -527,7 +542,7 @@ static void violation(CrashContext *ctx, const CrashImage *img,
     }
 }
 
-static int compare_stamps(const void *a, const void *b)
+int compare_stamps(const void *a, const void *b)
 {
     uint32_t x = *(uint32_t *)a, y = *(uint32_t *)b;
 
@@ -617,8 +632,7 @@ static uint32_t point_random(const CrashRun *run, CrashRng *rng)
                                           rng));
 }
 
-/* Stamps to cut the power at: all, or @most of them. */
-static GArray *points_choose(const CrashRun *run, unsigned most, CrashRng *rng)
+GArray *points_choose(const CrashRun *run, unsigned most, CrashRng *rng)
 {
     GArray *points = g_array_new(false, false, sizeof(uint32_t));
     bool all = run->end < most;
@@ -781,6 +795,10 @@ void check_seed(CrashContext *ctx)
     CrashRun *made, *run;
 
     ctx->totals.seeds++;
+    if (ctx->workload->merge) {
+        chain_check_seed(ctx, &rng);
+        return;
+    }
     made = guest_create(ctx->workload, &ctx->shape, &rng);
     if (ctx->workload->create || made->wrong->len) {
         check_run(ctx, made, 0, "", &rng);

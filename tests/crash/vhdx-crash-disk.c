@@ -148,28 +148,29 @@ static int disk_result(CrashDisk *disk, const CrashOp *op)
 static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
 {
     CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    CrashDisk *lead = disk->lead ?: disk;
     CrashOp *op = g_memdup2(&spec, sizeof(spec));
     int ret;
 
-    op->start = ++disk->now;
+    op->start = ++lead->now;
     op->end = CRASH_NEVER;
-    op->seed = rng_next(&disk->rng);
+    op->seed = rng_next(&lead->rng);
     disk->changes += op->kind != OP_READ && op->kind != OP_FLUSH;
     if (!disk->instant) {
         PendingOp pending = {
             .co = qemu_coroutine_self(),
-            .slow = rng_chance(&disk->rng, 12),
+            .slow = rng_chance(&lead->rng, 12),
         };
 
         if (op->kind != OP_READ) {
             g_ptr_array_add(disk->ops, op);
         }
-        g_ptr_array_add(disk->pending, &pending);
-        qemu_bh_schedule(disk->bh);
+        g_ptr_array_add(lead->pending, &pending);
+        qemu_bh_schedule(lead->bh);
         qemu_coroutine_yield();
     }
     op->ret = ret = disk_result(disk, op);
-    op->end = ++disk->now;
+    op->end = ++lead->now;
     op_apply(disk->view, op);
     if (op->kind == OP_FLUSH && ret < 0 && disk->fault.lose) {
         disk_lose(disk, op);
@@ -352,6 +353,15 @@ static BlockDriver crash_disk = {
     .bdrv_has_zero_init     = disk_has_zero_init,
 };
 
+/* The same with a path */
+static BlockDriver crash_file;
+
+static void file_refresh_filename(BlockDriverState *bs)
+{
+    pstrcpy(bs->exact_filename, sizeof(bs->exact_filename),
+            ((BDRVCrashState *)bs->opaque)->disk->path);
+}
+
 /* -- The parent -- */
 
 static int coroutine_fn parent_co_preadv(BlockDriverState *bs, int64_t offset,
@@ -392,19 +402,32 @@ static BlockDriver crash_parent = {
 
 CrashDisk *disk_new(CrashImage *view, const CrashNode *node, uint64_t seed)
 {
+    return disk_new_beside(view, node, seed, "disk", NULL, NULL);
+}
+
+CrashDisk *disk_new_beside(CrashImage *view, const CrashNode *node,
+                           uint64_t seed, const char *name, const char *path,
+                           CrashDisk *lead)
+{
     CrashDisk *disk = g_new(CrashDisk, 1);
 
     *disk = (CrashDisk) {
         .node = *node,
         .view = view,
+        .path = path,
+        .lead = lead,
         .ops = g_ptr_array_new_with_free_func(op_free),
         .pending = g_ptr_array_new(),
         .rng = { seed },
     };
     disk->bh = aio_bh_new(qemu_get_aio_context(), disk_step, disk);
     opening = disk;
-    disk->bs = bdrv_new_open_driver(&crash_disk, "disk", BDRV_O_RDWR |
-                                    BDRV_O_RESIZE | BDRV_O_UNMAP,
+    /* The driver takes a path only from a driver of this name. */
+    crash_file = crash_disk;
+    crash_file.format_name = "file";
+    crash_file.bdrv_refresh_filename = file_refresh_filename;
+    disk->bs = bdrv_new_open_driver(path ? &crash_file : &crash_disk, name,
+                                    BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP,
                                     &error_abort);
     return disk;
 }

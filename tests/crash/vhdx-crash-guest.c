@@ -19,24 +19,6 @@
 /* So often the main loop may find nothing to do while guests wait. */
 #define IDLE_MAX        1000
 
-typedef struct Guests {
-    const CrashWorkload *w;
-    const CrashShape *shape;
-    CrashRun *run;
-    CrashDisk *disk;
-    BlockBackend *blk;
-    CrashRng rng;
-    unsigned left;                  /* actions to be done */
-    unsigned running;               /* coroutines */
-    uint64_t next_page;             /* of the BAT, to be dirtied next */
-    uint64_t disk_size;             /* bytes */
-    bool resizing;
-    bool compacting;
-    double progress;                /* of that: from 0 to 1 */
-    unsigned burst;                 /* index in the workload's */
-    unsigned burst_left;            /* writes until the next flush */
-} Guests;
-
 void run_wrong(CrashRun *run, const char *format, ...)
 {
     va_list ap;
@@ -401,14 +383,24 @@ static void coroutine_fn guest_last(void *opaque)
     g->running--;
 }
 
-static void guests_start(Guests *g, CoroutineEntry *entry, unsigned count)
+static void guests_enter(Guests *g, CoroutineEntry *entry, unsigned count)
 {
-    unsigned idle = 0;
-
     g->running = count;
     while (count--) {
         qemu_coroutine_enter(qemu_coroutine_create(entry, g));
     }
+}
+
+void guests_enter_all(Guests *g, unsigned actions)
+{
+    g->left = actions;
+    guests_enter(g, guest_entry, g->w->guests);
+}
+
+void guests_wait(Guests *g)
+{
+    unsigned idle = 0;
+
     while (g->running) {
         idle = aio_poll(qemu_get_aio_context(), false) ? 0 : idle + 1;
         if (idle > IDLE_MAX) {
@@ -418,6 +410,12 @@ static void guests_start(Guests *g, CoroutineEntry *entry, unsigned count)
             abort();
         }
     }
+}
+
+static void guests_start(Guests *g, CoroutineEntry *entry, unsigned count)
+{
+    guests_enter(g, entry, count);
+    guests_wait(g);
 }
 
 /* -- Runs -- */

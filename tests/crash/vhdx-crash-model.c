@@ -46,8 +46,23 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
     return model;
 }
 
+CrashModel *model_copy(const CrashModel *model)
+{
+    CrashModel *copy = model_new(NULL, NULL, model->shape);
+
+    copy->first_id = model->first_id;
+    copy->first_size = model->first_size;
+    g_array_append_vals(copy->ops, model->ops->data, model->ops->len);
+    g_array_append_vals(copy->spots, model->spots->data, model->spots->len);
+    model_settle(copy);
+    return copy;
+}
+
 void model_free(CrashModel *model)
 {
+    if (!model) {
+        return;
+    }
     g_array_unref(model->ops);
     g_array_unref(model->resizes);
     g_array_unref(model->spots);

@@ -111,6 +111,7 @@ static bool headers_read(CrashReader *r, uint8_t *current, char **why)
         }
     }
     memcpy(current, copy[best], 4096);
+    memcpy(r->data_write, current + 32, 16);
     r->dirty = r->log_named[best];
     r->log_length = get_le(current + 68, 4);
     r->log_offset = get_le(current + 72, 8);
@@ -443,6 +444,52 @@ static bool replay_is_fit(CrashReader *r, char **why)
     return true;
 }
 
+/* Text of the locator, @offset bytes behind where that is, as ASCII */
+static void locator_text(CrashReader *r, uint64_t at, const uint8_t *entry,
+                         char *buf, unsigned size)
+{
+    unsigned length = MIN(get_le(entry + 4, 2) / 2, size - 1);
+    uint8_t raw[2];
+
+    for (unsigned i = 0; i < length; i++) {
+        file_read(r, at + get_le(entry, 4) + 2 * i, 2, raw);
+        buf[i] = raw[1] || !raw[0] ? '?' : raw[0];
+    }
+    buf[length] = 0;
+}
+
+/* Read what the Parent Locator at @at says. */
+static bool locator_read(CrashReader *r, uint64_t at, char **why)
+{
+    uint8_t head[20], entry[12], pair[6];
+    char key[32], value[64];
+
+    file_read(r, at, sizeof(head), head);
+    for (unsigned i = 0; i < get_le(head + 18, 2); i++) {
+        int linkage;
+
+        file_read(r, at + 20 + 12 * i, sizeof(entry), entry);
+        memcpy(pair, entry, 4);
+        memcpy(pair + 4, entry + 8, 2);
+        locator_text(r, at, pair, key, sizeof(key));
+        memcpy(pair, entry + 4, 4);
+        memcpy(pair + 4, entry + 10, 2);
+        locator_text(r, at, pair, value, sizeof(value));
+        linkage = !strcmp(key, "parent_linkage") ? 0 :
+                  !strcmp(key, "parent_linkage2") ? 1 : -1;
+        if (linkage >= 0) {
+            if (strlen(value) != 38 || value[0] != '{' || value[37] != '}') {
+                return wrong(why, "%s is '%s'", key, value);
+            }
+            put_guid(r->linkage[linkage], value + 1);
+        } else if (!strcmp(key, "relative_path")) {
+            pstrcpy(r->parent_name, sizeof(r->parent_name),
+                    g_str_has_prefix(value, ".\\") ? value + 2 : value);
+        }
+    }
+    return true;
+}
+
 static bool metadata_read(CrashReader *r, char **why)
 {
     g_autofree uint8_t *table = g_malloc(65536);
@@ -468,6 +515,10 @@ static bool metadata_read(CrashReader *r, char **why)
             r->sector_size = get_le(item, 4);
         } else if (guid_is(entry, GUID_PARENT_LOCATOR)) {
             locator = true;
+            if (!locator_read(r, r->meta_offset + get_le(entry + 16, 4),
+                              why)) {
+                return false;
+            }
         }
     }
     if (r->block_size < MiB || (r->block_size & (r->block_size - 1)) ||
@@ -683,15 +734,16 @@ bool reader_bit(const CrashReader *r, uint64_t sector)
 
 bool reader_is_partial(const CrashReader *r, uint64_t sector)
 {
-    return g_hash_table_contains(r->partial, (void *)(uintptr_t)
-                                 (sector * CRASH_SECTOR / r->block_size));
+    void *block = (void *)(uintptr_t)(sector * CRASH_SECTOR / r->block_size);
+
+    return g_hash_table_contains(r->partial, block);
 }
 
 CrashSource reader_source(const CrashReader *r, uint64_t sector)
 {
     void *block = (void *)(uintptr_t)(sector * CRASH_SECTOR / r->block_size);
 
-    if (g_hash_table_contains(r->partial, block)) {
+    if (reader_is_partial(r, sector)) {
         return reader_bit(r, sector) ? SOURCE_FILE : SOURCE_PARENT;
     }
     if (g_hash_table_contains(r->blocks, block)) {

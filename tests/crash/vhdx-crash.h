@@ -6,10 +6,12 @@
  * disk      the protocol node that records this
  * model     what the guest did, and what each sector may hold after a cut
  * parent    what the parent of a differencing image holds; making a child
+ * chain     images that are changed together, and what changes them
  * reader    a second VHDX reader, which knows nothing of the driver
  * guest     coroutines that use the disk
  * repair    damage to an image, and what mends it
  * check     what must hold of one image, and of all that cuts can leave
+ * chain-check  the same for the images of a chain
  *
  * Time is a counter: each start and each end of a file operation or a guest
  * request takes the next number ("stamp").  A power cut happens between two
@@ -196,6 +198,8 @@ typedef struct CrashFault {
 typedef struct CrashDisk {
     BlockDriverState *bs;
     CrashNode node;
+    const char *path;           /* what it says it is, or NULL */
+    struct CrashDisk *lead;     /* its time and order are this one's, too */
     CrashImage *view;           /* what a read returns */
     GPtrArray *ops;             /* CrashOp, recorded */
     bool instant;               /* operations complete at once, unrecorded */
@@ -223,6 +227,15 @@ typedef struct CrashDisk {
 /* A disk that starts with @view, its own from now on, as block node "disk". */
 CrashDisk *disk_new(CrashImage *view, const CrashNode *node,
                     uint64_t seed);
+
+/*
+ * The same as block node @name, which says that it is the file @path unless
+ * that is NULL.  If @lead is not NULL, stamps are taken from that disk, and
+ * operations on both complete in any order.
+ */
+CrashDisk *disk_new_beside(CrashImage *view, const CrashNode *node,
+                           uint64_t seed, const char *name, const char *path,
+                           CrashDisk *lead);
 void disk_free(CrashDisk *disk);
 
 /*
@@ -310,6 +323,9 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
                       const CrashShape *shape);
 void model_free(CrashModel *model);
 
+/* What @model knows now, which no later request changes. */
+CrashModel *model_copy(const CrashModel *model);
+
 /* Note a request at its start; returns its index in @ops. */
 unsigned model_begin(CrashModel *model, GuestKind kind, uint64_t sector,
                      uint64_t count, uint32_t now);
@@ -393,6 +409,10 @@ typedef struct CrashReader {
     uint64_t chunk_ratio;
     uint64_t behind;                /* BAT entries behind the last block's */
     bool has_parent;
+    uint8_t data_write[16];         /* DataWriteGuid */
+    uint8_t linkage[2][16];         /* of the locator, or nil */
+    char parent_name[32];           /* its relative_path, without a folder */
+    const struct CrashReader *parent;   /* set by who has read that as well */
     GHashTable *blocks;             /* file offset / MiB by block number */
     GHashTable *partial;            /* of these, blocks with bits for sectors */
     GHashTable *zeros;              /* blocks that say they are all zeros */
@@ -425,11 +445,11 @@ typedef enum CrashSource {
     SOURCE_PARENT,
 } CrashSource;
 
-/* Whether the block of sector @sector, of 512 bytes, may have several sources */
-bool reader_is_partial(const CrashReader *reader, uint64_t sector);
-
 /* Who has sector @sector, of 512 bytes, of the disk. */
 CrashSource reader_source(const CrashReader *reader, uint64_t sector);
+
+/* Whether its block has bits that tell. */
+bool reader_is_partial(const CrashReader *reader, uint64_t sector);
 
 /* Whether the bit of that sector is set, in whatever state its block is. */
 bool reader_bit(const CrashReader *reader, uint64_t sector);
@@ -443,6 +463,17 @@ CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
 typedef struct CrashMix {
     unsigned write, zero, discard, flush, read, resize, compact;
 } CrashMix;
+
+/* What is done to a chain of images */
+typedef enum CrashMerge {
+    MERGE_NONE,                     /* there is none */
+    MERGE_COMMIT,                   /* last into the one before, goes on */
+    MERGE_PIVOT,                    /* ... into the first, which goes on */
+    MERGE_MIDDLE,                   /* of three, the one in the middle goes */
+    MERGE_STREAM,                   /* ... and what it has is in the last one */
+    MERGE_FLATTEN,                  /* the last one has no parent then */
+    MERGE_SNAPSHOT,                 /* a second one is put upon the first */
+} CrashMerge;
 
 typedef struct CrashWorkload {
     const char *name;
@@ -483,6 +514,8 @@ typedef struct CrashWorkload {
     bool resume;                    /* ... and writing is resumed then */
     bool small_cache;               /* 64 metadata pages */
     bool create;                    /* making the image is what is tested */
+    CrashMerge merge;               /* a change of a chain is */
+    unsigned levels;                /* ... of so many images */
     unsigned damage;                /* repair is: BAT pages with damage */
     /* The power cuts */
     unsigned points;                /* at most, for one run */
@@ -507,6 +540,31 @@ typedef struct CrashRun {
     bool closed;                    /* cleanly, without an error before it */
     GPtrArray *wrong;               /* what was found wrong on the way */
 } CrashRun;
+
+/* Those who use a disk at the same time */
+typedef struct Guests {
+    const CrashWorkload *w;
+    const CrashShape *shape;
+    CrashRun *run;
+    CrashDisk *disk;
+    BlockBackend *blk;
+    CrashRng rng;
+    unsigned left;                  /* actions to be done */
+    unsigned running;               /* coroutines */
+    uint64_t next_page;             /* of the BAT, to be dirtied next */
+    uint64_t disk_size;             /* bytes */
+    bool resizing;
+    bool compacting;
+    double progress;                /* of that: from 0 to 1 */
+    unsigned burst;                 /* index in the workload's */
+    unsigned burst_left;            /* writes until the next flush */
+} Guests;
+
+/* Let guests do so many @actions, of all of them. */
+void guests_enter_all(Guests *g, unsigned actions);
+
+/* Until they have. */
+void guests_wait(Guests *g);
 
 /* A run on @base, which it takes. */
 CrashRun *run_new(const CrashWorkload *workload, CrashImage *base);
@@ -578,5 +636,84 @@ typedef struct CrashContext {
 
 /* Run @ctx->workload once with @ctx->seed, and check all it can leave. */
 void check_seed(CrashContext *ctx);
+
+/* Tell of something that is wrong, in the image @img, which may be NULL. */
+void violation(CrashContext *ctx, const CrashImage *img, const char *path,
+               const char *why);
+
+/* Whether what has been found is all that is wanted. */
+bool enough(CrashContext *ctx);
+
+/* Which of two stamps is the earlier one, to sort them */
+int compare_stamps(const void *a, const void *b);
+
+/* Stamps to cut the power at: all, or @most of them. */
+GArray *points_choose(const CrashRun *run, unsigned most, CrashRng *rng);
+
+/* The guest's page @page, with a reference; NULL for zeros. */
+CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
+                      uint64_t page);
+
+/*
+ * Check the pages that were ever written to, and note in @seen which write
+ * each of their sectors is from.  Returns NULL or what is wrong.
+ */
+char *check_spots(const CrashReader *r, const CrashModel *model,
+                  uint32_t *seen);
+
+/* Check that the driver reads the same, in all these and some other pages. */
+char *check_reads(BlockBackend *blk, const CrashReader *r,
+                  const CrashModel *model, CrashRng *rng);
+
+/* -- vhdx-crash-chain.c -- */
+
+/* So many images may be in a chain. */
+#define CRASH_LEVELS    3
+
+/* What happened to a chain; its images are numbered from the parent on. */
+typedef struct CrashChain {
+    const CrashWorkload *workload;
+    CrashShape shape;               /* of the last image */
+    int count;
+    CrashRun *runs[CRASH_LEVELS];   /* all have the same model */
+    uint64_t payload[CRASH_LEVELS]; /* bytes: where blocks begin in the file */
+    CrashImage *siblings[CRASH_LEVELS];     /* another child of each */
+    GPtrArray *contents[CRASH_LEVELS];      /* ... its pages, at first */
+    CrashModel *model;              /* what the guest's disk holds */
+    CrashModel *stale;              /* ... at the stamp @pivot */
+    uint32_t pivot;                 /* the guest uses another from here on */
+    uint32_t linked;                /* ... which goes with its parent */
+    uint32_t end;                   /* stamp */
+    bool closed;
+} CrashChain;
+
+/* Make a chain, and run the workload on it. */
+CrashChain *chain_run(const CrashWorkload *workload, CrashRng *rng);
+void chain_free(CrashChain *chain);
+
+/* Which image the guest uses at the stamp @now. */
+int chain_used(const CrashChain *chain, uint32_t now);
+
+/* The file of image @level of a chain; arguments as for disk_new_beside() */
+CrashDisk *chain_disk(CrashImage *view, const CrashNode *node, uint64_t seed,
+                      int level, CrashDisk *lead);
+
+/* Open the images @levels, each the child of the one before, in these files. */
+BlockBackend *chain_open(const int *levels, int count, int flags,
+                         Error **errp);
+
+/* The node of image @level, where it is open. */
+BlockDriverState *chain_node(int level);
+
+/* -- vhdx-crash-chain-check.c -- */
+
+/*
+ * Note what a new chain holds, as it is read, in which @made tells what was
+ * written.
+ */
+void chain_check_made(CrashChain *chain, const CrashModel *made);
+
+/* Check all that cuts can leave of a chain. */
+void chain_check_seed(CrashContext *ctx, CrashRng *rng);
 
 #endif

@@ -30,11 +30,12 @@ static inline unsigned child_text(uint8_t *item, unsigned at,
 }
 
 /* Make a Parent Locator.  Returns its length. */
-static inline unsigned child_locator(uint8_t *item)
+static inline unsigned child_locator(uint8_t *item, const char *linkage,
+                                     const char *path)
 {
-    static const char *const pairs[][2] = {
-        { "parent_linkage", "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}" },
-        { "relative_path", ".\\parent.vhdx" },
+    const char *const pairs[][2] = {
+        { "parent_linkage", linkage },
+        { "relative_path", path },
     };
     unsigned at = 20 + 12 * ARRAY_SIZE(pairs);
 
@@ -52,9 +53,10 @@ static inline unsigned child_locator(uint8_t *item)
 
 /*
  * Let the metadata region that begins with the CHILD_METADATA bytes at @meta
- * say that there is a parent.
+ * say that there is a parent, which has the DataWriteGuid @linkage.
  */
-static inline void child_metadata(uint8_t *meta)
+static inline void child_metadata_of(uint8_t *meta, const char *linkage,
+                                     const char *path)
 {
     unsigned count = get_le(meta + 10, 2), end = 64 * KiB, bytes;
     uint8_t *entry;
@@ -69,13 +71,20 @@ static inline void child_metadata(uint8_t *meta)
             put_le(meta + at + 4, 2, 4);
         }
     }
-    bytes = child_locator(meta + end);
+    bytes = child_locator(meta + end, linkage, path);
     entry = meta + 32 + 32 * count;
     put_guid(entry, GUID_PARENT_LOCATOR);
     put_le(entry + 16, end, 4);
     put_le(entry + 20, bytes, 4);
     put_le(entry + 24, 4, 4);
     put_le(meta + 10, count + 1, 2);
+}
+
+/* The same with any parent */
+static inline void child_metadata(uint8_t *meta)
+{
+    child_metadata_of(meta, "{f88d4d92-6fcc-408d-9bef-9b7c89f15c89}",
+                      ".\\parent.vhdx");
 }
 
 /* Let the new image at @path, an empty one, have a parent. */

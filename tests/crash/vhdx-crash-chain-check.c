@@ -1,0 +1,563 @@
+/*
+ * VHDX crash test: what must hold of a chain after a power cut
+ *
+ * The cut leaves something of each file, independently.  The chain is what the
+ * locators say, from the image on that the guest uses at that time.
+ *
+ *   - each image is right by itself, and one of the two linkages in each child
+ *     is the DataWriteGuid of its parent
+ *   - the guest's disk, read through the chain, is as the model allows; the
+ *     driver opens it, writes to nothing, and reads the same
+ *   - another child of a parent reads as it did at first, or does not go with
+ *     its parent any more.  The driver refuses it then
+ *   - the same holds for an overlay that was merged into an image which the
+ *     guest goes on to use: it is as it was then, or refused
+ *   - the chain can be used and merged once more; that is not cut again
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "vhdx-crash.h"
+
+/* What a cut has left, and one more child of one of them */
+typedef struct Files {
+    const CrashImage *images[CRASH_LEVELS + 1];
+    CrashReader *readers[CRASH_LEVELS + 1];
+    int levels[CRASH_LEVELS + 1];   /* what goes together, from the parent on */
+    int count;
+    bool fit;                       /* ... by what they say */
+} Files;
+
+static const uint8_t nil[16];
+
+static char *G_GNUC_PRINTF(1, 2) text(const char *format, ...)
+{
+    va_list ap;
+    char *str;
+
+    va_start(ap, format);
+    str = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    return str;
+}
+
+static void page_unref(CrashPage *page)
+{
+    if (page) {
+        image_page_unref(page);
+    }
+}
+
+static void files_free(Files *f)
+{
+    for (int i = 0; i <= CRASH_LEVELS; i++) {
+        if (f->readers[i]) {
+            reader_free(f->readers[i]);
+        }
+    }
+}
+
+/* Read all images; returns NULL or what is wrong. */
+static char *files_read(Files *f)
+{
+    for (int i = 0; i <= CRASH_LEVELS; i++) {
+        char *why;
+
+        if (!f->images[i]) {
+            continue;
+        }
+        f->readers[i] = reader_new(f->images[i], NULL, &why);
+        if (!f->readers[i]) {
+            char *more = text("image %d: %s", i, why);
+
+            g_free(why);
+            return more;
+        }
+    }
+    return NULL;
+}
+
+static bool linkage_is(const CrashReader *child, const CrashReader *parent)
+{
+    for (int i = 0; i < 2; i++) {
+        if (memcmp(child->linkage[i], nil, 16) &&
+            !memcmp(child->linkage[i], parent->data_write, 16)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Find the parents of image @last, by their names, and whether all go together.
+ * Returns NULL or what is wrong.
+ */
+static char *files_link(Files *f, int last)
+{
+    int up[CRASH_LEVELS + 1], level = last;
+
+    f->count = 0;
+    f->fit = true;
+    for (;;) {
+        CrashReader *r = f->readers[level];
+        int below = -1;
+
+        up[f->count++] = level;
+        r->parent = NULL;
+        if (!r->has_parent) {
+            break;
+        }
+        if (sscanf(r->parent_name, "image%d.vhdx", &below) != 1 || below < 0 ||
+            below >= CRASH_LEVELS || !f->readers[below] ||
+            f->count > CRASH_LEVELS) {
+            return text("the parent of image %d is '%s'", level,
+                        r->parent_name);
+        }
+        f->fit &= linkage_is(r, f->readers[below]);
+        r->parent = f->readers[below];
+        level = below;
+    }
+    for (int i = 0; i < f->count; i++) {
+        f->levels[i] = up[f->count - 1 - i];
+    }
+    return NULL;
+}
+
+/* -- A new chain -- */
+
+/* All pages of the disk of image @last */
+static GPtrArray *pages_read(Files *f, int last, const CrashModel *model)
+{
+    const CrashReader *r = f->readers[last];
+    GPtrArray *pages = g_ptr_array_new();
+
+    for (uint64_t i = 0; i * CRASH_PAGE < r->disk_size; i++) {
+        g_ptr_array_add(pages, guest_page(r, model, i));
+    }
+    return pages;
+}
+
+void chain_check_made(CrashChain *chain, const CrashModel *made)
+{
+    CrashRun *run = chain->runs[chain->count - 1];
+    g_autofree uint32_t *seen = g_new0(uint32_t, made->spots->len *
+                                       CRASH_SECTORS + 1);
+    int used = chain_used(chain, 0);
+    Files f = { .fit = true };
+    char *why;
+
+    for (int i = 0; i < chain->count; i++) {
+        f.images[i] = chain->runs[i]->base;
+    }
+    why = files_read(&f);
+    why = why ?: files_link(&f, used);
+    if (!why && (!f.fit || f.count != used + 1)) {
+        why = text("the new images are no chain");
+    }
+    why = why ?: check_spots(f.readers[used], made, seen);
+    if (why) {
+        g_ptr_array_add(run->wrong, why);
+    }
+    chain->model = model_new(made, seen, &chain->shape);
+    for (int i = 0; !why && i < used; i++) {
+        f.images[CRASH_LEVELS] = chain->siblings[i];
+        f.readers[CRASH_LEVELS] = reader_new(chain->siblings[i], NULL, &why);
+        g_assert(!why);
+        why = files_link(&f, CRASH_LEVELS);
+        g_assert(!why && f.fit && f.count == i + 2);
+        chain->contents[i] = pages_read(&f, CRASH_LEVELS, chain->model);
+        g_clear_pointer(&f.readers[CRASH_LEVELS], reader_free);
+    }
+    files_free(&f);
+}
+
+/* -- What a cut has left -- */
+
+/* Pages that no request has touched are zeros. */
+static char *check_untouched(const CrashReader *r, const CrashModel *model)
+{
+    guint spot = 0;
+
+    for (uint64_t i = 0; i * CRASH_PAGE < r->disk_size; i++) {
+        CrashPage *page;
+        bool good = true;
+
+        while (spot < model->spots->len &&
+               g_array_index(model->spots, CrashSpot, spot).page < i) {
+            spot++;
+        }
+        if (spot < model->spots->len &&
+            g_array_index(model->spots, CrashSpot, spot).page == i) {
+            continue;
+        }
+        page = guest_page(r, model, i);
+        good = !page || buffer_is_zero(page->data, CRASH_PAGE);
+        page_unref(page);
+        if (!good) {
+            return text("page %" PRIu64 ", never written to, is not zero", i);
+        }
+    }
+    return NULL;
+}
+
+/*
+ * What the driver makes of the images that go together: it opens them, or
+ * refuses to if they do not fit.
+ */
+static char *check_driver(CrashContext *ctx, const Files *f,
+                          const CrashModel *model, CrashRng *rng)
+{
+    CrashDisk *disks[CRASH_LEVELS + 1];
+    const CrashReader *r = f->readers[f->levels[f->count - 1]];
+    Error *err = NULL;
+    BlockBackend *blk;
+    char *why = NULL;
+
+    for (int i = 0; i < f->count; i++) {
+        /* Nothing writes to it, which is checked as well. */
+        disks[i] = chain_disk((CrashImage *)f->images[f->levels[i]],
+                              &ctx->workload->node, 0, f->levels[i], NULL);
+        disks[i]->instant = true;
+    }
+    blk = chain_open(f->levels, f->count, 0, &err);
+    if (!blk && f->fit) {
+        why = text("does not open: %s", error_get_pretty(err));
+    } else if (!blk && !strstr(error_get_pretty(err), "does not go with")) {
+        why = text("is refused by: %s", error_get_pretty(err));
+    } else if (blk && !f->fit) {
+        why = text("opens, but does not go with its parent");
+    }
+    error_free(err);
+    for (int i = 0; blk && !why && i < f->count; i++) {
+        BdrvCheckResult result = { 0 };
+        const CrashReader *one = f->readers[f->levels[i]];
+        int ret = bdrv_check(chain_node(f->levels[i]), &result, 0);
+
+        if (ret < 0 || result.check_errors ||
+            result.corruptions > one->dirty + !one->header_valid[0] +
+                                 !one->header_valid[1]) {
+            why = text("check of image %d returns %d, with %d errors and %d "
+                       "corruptions", f->levels[i], ret, result.check_errors,
+                       result.corruptions);
+        }
+    }
+    if (blk && !why) {
+        why = check_reads(blk, r, model, rng);
+    }
+    blk_unref(blk);
+    for (int i = 0; i < f->count; i++) {
+        if (!why && disks[i]->changes) {
+            why = text("a read-only image is written to");
+        }
+        disks[i]->view = NULL;
+        disk_free(disks[i]);
+    }
+    return why;
+}
+
+/* Check the other child of image @level. */
+static char *check_sibling(CrashContext *ctx, const CrashChain *chain,
+                           Files *f, int level, CrashRng *rng)
+{
+    GPtrArray *pages = chain->contents[level];
+    char *why;
+
+    f->images[CRASH_LEVELS] = chain->siblings[level];
+    f->readers[CRASH_LEVELS] = reader_new(chain->siblings[level], NULL, &why);
+    why = files_link(f, CRASH_LEVELS);
+    for (guint i = 0; !why && f->fit && i < pages->len; i++) {
+        CrashPage *now = guest_page(f->readers[CRASH_LEVELS], chain->model, i);
+        CrashPage *then = g_ptr_array_index(pages, i);
+
+        if (now != then &&
+            (!now ? !buffer_is_zero(then->data, CRASH_PAGE) :
+             !then ? !buffer_is_zero(now->data, CRASH_PAGE) :
+             !!memcmp(now->data, then->data, CRASH_PAGE))) {
+            why = text("it goes with its parent, but page %u is another one",
+                       i);
+        }
+        page_unref(now);
+    }
+    if (!why && rng_chance(rng, 20)) {
+        why = check_driver(ctx, f, chain->model, rng);
+    }
+    g_clear_pointer(&f->readers[CRASH_LEVELS], reader_free);
+    f->images[CRASH_LEVELS] = NULL;
+    if (why) {
+        char *more = text("another child of image %d: %s", level, why);
+
+        g_free(why);
+        return more;
+    }
+    return NULL;
+}
+
+/* Check the overlay that the guest has left at the pivot. */
+static char *check_stale(CrashContext *ctx, const CrashChain *chain, Files *f,
+                         CrashRng *rng)
+{
+    g_autofree uint32_t *seen = g_new0(uint32_t, chain->stale->spots->len *
+                                       CRASH_SECTORS + 1);
+    int last = chain->count - 1;
+    char *why = files_link(f, last), *more;
+
+    if (!why && f->fit) {
+        why = check_spots(f->readers[last], chain->stale, seen);
+    }
+    if (!why && rng_chance(rng, 20)) {
+        why = check_driver(ctx, f, chain->model, rng);
+    }
+    if (!why) {
+        return NULL;
+    }
+    more = text("the overlay that was merged: %s", why);
+    g_free(why);
+    return more;
+}
+
+/*
+ * Find out what goes with the image that the guest uses at the stamp @now.
+ * Returns the number of that, or of its parent where it has nothing of its own
+ * and need not go with it yet.
+ */
+static int files_link_used(Files *f, const CrashChain *chain, uint32_t now,
+                           char **why)
+{
+    int used = chain_used(chain, now);
+    CrashReader *r = f->readers[used];
+
+    *why = files_link(f, used);
+    if (!*why && !f->fit && chain->workload->merge == MERGE_SNAPSHOT &&
+        now < chain->linked && !g_hash_table_size(r->blocks) &&
+        !g_hash_table_size(r->zeros)) {
+        used = 0;
+        *why = files_link(f, used);
+    }
+    return used;
+}
+
+/* Check @images, as of the stamp @now; @closed if they must have no log. */
+static char *check_images(CrashContext *ctx, const CrashChain *chain,
+                          CrashImage **images, uint32_t now, bool closed,
+                          uint32_t *seen, CrashRng *rng)
+{
+    Files f = { .fit = true };
+    int used = 0;
+    char *why;
+
+    ctx->totals.states++;
+    for (int i = 0; i < chain->count; i++) {
+        f.images[i] = images[i];
+    }
+    why = files_read(&f);
+    if (!why) {
+        used = files_link_used(&f, chain, now, &why);
+    }
+    if (!why && !f.fit) {
+        why = text("the images do not go together");
+    }
+    for (int i = 0; !why && closed && i < f.count; i++) {
+        const CrashReader *r = f.readers[f.levels[i]];
+
+        if (!r->header_valid[0] || !r->header_valid[1] || r->log_named[0] ||
+            r->log_named[1] || !r->copies_agree) {
+            why = text("image %d was closed, but its headers are not in order",
+                       f.levels[i]);
+        }
+    }
+    if (!why && used == chain->count - 1 &&
+        f.readers[used]->disk_size != chain->shape.disk_size) {
+        why = text("the disk has %" PRIu64 " bytes",
+                   f.readers[used]->disk_size);
+    }
+    why = why ?: check_spots(f.readers[used], chain->model, seen);
+    why = why ?: check_untouched(f.readers[used], chain->model);
+    why = why ?: check_driver(ctx, &f, chain->model, rng);
+    for (int i = 0; !why && i < chain->count && chain->contents[i]; i++) {
+        why = check_sibling(ctx, chain, &f, i, rng);
+    }
+    if (!why && chain->stale && now >= chain->pivot) {
+        why = check_stale(ctx, chain, &f, rng);
+    }
+    files_free(&f);
+    return why;
+}
+
+/* -- Going on -- */
+
+/*
+ * Use what a cut has left of a chain, as it is: the last image is merged into
+ * its parent, or gets what it has once more.
+ */
+static char *further_use(const Files *f, CrashRng *rng)
+{
+    Error *err = NULL;
+    BlockBackend *blk = chain_open(f->levels, f->count, BDRV_O_RDWR |
+                                   BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
+    uint8_t buf[CRASH_PAGE];
+    char *why = NULL;
+    int ret = 0;
+
+    if (!blk) {
+        why = text("does not open: %s", error_get_pretty(err));
+        error_free(err);
+        return why;
+    }
+    if (f->count > 1 && rng_chance(rng, 60)) {
+        ret = bdrv_commit(blk_bs(blk));
+    } else {
+        ret = blk_pread(blk, 0, CRASH_PAGE, buf, 0);
+        if (ret >= 0) {
+            ret = blk_pwrite(blk, 0, CRASH_PAGE, buf, 0);
+        }
+    }
+    if (ret >= 0) {
+        ret = blk_flush(blk);
+    }
+    if (ret < 0) {
+        why = text("can't be used: %s", strerror(-ret));
+    }
+    blk_unref(blk);
+    return why;
+}
+
+static char *check_further(CrashContext *ctx, const CrashChain *chain,
+                           CrashImage **images, uint32_t now, uint32_t *seen,
+                           CrashRng *rng)
+{
+    CrashImage *used[CRASH_LEVELS];
+    CrashDisk *disks[CRASH_LEVELS];
+    Files f = { .fit = true };
+    char *why, *more;
+
+    for (int i = 0; i < chain->count; i++) {
+        f.images[i] = images[i];
+        disks[i] = chain_disk(image_copy(images[i]), &ctx->workload->node,
+                              rng_next(rng), i, NULL);
+        disks[i]->instant = true;
+    }
+    why = files_read(&f);
+    if (!why) {
+        files_link_used(&f, chain, now, &why);
+    }
+    why = why ?: further_use(&f, rng);
+    files_free(&f);
+    for (int i = 0; i < chain->count; i++) {
+        used[i] = image_copy(disks[i]->view);
+        disk_free(disks[i]);
+    }
+    why = why ?: check_images(ctx, chain, used, now, false, seen, rng);
+    for (int i = 0; i < chain->count; i++) {
+        image_free(used[i]);
+    }
+    if (!why) {
+        return NULL;
+    }
+    more = text("then used: %s", why);
+    g_free(why);
+    return more;
+}
+
+/* -- All that cuts can leave -- */
+
+static void check_point(CrashContext *ctx, CrashChain *chain,
+                        CrashCursor **cursors, uint32_t *seen, CrashRng *rng)
+{
+    unsigned states = 4 + ctx->workload->states;
+    uint32_t now = cursors[0]->now;
+
+    ctx->totals.points++;
+    for (unsigned n = 0; n < states && !enough(ctx); n++) {
+        g_autofree char *path = text(", stamp %u cut %u", now, n);
+        CrashImage *images[CRASH_LEVELS];
+        unsigned all = 0;
+        char *why;
+
+        for (int i = 0; i < chain->count; i++) {
+            unsigned pending;
+            CrashCut cut = n >= 4 ? rng_below(rng, 5) :
+                           n < 2 ? n : (i + n) % 2;
+
+            images[i] = cursor_cut(cursors[i], MIN(cut, CUT_RANDOM), rng,
+                                   &pending);
+            all += pending;
+        }
+        why = check_images(ctx, chain, images, now, false, seen, rng);
+        if (!why && rng_chance(rng, ctx->workload->recover)) {
+            why = check_further(ctx, chain, images, now, seen, rng);
+        }
+        if (why) {
+            violation(ctx, images[chain->count - 1], path, why);
+            g_free(why);
+        }
+        for (int i = 0; i < chain->count; i++) {
+            image_free(images[i]);
+        }
+        if (!all) {
+            break;
+        }
+    }
+}
+
+/* Stamps at which something happens in any of the files */
+static GArray *points_of_chain(CrashContext *ctx, CrashChain *chain,
+                               CrashRng *rng)
+{
+    GArray *points = g_array_new(false, false, sizeof(uint32_t));
+
+    for (int i = 0; i < chain->count; i++) {
+        g_autoptr(GArray) some = points_choose(chain->runs[i],
+                                               ctx->workload->points /
+                                               chain->count, rng);
+
+        g_array_append_vals(points, some->data, some->len);
+    }
+    g_array_sort(points, compare_stamps);
+    return points;
+}
+
+void chain_check_seed(CrashContext *ctx, CrashRng *rng)
+{
+    CrashChain *chain = chain_run(ctx->workload, rng);
+    g_autofree uint32_t *seen = g_new(uint32_t, chain->model->spots->len *
+                                      CRASH_SECTORS + 1);
+    CrashRun *top = chain->runs[chain->count - 1];
+    g_autoptr(GArray) points = points_of_chain(ctx, chain, rng);
+    CrashCursor *cursors[CRASH_LEVELS];
+
+    for (guint i = 0; i < top->wrong->len; i++) {
+        violation(ctx, top->last, ", run", g_ptr_array_index(top->wrong, i));
+    }
+    for (int i = 0; i < chain->count; i++) {
+        cursors[i] = cursor_new(chain->runs[i]->base, chain->runs[i]->ops,
+                                chain->payload[i]);
+    }
+    for (guint i = 0; i < points->len && !enough(ctx); i++) {
+        uint32_t at = g_array_index(points, uint32_t, i);
+
+        for (int k = 0; k < chain->count; k++) {
+            cursor_advance(cursors[k], at);
+        }
+        model_advance(chain->model, at);
+        check_point(ctx, chain, cursors, seen, rng);
+    }
+    for (int i = 0; i < chain->count; i++) {
+        cursor_free(cursors[i]);
+    }
+    if (chain->closed && !enough(ctx)) {
+        CrashImage *images[CRASH_LEVELS] = { 0 };
+        char *why;
+
+        for (int i = 0; i < chain->count; i++) {
+            images[i] = chain->runs[i]->last;
+        }
+        why = check_images(ctx, chain, images, chain->end, true, seen, rng);
+        if (why) {
+            violation(ctx, top->last, ", closed", why);
+            g_free(why);
+        }
+    }
+    chain_free(chain);
+}

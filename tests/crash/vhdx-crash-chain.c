@@ -1,0 +1,610 @@
+/*
+ * VHDX crash test: chains of images that are changed
+ *
+ * Two or three images, each the child of the one before, and a guest that uses
+ * the last one.  Meanwhile they are merged as QEMU's commands and jobs do it,
+ * or the last one gets another parent or none.  All writes and flushes of all
+ * files are recorded with the stamps of one clock.  Whatever is done, the guest
+ * sees one disk, which one model tells.
+ *
+ * Each image that is a parent has a second child as well, which nobody uses: a
+ * sibling of the chain's.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "vhdx-crash.h"
+#include "vhdx-test-child.h"
+
+/* A merge copies so many bytes at once. */
+#define COPY_BYTES      (512 * KiB)
+
+/* What is under way */
+typedef struct Merge {
+    CrashChain *chain;
+    CrashDisk *disks[CRASH_LEVELS];
+    Guests g;
+} Merge;
+
+static char *image_name(int level)
+{
+    return g_strdup_printf("image%d", level);
+}
+
+static char *file_name(int level)
+{
+    return g_strdup_printf("file%d", level);
+}
+
+/* -- The files that these images are said to be: empty ones -- */
+
+static char *folder;
+
+static char *path_of(int level)
+{
+    return g_strdup_printf("%s/image%d.vhdx", folder, level);
+}
+
+static void folder_remove(void)
+{
+    for (int i = 0; i <= CRASH_LEVELS; i++) {
+        g_autofree char *path = path_of(i);
+
+        unlink(path);
+    }
+    rmdir(folder);
+}
+
+/* The path of image @level */
+static const char *folder_path(int level)
+{
+    static char *paths[CRASH_LEVELS + 1];
+
+    if (!folder) {
+        folder = g_dir_make_tmp("vhdx-crash-XXXXXX", NULL);
+        g_assert(folder);
+        atexit(folder_remove);
+        for (int i = 0; i <= CRASH_LEVELS; i++) {
+            paths[i] = path_of(i);
+            g_assert(g_file_set_contents(paths[i], "", 0, NULL));
+        }
+    }
+    return paths[level];
+}
+
+/* -- Nodes -- */
+
+CrashDisk *chain_disk(CrashImage *view, const CrashNode *node, uint64_t seed,
+                      int level, CrashDisk *lead)
+{
+    g_autofree char *name = file_name(level);
+
+    return disk_new_beside(view, node, seed, name, folder_path(level), lead);
+}
+
+BlockBackend *chain_open(const int *levels, int count, int flags, Error **errp)
+{
+    BlockDriverState *below = NULL;
+    BlockBackend *blk = NULL;
+
+    for (int i = 0; i < count; i++) {
+        QDict *options = qdict_new();
+        g_autofree char *image = image_name(levels[i]);
+        g_autofree char *file = file_name(levels[i]);
+        BlockDriverState *bs = NULL;
+
+        qdict_put_str(options, "driver", "vhdx");
+        qdict_put_str(options, "node-name", image);
+        qdict_put_str(options, "file", file);
+        if (below) {
+            qdict_put_str(options, "backing", bdrv_get_node_name(below));
+        }
+        if (i == count - 1) {
+            blk = blk_new_open(NULL, NULL, options, flags, errp);
+        } else {
+            bs = bdrv_open(NULL, NULL, options, 0, errp);
+        }
+        bdrv_unref(below);
+        below = bs;
+        if (!bs) {
+            break;
+        }
+    }
+    return blk;
+}
+
+BlockDriverState *chain_node(int level)
+{
+    g_autofree char *name = image_name(level);
+
+    return bdrv_find_node(name);
+}
+
+/* -- Making the images -- */
+
+/* The DataWriteGuid of @img as text */
+static char *guid_text(const CrashImage *img)
+{
+    char *why;
+    CrashReader *r = reader_new(img, NULL, &why);
+    uint8_t *g = r->data_write;
+    char *text = g_strdup_printf(
+        "{%08x-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x}",
+        (unsigned)get_le(g, 4), (unsigned)get_le(g + 4, 2),
+        (unsigned)get_le(g + 6, 2), g[8], g[9], g[10], g[11], g[12], g[13],
+        g[14], g[15]);
+
+    reader_free(r);
+    return text;
+}
+
+/*
+ * A new image; if @parent is not NULL, the child of that one, which is the
+ * image number @level.
+ */
+static CrashImage *image_make(const CrashWorkload *w, CrashShape *shape,
+                              const CrashImage *parent, int level,
+                              CrashRng *rng)
+{
+    CrashRun *made = guest_create(w, shape, rng);
+    CrashImage *img = image_copy(made->last);
+    char *why;
+
+    if (parent) {
+        CrashReader *r = reader_new(img, NULL, &why);
+        g_autofree uint8_t *meta = g_malloc(CHILD_METADATA);
+        g_autofree char *guid = guid_text(parent);
+        g_autofree char *name = g_strdup_printf(".\\image%d.vhdx", level);
+
+        image_read(img, r->meta_offset, CHILD_METADATA, meta);
+        child_metadata_of(meta, guid, name);
+        image_write(img, r->meta_offset, CHILD_METADATA, meta);
+        reader_free(r);
+    }
+    guest_run_free(made);
+    return img;
+}
+
+/*
+ * Let guests write to the last of the images @levels, which has @shape; what
+ * they do is stable at once.
+ */
+static void chain_fill(CrashChain *chain, CrashImage **images,
+                       const int *levels, int count, CrashRun *run,
+                       const CrashShape *shape, CrashRng *rng)
+{
+    const CrashWorkload *w = chain->workload;
+    CrashDisk *disks[CRASH_LEVELS];
+    Guests g = {
+        .w = w,
+        .shape = shape,
+        .run = run,
+        .rng = { rng_next(rng) },
+        /* Nothing is behind the end of any disk. */
+        .disk_size = MIN(shape->disk_size, w->disk_mib * MiB),
+    };
+
+    for (int i = 0; i < count; i++) {
+        disks[i] = chain_disk(image_copy(images[levels[i]]), &w->node,
+                              rng_next(rng), levels[i], NULL);
+        disks[i]->instant = true;
+    }
+    g.disk = disks[count - 1];
+    g.disk->now = chain->end;
+    g.blk = chain_open(levels, count, BDRV_O_RDWR | BDRV_O_RESIZE |
+                       BDRV_O_UNMAP, &error_abort);
+    guests_enter_all(&g, w->actions);
+    guests_wait(&g);
+    blk_unref(g.blk);
+    chain->end = g.disk->now;
+    image_free(images[levels[count - 1]]);
+    images[levels[count - 1]] = image_copy(g.disk->view);
+    for (int i = 0; i < count; i++) {
+        disk_free(disks[i]);
+    }
+}
+
+/* A run that only tells what a guest has done */
+static CrashRun *run_of_guest(CrashChain *chain)
+{
+    CrashRun *run = run_new(chain->workload, NULL);
+
+    run->ops = g_ptr_array_new();
+    run->model = model_new(NULL, NULL, &chain->shape);
+    return run;
+}
+
+/*
+ * Make the images @images, which have a place for one more, and let each have
+ * something of its own.  Returns what the guest has done.
+ */
+static CrashRun *chain_make(CrashChain *chain, CrashImage **images,
+                            CrashRng *rng)
+{
+    static const int levels[] = { 0, 1, 2 };
+    CrashRun *run = run_of_guest(chain);
+
+    for (int i = 0; i < chain->count; i++) {
+        CrashWorkload w = *chain->workload;
+        CrashShape *shape = &chain->shape;
+        int beside[] = { 0, 1, 2 };
+        CrashRun *other;
+
+        w.child = false;
+        if (i < chain->count - 1) {
+            /* A parent's disk is longer, shorter or about the same. */
+            w.disk_mib += rng_below(rng, 3) - 1;
+        }
+        images[i] = image_make(&w, shape, i ? images[i - 1] : NULL, i - 1, rng);
+        chain->payload[i] = shape->payload;
+        if (w.merge == MERGE_SNAPSHOT) {
+            /* The first one is changed after the other one was made. */
+            chain_fill(chain, images, levels, 1, run, shape, rng);
+            continue;
+        }
+        chain_fill(chain, images, levels, i + 1, run, shape, rng);
+        if (i == chain->count - 1) {
+            break;
+        }
+
+        images[CRASH_LEVELS] = image_make(&w, shape, images[i], i, rng);
+        beside[i + 1] = CRASH_LEVELS;
+        other = run_of_guest(chain);
+        chain_fill(chain, images, beside, i + 2, other, shape, rng);
+        guest_run_free(other);
+        chain->siblings[i] = images[CRASH_LEVELS];
+    }
+    model_settle(run->model);
+    model_advance(run->model, chain->end);
+    return run;
+}
+
+/* -- What is done to a chain -- */
+
+static void chain_wrong(Merge *m, int ret, Error *err, const char *what)
+{
+    run_wrong(m->g.run, "%s: %s", what,
+              err ? error_get_pretty(err) : strerror(-ret));
+    error_free(err);
+}
+
+/* A guest's flush, and nothing else */
+static void merge_flush(Merge *m)
+{
+    unsigned index = model_begin(m->g.run->model, GUEST_FLUSH, 0, 0,
+                                 ++m->g.disk->now);
+    int ret = blk_flush(m->g.blk);
+
+    model_end(m->g.run->model, index, ++m->g.disk->now, ret);
+}
+
+/* Guests do a part of the work alone. */
+static void merge_use(Merge *m, unsigned part)
+{
+    guests_enter_all(&m->g, m->g.w->actions / part);
+    guests_wait(&m->g);
+}
+
+static BlockBackend *blk_on(BlockDriverState *bs, uint64_t perm)
+{
+    BlockBackend *blk = blk_new(qemu_get_aio_context(), perm, BLK_PERM_ALL);
+
+    blk_insert_bs(blk, bs, &error_abort);
+    return blk;
+}
+
+/* Copy what is in @top or below, above @base, from @top's content to @to. */
+static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
+                       BlockBackend *from, BlockBackend *to)
+{
+    g_autofree uint8_t *buf = g_malloc(COPY_BYTES);
+    int64_t length = blk_getlength(from), n = 0;
+    Error *err = NULL;
+    int ret = 0;
+
+    if (to && blk_getlength(to) < length) {
+        ret = blk_truncate(to, length, false, PREALLOC_MODE_OFF, 0, &err);
+    }
+    for (int64_t at = 0; ret >= 0 && at < length; at += n) {
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        ret = bdrv_is_allocated_above(top, base, false, at,
+                                      MIN(length - at, COPY_BYTES), &n);
+        if (ret <= 0) {
+            continue;
+        }
+        ret = blk_pread(from, at, n, buf, to ? 0 : BDRV_REQ_COPY_ON_READ);
+        if (ret < 0 || !to) {
+            continue;
+        }
+        ret = buffer_is_zero(buf, n) ?
+              blk_pwrite_zeroes(to, at, n, BDRV_REQ_MAY_UNMAP) :
+              blk_pwrite(to, at, n, buf, 0);
+    }
+    if (ret < 0) {
+        chain_wrong(m, ret, err, "a copy fails");
+    }
+}
+
+static void merge_read_only(Merge *m, BlockDriverState *bs, bool read_only)
+{
+    Error *err = NULL;
+    int ret = bdrv_reopen_set_read_only(bs, read_only, &err);
+
+    if (ret < 0) {
+        chain_wrong(m, ret, err, "a reopen fails");
+    }
+}
+
+/* As a job does that takes images out of a chain */
+static void merge_rechain(Merge *m, BlockDriverState *top,
+                          BlockDriverState *parent)
+{
+    Error *err = NULL;
+    int ret = bdrv_set_backing_hd(top, parent, &err);
+
+    if (ret == 0) {
+        ret = bdrv_change_backing_file(top, parent ? "image0.vhdx" : NULL,
+                                       parent ? "vhdx" : NULL, false);
+    }
+    if (ret < 0) {
+        chain_wrong(m, ret, err, "the parent can't be changed");
+    }
+}
+
+/* The monitor's command: the guest is stopped. */
+static void merge_commit(Merge *m)
+{
+    unsigned count = 1 + rng_below(&m->g.rng, 2);
+
+    for (unsigned i = 0; i < count; i++) {
+        int ret;
+
+        merge_use(m, 2);
+        ret = bdrv_commit(blk_bs(m->g.blk));
+        if (ret < 0) {
+            chain_wrong(m, ret, NULL, "a commit fails");
+        }
+    }
+    merge_use(m, 3);
+}
+
+/*
+ * The last image is merged into the first while it is used, and then that one
+ * is used.  What was above it stays attached for some time.
+ */
+static void merge_pivot(Merge *m)
+{
+    BlockDriverState *top = blk_bs(m->g.blk), *base = chain_node(0);
+    BlockBackend *to;
+
+    merge_use(m, 3);
+    merge_read_only(m, base, false);
+    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                      BLK_PERM_RESIZE);
+    guests_enter_all(&m->g, m->g.w->actions / 2);
+    merge_copy(m, top, base, m->g.blk, to);
+    guests_wait(&m->g);
+    /* What has changed meanwhile */
+    merge_copy(m, top, base, m->g.blk, to);
+    blk_flush(to);
+    bdrv_ref(top);
+    bdrv_ref(base);
+    blk_remove_bs(m->g.blk);
+    blk_insert_bs(m->g.blk, base, &error_abort);
+    bdrv_unref(base);
+    blk_unref(to);
+    m->chain->pivot = ++m->g.disk->now;
+    m->chain->stale = model_copy(m->g.run->model);
+    merge_use(m, 2);
+    bdrv_unref(top);
+    merge_use(m, 2);
+}
+
+/* The image in the middle is merged into the first. */
+static void merge_middle(Merge *m)
+{
+    BlockDriverState *top = blk_bs(m->g.blk), *base = chain_node(0);
+    BlockDriverState *middle = chain_node(1);
+    BlockBackend *from = blk_on(middle, BLK_PERM_CONSISTENT_READ), *to;
+
+    merge_use(m, 3);
+    merge_read_only(m, base, false);
+    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                      BLK_PERM_RESIZE);
+    guests_enter_all(&m->g, m->g.w->actions / 2);
+    merge_copy(m, middle, base, from, to);
+    blk_unref(from);
+    bdrv_ref(base);
+    merge_rechain(m, top, base);
+    blk_unref(to);
+    if (rng_chance(&m->g.rng, 50)) {
+        merge_read_only(m, base, true);
+    }
+    bdrv_unref(base);
+    guests_wait(&m->g);
+    merge_use(m, 2);
+}
+
+/* What is in the middle is copied to the last image. */
+static void merge_stream(Merge *m)
+{
+    BlockDriverState *top = blk_bs(m->g.blk), *base = chain_node(0);
+    bool stopped = rng_chance(&m->g.rng, 30);
+
+    merge_use(m, 3);
+    if (!stopped) {
+        guests_enter_all(&m->g, m->g.w->actions / 2);
+    }
+    /* A tool copies by writes. */
+    merge_copy(m, chain_node(1), base, m->g.blk, stopped ? m->g.blk : NULL);
+    bdrv_ref(base);
+    merge_rechain(m, top, base);
+    bdrv_unref(base);
+    guests_wait(&m->g);
+    merge_use(m, 2);
+}
+
+/* All that there is below is copied to the last image. */
+static void merge_flatten(Merge *m)
+{
+    BlockDriverState *top = blk_bs(m->g.blk);
+
+    merge_use(m, 2);
+    guests_enter_all(&m->g, m->g.w->actions / 2);
+    merge_copy(m, chain_node(m->chain->count - 2), NULL, m->g.blk, NULL);
+    merge_rechain(m, top, NULL);
+    guests_wait(&m->g);
+    merge_use(m, 2);
+}
+
+/*
+ * An overlay that was made before the guest wrote is put upon the image that is
+ * in use, without a flush.  That may stay writable.
+ */
+static void merge_snapshot(Merge *m)
+{
+    BlockDriverState *base = blk_bs(m->g.blk), *overlay;
+    g_autofree char *image = image_name(1);
+    g_autofree char *file = file_name(1);
+    QDict *options = qdict_new();
+    bool read_only = rng_chance(&m->g.rng, 50);
+    Error *err = NULL;
+    int ret;
+
+    m->g.disk_size = MIN(m->g.disk_size, m->chain->shape.disk_size);
+    merge_use(m, 2);
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "node-name", image);
+    qdict_put_str(options, "file", file);
+    qdict_put_null(options, "backing");
+    overlay = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
+                        BDRV_O_UNMAP, &error_abort);
+    ret = bdrv_set_backing_hd(overlay, base, &err);
+    if (ret < 0) {
+        chain_wrong(m, ret, err, "the overlay can't be put there");
+    }
+    m->chain->pivot = ++m->g.disk->now;
+    bdrv_ref(base);
+    blk_remove_bs(m->g.blk);
+    blk_insert_bs(m->g.blk, overlay, &error_abort);
+    bdrv_unref(overlay);
+    if (read_only) {
+        merge_read_only(m, base, true);
+        m->chain->linked = ++m->g.disk->now;
+    }
+    bdrv_unref(base);
+    merge_use(m, 1);
+    merge_flush(m);
+    merge_use(m, 2);
+}
+
+int chain_used(const CrashChain *chain, uint32_t now)
+{
+    bool snapshot = chain->workload->merge == MERGE_SNAPSHOT;
+    bool pivoted = chain->pivot && now >= chain->pivot;
+
+    return snapshot == pivoted ? chain->count - 1 : 0;
+}
+
+static void merge_run(Merge *m)
+{
+    static const int levels[] = { 0, 1, 2 };
+    static void (*const merges[])(Merge *) = {
+        [MERGE_COMMIT] = merge_commit,
+        [MERGE_PIVOT] = merge_pivot,
+        [MERGE_MIDDLE] = merge_middle,
+        [MERGE_STREAM] = merge_stream,
+        [MERGE_FLATTEN] = merge_flatten,
+        [MERGE_SNAPSHOT] = merge_snapshot,
+    };
+    CrashChain *chain = m->chain;
+    Error *err = NULL;
+    unsigned index;
+
+    m->g.blk = chain_open(levels, chain_used(chain, 0) + 1, BDRV_O_RDWR |
+                          BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
+    if (!m->g.blk) {
+        chain_wrong(m, 0, err, "does not open");
+        return;
+    }
+    m->g.disk_size = blk_getlength(m->g.blk);
+    merges[chain->workload->merge](m);
+    if (rng_chance(&m->g.rng, 50)) {
+        merge_flush(m);
+    }
+    index = model_begin(m->g.run->model, GUEST_FLUSH, 0, 0, ++m->g.disk->now);
+    blk_unref(m->g.blk);
+    chain->closed = !m->g.run->wrong->len;
+    model_end(m->g.run->model, index, ++m->g.disk->now,
+              chain->closed ? 0 : -EIO);
+}
+
+CrashChain *chain_run(const CrashWorkload *w, CrashRng *rng)
+{
+    CrashChain *chain = g_new0(CrashChain, 1);
+    CrashImage *images[CRASH_LEVELS + 1] = { 0 };
+    Merge m = {
+        .chain = chain,
+        .g.w = w,
+        .g.shape = &chain->shape,
+    };
+    CrashRun *made;
+
+    chain->workload = w;
+    chain->count = w->levels;
+    chain->linked = CRASH_NEVER;
+    made = chain_make(chain, images, rng);
+    for (int i = 0; i < chain->count; i++) {
+        chain->runs[i] = run_new(w, images[i]);
+        chain->runs[i]->payload = chain->payload[i];
+    }
+    chain_check_made(chain, made->model);
+    m.g.rng.state = rng_next(rng);
+    m.g.run = chain->runs[chain->count - 1];
+    m.g.run->model = chain->model;
+    for (int i = chain->count - 1; i >= 0; i--) {
+        m.disks[i] = chain_disk(image_copy(images[i]), &w->node, rng_next(rng),
+                                i, i < chain->count - 1 ?
+                                m.disks[chain->count - 1] : NULL);
+        m.disks[i]->payload = chain->payload[i];
+    }
+    m.g.disk = m.disks[chain->count - 1];
+    if (!m.g.run->wrong->len) {
+        merge_run(&m);
+    }
+    chain->end = m.g.disk->now;
+    model_settle(chain->model);
+    if (chain->stale) {
+        model_advance(chain->stale, chain->pivot);
+    }
+    for (int i = 0; i < chain->count; i++) {
+        run_end(chain->runs[i], m.disks[i]);
+        chain->runs[i]->end = chain->end;
+        chain->runs[i]->model = chain->model;
+    }
+    guest_run_free(made);
+    return chain;
+}
+
+void chain_free(CrashChain *chain)
+{
+    for (int i = 0; i < chain->count; i++) {
+        chain->runs[i]->model = NULL;
+        guest_run_free(chain->runs[i]);
+        image_free(chain->siblings[i]);
+        for (guint k = 0; chain->contents[i] && k < chain->contents[i]->len;
+             k++) {
+            CrashPage *page = g_ptr_array_index(chain->contents[i], k);
+
+            if (page) {
+                image_page_unref(page);
+            }
+        }
+        g_clear_pointer(&chain->contents[i], g_ptr_array_unref);
+    }
+    model_free(chain->model);
+    model_free(chain->stale);
+    g_free(chain);
+}
