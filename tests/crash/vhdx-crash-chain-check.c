@@ -161,7 +161,7 @@ void chain_check_made(CrashChain *chain, const CrashModel *made)
         g_ptr_array_add(run->wrong, why);
     }
     chain->model = model_new(made, seen, &chain->shape);
-    for (int i = 0; !why && i < used; i++) {
+    for (int i = 0; !why && i < used && chain->siblings[i]; i++) {
         f.images[CRASH_LEVELS] = chain->siblings[i];
         f.readers[CRASH_LEVELS] = reader_new(chain->siblings[i], NULL, &why);
         g_assert(!why);
@@ -175,21 +175,21 @@ void chain_check_made(CrashChain *chain, const CrashModel *made)
 
 /* -- What a cut has left -- */
 
-/* Pages that no request has touched are zeros. */
-static char *check_untouched(const CrashReader *r, const CrashModel *model)
+/* Pages of @block of @one that no request has touched are zeros in @r. */
+static char *check_block(const CrashReader *r, const CrashReader *one,
+                         uint64_t block, const CrashModel *model)
 {
-    guint spot = 0;
+    uint64_t pages = one->block_size / CRASH_PAGE;
+    uint64_t end = MIN((block + 1) * pages, r->disk_size / CRASH_PAGE);
+    guint spot = model_spot(model, block * pages);
 
-    for (uint64_t i = 0; i * CRASH_PAGE < r->disk_size; i++) {
+    for (uint64_t i = block * pages; i < end; i++) {
         CrashPage *page;
-        bool good = true;
+        bool good;
 
-        while (spot < model->spots->len &&
-               g_array_index(model->spots, CrashSpot, spot).page < i) {
-            spot++;
-        }
         if (spot < model->spots->len &&
             g_array_index(model->spots, CrashSpot, spot).page == i) {
+            spot++;
             continue;
         }
         page = guest_page(r, model, i);
@@ -197,6 +197,25 @@ static char *check_untouched(const CrashReader *r, const CrashModel *model)
         page_unref(page);
         if (!good) {
             return text("page %" PRIu64 ", never written to, is not zero", i);
+        }
+    }
+    return NULL;
+}
+
+/* The same where @r or one of its parents has a block */
+static char *check_untouched(const CrashReader *r, const CrashModel *model)
+{
+    for (const CrashReader *one = r; one; one = one->parent) {
+        GHashTableIter iter;
+        void *key;
+
+        g_hash_table_iter_init(&iter, one->blocks);
+        while (g_hash_table_iter_next(&iter, &key, NULL)) {
+            char *why = check_block(r, one, (uintptr_t)key, model);
+
+            if (why) {
+                return why;
+            }
         }
     }
     return NULL;
@@ -373,7 +392,9 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
                    f.readers[used]->disk_size);
     }
     why = why ?: check_spots(f.readers[used], chain->model, seen);
-    why = why ?: check_untouched(f.readers[used], chain->model);
+    if (!why && !ctx->workload->spread) {
+        why = check_untouched(f.readers[used], chain->model);
+    }
     why = why ?: check_driver(ctx, &f, chain->model, rng);
     for (int i = 0; !why && i < chain->count && chain->contents[i]; i++) {
         why = check_sibling(ctx, chain, &f, i, rng);
@@ -501,16 +522,45 @@ static void check_point(CrashContext *ctx, CrashChain *chain,
     }
 }
 
-/* Stamps at which something happens in any of the files */
+/* Just before a flush ends, or has begun, while the chain is changed */
+static uint32_t point_of_change(CrashChain *chain, CrashRng *rng)
+{
+    uint64_t count = chain->change_end - chain->change_start + 1;
+    uint32_t at = chain->change_start + rng_below(rng, count);
+    unsigned found = 0;
+
+    if (rng_chance(rng, 30)) {
+        return at;
+    }
+    for (int i = 0; i < chain->count; i++) {
+        for (guint k = 0; k < chain->runs[i]->ops->len; k++) {
+            CrashOp *op = g_ptr_array_index(chain->runs[i]->ops, k);
+
+            if (op->kind == OP_FLUSH && op->start >= chain->change_start &&
+                op->end <= chain->change_end && !rng_below(rng, ++found)) {
+                at = rng_chance(rng, 70) ? op->end - 1 : op->start;
+            }
+        }
+    }
+    return at;
+}
+
+/* Stamps to cut the power at */
 static GArray *points_of_chain(CrashContext *ctx, CrashChain *chain,
                                CrashRng *rng)
 {
     GArray *points = g_array_new(false, false, sizeof(uint32_t));
+    unsigned half = ctx->workload->points / 2;
+
+    for (unsigned i = 0; i < half && chain->change_end; i++) {
+        uint32_t at = point_of_change(chain, rng);
+
+        g_array_append_val(points, at);
+    }
 
     for (int i = 0; i < chain->count; i++) {
         g_autoptr(GArray) some = points_choose(chain->runs[i],
-                                               ctx->workload->points /
-                                               chain->count, rng);
+                                               half / chain->count, rng);
 
         g_array_append_vals(points, some->data, some->len);
     }

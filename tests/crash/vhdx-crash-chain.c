@@ -182,8 +182,8 @@ static void chain_fill(CrashChain *chain, CrashImage **images,
         .shape = shape,
         .run = run,
         .rng = { rng_next(rng) },
-        /* Nothing is behind the end of any disk. */
-        .disk_size = MIN(shape->disk_size, w->disk_mib * MiB),
+        /* Nothing is behind the end of any disk: see chain_make(). */
+        .disk_size = (w->disk_mib - 1) * MiB,
     };
 
     for (int i = 0; i < count; i++) {
@@ -242,6 +242,10 @@ static CrashRun *chain_make(CrashChain *chain, CrashImage **images,
         if (w.merge == MERGE_SNAPSHOT) {
             /* The first one is changed after the other one was made. */
             chain_fill(chain, images, levels, 1, run, shape, rng);
+            continue;
+        }
+        if (w.spread && i < chain->count - 1) {
+            /* Parents of a disk that is so long are empty. */
             continue;
         }
         chain_fill(chain, images, levels, i + 1, run, shape, rng);
@@ -309,11 +313,11 @@ static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
     }
     for (int64_t at = 0; ret >= 0 && at < length; at += n) {
         GRAPH_RDLOCK_GUARD_MAINLOOP();
-        ret = bdrv_is_allocated_above(top, base, false, at,
-                                      MIN(length - at, COPY_BYTES), &n);
+        ret = bdrv_is_allocated_above(top, base, false, at, length - at, &n);
         if (ret <= 0) {
             continue;
         }
+        n = MIN(n, COPY_BYTES);
         ret = blk_pread(from, at, n, buf, to ? 0 : BDRV_REQ_COPY_ON_READ);
         if (ret < 0 || !to) {
             continue;
@@ -353,19 +357,55 @@ static void merge_rechain(Merge *m, BlockDriverState *top,
     }
 }
 
-/* The monitor's command: the guest is stopped. */
+/* From here on points are of interest that are few. */
+static void merge_start(Merge *m)
+{
+    if (!m->chain->change_start) {
+        m->chain->change_start = ++m->g.disk->now;
+    }
+}
+
+static void merge_end(Merge *m)
+{
+    m->chain->change_end = ++m->g.disk->now;
+}
+
+/*
+ * The monitor's command, and that without the flush of the parent that it has:
+ * that is the driver's business, too.  The guest is stopped.
+ */
 static void merge_commit(Merge *m)
 {
     unsigned count = 1 + rng_below(&m->g.rng, 2);
 
     for (unsigned i = 0; i < count; i++) {
+        BlockDriverState *top = blk_bs(m->g.blk);
+        BlockDriverState *base = chain_node(m->chain->count - 2);
+        Error *err = NULL;
+        BlockBackend *to;
         int ret;
 
         merge_use(m, 2);
-        ret = bdrv_commit(blk_bs(m->g.blk));
-        if (ret < 0) {
-            chain_wrong(m, ret, NULL, "a commit fails");
+        merge_start(m);
+        if (rng_chance(&m->g.rng, 30)) {
+            ret = bdrv_commit(top);
+        } else {
+            merge_read_only(m, base, false);
+            to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                              BLK_PERM_RESIZE);
+            merge_copy(m, top, base, m->g.blk, to);
+            if (rng_chance(&m->g.rng, 60)) {
+                /* This is what is cut, mostly. */
+                m->chain->change_start = ++m->g.disk->now;
+            }
+            ret = blk_make_empty(m->g.blk, &err);
+            blk_unref(to);
+            merge_read_only(m, base, true);
         }
+        if (ret < 0) {
+            chain_wrong(m, ret, err, "a commit fails");
+        }
+        merge_end(m);
     }
     merge_use(m, 3);
 }
@@ -380,6 +420,7 @@ static void merge_pivot(Merge *m)
     BlockBackend *to;
 
     merge_use(m, 3);
+    merge_start(m);
     merge_read_only(m, base, false);
     to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
                       BLK_PERM_RESIZE);
@@ -398,6 +439,7 @@ static void merge_pivot(Merge *m)
     m->chain->pivot = ++m->g.disk->now;
     m->chain->stale = model_copy(m->g.run->model);
     merge_use(m, 2);
+    merge_end(m);
     bdrv_unref(top);
     merge_use(m, 2);
 }
@@ -410,6 +452,7 @@ static void merge_middle(Merge *m)
     BlockBackend *from = blk_on(middle, BLK_PERM_CONSISTENT_READ), *to;
 
     merge_use(m, 3);
+    merge_start(m);
     merge_read_only(m, base, false);
     to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
                       BLK_PERM_RESIZE);
@@ -418,6 +461,7 @@ static void merge_middle(Merge *m)
     blk_unref(from);
     bdrv_ref(base);
     merge_rechain(m, top, base);
+    merge_end(m);
     blk_unref(to);
     if (rng_chance(&m->g.rng, 50)) {
         merge_read_only(m, base, true);
@@ -437,10 +481,12 @@ static void merge_stream(Merge *m)
     if (!stopped) {
         guests_enter_all(&m->g, m->g.w->actions / 2);
     }
+    merge_start(m);
     /* A tool copies by writes. */
     merge_copy(m, chain_node(1), base, m->g.blk, stopped ? m->g.blk : NULL);
     bdrv_ref(base);
     merge_rechain(m, top, base);
+    merge_end(m);
     bdrv_unref(base);
     guests_wait(&m->g);
     merge_use(m, 2);
@@ -453,8 +499,13 @@ static void merge_flatten(Merge *m)
 
     merge_use(m, 2);
     guests_enter_all(&m->g, m->g.w->actions / 2);
-    merge_copy(m, chain_node(m->chain->count - 2), NULL, m->g.blk, NULL);
+    if (!m->g.w->spread) {
+        /* Otherwise there is nothing below. */
+        merge_copy(m, chain_node(m->chain->count - 2), NULL, m->g.blk, NULL);
+    }
+    merge_start(m);
     merge_rechain(m, top, NULL);
+    merge_end(m);
     guests_wait(&m->g);
     merge_use(m, 2);
 }
@@ -481,6 +532,7 @@ static void merge_snapshot(Merge *m)
     qdict_put_null(options, "backing");
     overlay = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
                         BDRV_O_UNMAP, &error_abort);
+    merge_start(m);
     ret = bdrv_set_backing_hd(overlay, base, &err);
     if (ret < 0) {
         chain_wrong(m, ret, err, "the overlay can't be put there");
@@ -497,6 +549,7 @@ static void merge_snapshot(Merge *m)
     bdrv_unref(base);
     merge_use(m, 1);
     merge_flush(m);
+    merge_end(m);
     merge_use(m, 2);
 }
 

@@ -683,7 +683,9 @@ typedef struct CrashChain {
     CrashModel *stale;              /* ... at the stamp @pivot */
     uint32_t pivot;                 /* the guest uses another from here on */
     uint32_t linked;                /* ... which goes with its parent */
-    uint32_t end;                   /* stamp */
+    uint32_t change_start;          /* stamps: what is done to the chain */
+    uint32_t change_end;
+    uint32_t end;
     bool closed;
 } CrashChain;
 
