@@ -314,6 +314,10 @@ static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
     for (int64_t at = 0; ret >= 0 && at < length; at += n) {
         GRAPH_RDLOCK_GUARD_MAINLOOP();
         ret = bdrv_is_allocated_above(top, base, false, at, length - at, &n);
+        if (ret == 0 && n == 0) {
+            /* What is below is shorter. */
+            break;
+        }
         if (ret <= 0) {
             continue;
         }

@@ -543,7 +543,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-commit-middle",
         .about = "the same where that has a parent, too",
@@ -552,7 +552,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-pivot",
         .about = "a child is merged into its parent, which is used then",
@@ -561,7 +561,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-pivot-levels",
         .about = "the same over a level between them",
@@ -570,7 +570,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-middle",
         .about = "the image below the one in use is merged into its parent",
@@ -579,7 +579,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-stream",
         .about = "what the image below has is copied, and that left out",
@@ -588,7 +588,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-flatten",
         .about = "all that is below is copied, and then there is no parent",
@@ -597,7 +597,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-flatten-old",
         .about = "the same with files whose new space is not zero",
@@ -607,7 +607,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "merge-flatten-many",
         .about = "the same with commits of several entries",
@@ -626,7 +626,7 @@ const CrashWorkload crash_workloads[] = {
         .guests = 4, .actions = 24,
         .mix = { .zero = 12, .discard = 10, .flush = 12, .read = 6 },
         .big = 5, .whole = 50,
-        .points = 24, .states = 2, .recover = 8,
+        .points = 12, .states = 2, .recover = 8,
     }, {
         .name = "repair",
         .about = "a damaged image is repaired",
