@@ -6,8 +6,8 @@ from session import Session
 from tools import Tools
 
 AREAS = ('daemon', 'volumes', 'damaged', 'resize', 'clone', 'domain',
-         'hotplug', 'chains', 'blockjobs', 'snapshots', 'backup', 'restart',
-         'migration', 'apparmor', 'mutated')
+         'hotplug', 'chains', 'blockjobs', 'snapshots', 'merge', 'branches',
+         'backup', 'restart', 'migration', 'apparmor', 'mutated')
 
 
 class Bench:

@@ -176,6 +176,11 @@ class Session:
                     *args],
                    env=self.env, cwd=self.folder, **how)
 
+    def version(self):
+        """libvirt's version: (9, 0)."""
+        return tuple(int(part) for part in
+                     self.virsh('--version').strip().split('.')[:2])
+
     def virsh_many(self, commands):
         """The answers to many commands, each with its errors, by one virsh.
 
@@ -212,8 +217,8 @@ class Session:
 
     def ran(self, program):
         """The command lines of this program since mark()."""
-        return re.findall(r'About to run (?:\S+=\S* )*(\S*/%s .*)' % program,
-                          self.logged())
+        return re.findall(r'About to run (?:\S+=\S* )*((?:\S*/)?%s .*)'
+                          % program, self.logged())
 
     def qmp(self, command):
         """The QMP commands of that name since mark(), as text."""

@@ -76,6 +76,17 @@ class Tools:
         return json.loads(self.img('info', '-U', '-f', form, '--output=json',
                                    path))
 
+    def chain(self, path, form='vhdx'):
+        """Format and file of an image and of all below it, as 'qemu-img
+        info --backing-chain' finds them."""
+        found = json.loads(self.img('info', '-U', '--backing-chain', '-f',
+                                    form, '--output=json', path))
+        return [(image['format'], image['filename']) for image in found]
+
+    def backing(self, path, form='vhdx'):
+        """The name of the parent as the image has it, None without."""
+        return self.info(path, form).get('backing-filename')
+
     def vhdx(self, path):
         """What is special to the format: block-size, subformat ..."""
         return self.info(path)['format-specific']['data']
