@@ -1,7 +1,12 @@
 """blockcopy from and to VHDX under a running guest."""
+import os
+import shutil
+
+from areas.merge import build, vhdx
+from content import Content
 from domain import Domain, disk_xml
 from report import expect_equal, expect_in, step
-from tools import MIB
+from tools import MIB, Unchanged
 
 
 def run(bench):
@@ -13,6 +18,9 @@ def run(bench):
         domain.start()
         copies(tools, session, pool, domain)
     shallow(tools, session, pool)
+    chain_copies(tools, session, bench.pool('shallow'))
+    for form in 'qcow2', 'vhdx':
+        over_a_child(tools, session, bench.pool('over-' + form), form)
 
 
 def copy(domain, path, form, *more):
@@ -82,3 +90,83 @@ def shallow(tools, session, pool):
             expect_equal(domain.chain(), [('qcow2', top), ('qcow2', base)],
                          'chain')
             domain.running()
+
+
+def chain_copies(tools, session, pool):
+    (base, top), content = build(tools, pool, 'base.vhdx', 'top.vhdx')
+    with Domain(session, 'j', disk_xml(top)) as domain:
+        domain.start()
+        content.guest_layer(domain, 2)
+        path = pool.path('copy.vhdx')
+        with step('a shallow copy of a child: a child of the same parent'):
+            session.mark()
+            with Unchanged(base):
+                copy(domain, path, 'vhdx', '--shallow')
+            create, = [text for text in session.qmp('blockdev-create')
+                       if '"driver":"vhdx"' in text]
+            expect_in(['"backing-file":"%s"' % base, '"backing-fmt":"vhdx"'],
+                      create)
+            expect_equal(domain.chain(), vhdx(path, base), 'chain')
+            content.held_by(tools, top)
+        with step('... has the same content, and is written'):
+            content.write(domain, 64, 50 * MIB, MIB)
+            content.seen_by(domain)
+
+        with step('a shallow copy into a child of a copy of the parent'):
+            os.mkdir(pool.path('other'))
+            other = shutil.copy(base, pool.path('other/base.vhdx'))
+            path = tools.create(pool.path('other/top.vhdx'), 64 * MIB,
+                                backing=('vhdx', 'base.vhdx'))
+            session.mark()
+            with Unchanged(base, other):
+                copy(domain, path, 'vhdx', '--shallow', '--reuse-external')
+            expect_equal(session.qmp('blockdev-create'), [],
+                         'blockdev-create')
+            expect_equal(domain.chain(), vhdx(path, other), 'chain')
+            content.write(domain, 65, 51 * MIB, MIB)
+        with step('... the chain is all there at its new place'):
+            domain.destroy()
+            os.unlink(base)
+            content.held_by(tools, path)
+            domain.start()
+            expect_equal(domain.chain(), vhdx(path, other), 'chain')
+            content.seen_by(domain)
+
+        with step('a full copy of a chain is one image'):
+            flat = pool.path('flat.vhdx')
+            copy(domain, flat, 'vhdx')
+            expect_equal(domain.chain(), vhdx(flat), 'chain')
+            content.write(domain, 66, 52 * MIB, MIB)
+            domain.destroy()
+            shutil.rmtree(pool.path('other'))
+            expect_equal(tools.vhdx(flat)['subformat'], 'dynamic',
+                         'subformat')
+            content.held_by(tools, flat)
+
+
+def over_a_child(tools, session, pool, form):
+    """A full copy into a child whose parent holds something else: the same
+    with both formats."""
+    first = tools.create(pool.path('first'), 64 * MIB, form)
+    content = Content()
+    content.file_layer(tools, first, 1, form)
+    base = tools.create(pool.path('base'), 64 * MIB, form)
+    tools.io(base, 'write -q -P 99 0 64M', form=form)
+    path = tools.create(pool.path('child'), 64 * MIB, form, (form, 'base'))
+    with Domain(session, 'j', disk_xml(first, form=form)) as domain:
+        domain.start()
+        with step('a full copy into a child that is there, %s' % form):
+            with Unchanged(base):
+                copy(domain, path, form, '--reuse-external')
+            expect_equal(domain.source(), path, 'domblklist')
+            content.write(domain, 67, 53 * MIB, MIB)
+            content.seen_by(domain)
+        with step("... hides all of what the child's parent has, %s" % form):
+            domain.destroy()
+            expect_equal(tools.chain(path, form), [
+                (form, path), (form, base)], 'chain')
+            content.held_by(tools, path, form)
+        with step('... which libvirt leaves out of the chain, %s' % form):
+            domain.start()
+            expect_equal(domain.chain(), [(form, path)], 'chain')
+            content.seen_by(domain)

@@ -1,7 +1,8 @@
 """Copies: clones, other formats, up- and download, wiping, deleting."""
 import os
 
-from areas.damaged import odd_block_size
+from areas.damaged import child_of, odd_block_size
+from content import Content
 from report import expect, expect_equal, expect_in, step
 from tools import GIB, MIB, Unchanged, sha256
 from vhdxfile import VHDXFile
@@ -17,6 +18,7 @@ def run(bench):
     pool.create('disk.vhdx', '64M')
     tools.io(pool.path('disk.vhdx'), *WRITES)
     clones(tools, session, pool)
+    children(tools, session, bench.pool('children'))
     conversions(tools, session, pool)
     transfer(tools, session, pool)
     removal(tools, pool)
@@ -78,6 +80,64 @@ def clones(tools, session, pool):
             pool.virsh('vol-clone', 'bad.vhdx', 'bad-2.vhdx',
                        fails="damaged VHDX image '%s'" % path)
         pool.absent('bad-2.vhdx')
+
+
+BACKING = ("<backingStore><path>%s</path><format type='vhdx'/>"
+           "</backingStore>")
+
+
+def children(tools, session, pool):
+    """Linked clones, and copies of them, which have no parent."""
+    content = Content(64 * MIB)
+    pool.create('base.vhdx', '64M')
+    content.file_layer(tools, pool.path('base.vhdx'), 0)
+    path = pool.path('child.vhdx')
+    with step('vol-create with a backingStore: a child, with its block size'):
+        pool.create_xml('child.vhdx', 64 * MIB, BACKING % pool.path(
+            'base.vhdx'), target="<clusterSize unit='MiB'>4</clusterSize>")
+        expect_equal(tools.chain(path), [('vhdx', path), (
+            'vhdx', pool.path('base.vhdx'))], 'chain')
+        expect_equal(tools.vhdx(path)['block-size'], 4 * MIB, 'block size')
+        with Unchanged(pool.path('base.vhdx')):
+            content.file_layer(tools, path, 1)
+            content.held_by(tools, path)
+    with step('... a larger disk over it'):
+        pool.create_xml('larger.vhdx', 80 * MIB, BACKING % path)
+        expect_equal(pool.capacity('larger.vhdx'), 80 * MIB, 'capacity')
+        tools.holds(pool.path('larger.vhdx'), *content.runs(),
+                    (0, 64 * MIB, 16 * MIB))
+    with step('... vol-resize, which leaves the parents as they are'):
+        with Unchanged(path, pool.path('base.vhdx')):
+            pool.virsh('vol-resize', 'larger.vhdx', '96M')
+        expect_equal(pool.capacity('larger.vhdx'), 96 * MIB, 'capacity')
+        tools.holds(pool.path('larger.vhdx'), *content.runs(),
+                    (0, 64 * MIB, 32 * MIB))
+    with step('vol-clone of a child: an image without a parent'):
+        pool.refresh()
+        session.mark()
+        pool.virsh('vol-clone', 'child.vhdx', 'own.vhdx')
+        command, = session.ran('qemu-img')
+        expect_in('convert -f vhdx -O vhdx', command)
+        own = pool.path('own.vhdx')
+        expect_equal(tools.chain(own), [('vhdx', own)], 'chain')
+        expect_equal(tools.vhdx(own)['subformat'], 'dynamic', 'subformat')
+        expect_equal(tools.vhdx(own)['block-size'], 4 * MIB, 'block size')
+        content.held_by(tools, own)
+    for form in 'qcow2', 'raw', 'vhdx':
+        with step('vol-create-from a child to %s' % form):
+            name = 'from-child.' + form
+            pool.create_xml(name, 64 * MIB, form=form, command=(
+                'vol-create-from', 'child.vhdx', '--inputpool', pool.name))
+            if form != 'raw':
+                expect_equal(tools.backing(pool.path(name), form), None,
+                             'parent')
+            tools.same(path, pool.path(name), 'vhdx ' + form)
+    with step('a clone of a child whose parent is not there: refused'):
+        child_of(tools, pool.path('orphan.vhdx'), 'missing.vhdx', '64M')
+        pool.refresh()
+        pool.virsh('vol-clone', 'orphan.vhdx', 'orphan-2.vhdx',
+                   fails='missing.vhdx')
+        pool.absent('orphan-2.vhdx')
 
 
 def conversions(tools, session, pool):

@@ -1,9 +1,11 @@
 """Live migration to a second daemon: shared and copied storage."""
 import os
+import shutil
 
+from areas.merge import SIZE, build, vhdx
 from domain import Domain, disk_xml
 from report import expect, expect_equal, step
-from tools import MIB
+from tools import MIB, Unchanged
 
 
 def run(bench):
@@ -19,6 +21,8 @@ def run(bench):
     shared(tools, source, target, pool)
     copied(tools, source, target, pool)
     sectors(tools, source, target, pool)
+    chain(tools, source, target, bench.pool('migrated'))
+    chain_copied(tools, source, target, bench.pool('migrated-top'))
 
 
 def migrate(source, target, domain, *more, **how):
@@ -90,14 +94,15 @@ def copied(tools, source, target, pool):
             tools.same(disk, copy)
 
 
-def migrate_copy(source, target, domain, copy, **how):
+def migrate_copy(source, target, domain, copy, what='--copy-storage-all',
+                 **how):
     path = source.path('target.xml')
     with open(path, 'w', encoding='utf-8') as file:
         file.write(domain.xml_text(disk_xml(copy, driver="cache='none'"))
                    .replace('</name>', '</name><uuid>%s</uuid>'
                             % domain.virsh('domuuid').strip()))
-    return migrate(source, target, domain, '--copy-storage-all', '--xml',
-                   path, '--disks-uri', 'unix://' + source.path('disks'),
+    return migrate(source, target, domain, what, '--xml', path,
+                   '--disks-uri', 'unix://' + source.path('disks'),
                    **how)
 
 
@@ -113,3 +118,50 @@ def sectors(tools, source, target, pool):
             domain.running()
             domain.write(106, 0, '1M')
             domain.reads(106, 0, '1M')
+
+
+def chain(tools, source, target, pool):
+    (base, one, top), content = build(tools, pool, 'base.vhdx', 'one.vhdx',
+                                      'top.vhdx')
+    with Domain(source, 'm', disk_xml(top, driver="cache='none'")) as domain:
+        domain.start()
+        content.guest_layer(domain, 3)
+        with step('live migration of a chain with shared storage'):
+            with Unchanged(base, one):
+                migrate(source, target, domain)
+                moved = there(domain, target)
+                expect_equal(moved.chain(), vhdx(top, one, base), 'chain')
+                content.seen_by(moved)
+                content.guest_layer(moved, 4)
+        with step('... whose layers are merged over there'):
+            moved.virsh('blockcommit', 'sda', '--top', one, '--base', base,
+                        '--wait')
+            moved.virsh('blockcommit', 'sda', '--active', '--pivot')
+            expect_equal(moved.chain(), vhdx(base), 'chain')
+            content.seen_by(moved)
+            moved.destroy()
+            content.held_by(tools, base)
+
+
+def chain_copied(tools, source, target, pool):
+    """The parent is there already, and only the child is copied."""
+    (base, top), content = build(tools, pool, 'base.vhdx', 'top.vhdx')
+    os.mkdir(pool.path('target'))
+    other = shutil.copy(base, pool.path('target/base.vhdx'))
+    copy = tools.create(pool.path('target/top.vhdx'), SIZE,
+                        backing=('vhdx', 'base.vhdx'))
+    with Domain(source, 'm', disk_xml(top, driver="cache='none'")) as domain:
+        domain.start()
+        content.guest_layer(domain, 2)
+        with step('live migration that copies a child'):
+            with Unchanged(base, other):
+                migrate_copy(source, target, domain, copy,
+                             '--copy-storage-inc')
+                moved = there(domain, target)
+            expect_equal(moved.chain(), vhdx(copy, other), 'chain')
+            content.seen_by(moved)
+        with step('... the guest writes there, and the copy has it'):
+            content.guest_layer(moved, 3)
+            moved.destroy()
+            os.unlink(base)
+            content.held_by(tools, copy)
