@@ -108,8 +108,15 @@ class VHDXFile:
     def break_region_table(self, number):
         self.write(REGION_TABLES[number] + 4, b'\0\0\0\0')
 
+    def data_write_guid(self):
+        """What a child stores of its parent, from the newer header."""
+        _, guid = max(self.get(offset + 8, 'Q16x16s') for offset in HEADERS
+                      if self.read(offset, 4) == b'head')
+        return '{%s}' % uuid.UUID(bytes_le=guid)
+
     def set_parent(self, **values):
-        """Make it a child: a locator with these keys, and the flag."""
+        """Make it a child: a locator with these keys, and the flag. A child
+        gets another locator."""
         keys = {'parent_linkage': '{%s}' % uuid.uuid4(), **values}
         texts = b''
         entries = b''
@@ -122,13 +129,17 @@ class VHDXFile:
             texts += key + value
         locator = LOCATOR_TYPE.bytes_le + struct.pack('<HH', 0, len(keys)) \
             + entries + texts
-        # behind the other items, which need a page at most
-        offset = 128 * KIB
+        # behind the other items, which need little
+        offset = 512 * KIB
         self.write(self.metadata + offset, locator)
-        count, = self.get(self.metadata + 10, 'H')
-        self.put(self.metadata + 32 + 32 * count, '16sIIII',
-                 PARENT_LOCATOR.bytes_le, offset, len(locator), REQUIRED, 0)
-        self.put(self.metadata + 10, 'H', count + 1)
+        if PARENT_LOCATOR in self.items:
+            entry = self.entry(PARENT_LOCATOR)
+        else:
+            count, = self.get(self.metadata + 10, 'H')
+            self.put(self.metadata + 10, 'H', count + 1)
+            entry = self.metadata + 32 + 32 * count
+        self.put(entry, '16sIIII', PARENT_LOCATOR.bytes_le, offset,
+                 len(locator), REQUIRED, 0)
         self.put(self.item(FILE_PARAMETERS) + 4, 'I', HAS_PARENT)
         self.items = dict(self._items())
 

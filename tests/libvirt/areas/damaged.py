@@ -59,15 +59,27 @@ def parents(tools, pool):
                                              'table-%d.vhdx' % number))
 
 
-def windows(pool):
+def unpack_windows(pool):
+    """The paths of a parent and its child that Windows has made."""
+    if not os.path.isdir(WINDOWS):
+        raise Skip('the images are not there')
     names = 'fat-parent.vhdx', 'fat-differential.vhdx'
+    for name in names:
+        with lzma.open(os.path.join(WINDOWS, name + '.xz')) as packed, \
+                open(pool.path(name), 'wb') as file:
+            file.write(packed.read())
+    return [pool.path(name) for name in names]
+
+
+def windows_facts(name):
+    """What is known of one of them, as a line of a table."""
+    with open(os.path.join(WINDOWS, 'README.md'), encoding='utf-8') as file:
+        return next(line for line in file if name in line)
+
+
+def windows(pool):
     with step('parent and child that Windows has made'):
-        if not os.path.isdir(WINDOWS):
-            raise Skip('the images are not there')
-        for name in names:
-            with lzma.open(os.path.join(WINDOWS, name + '.xz')) as packed, \
-                    open(pool.path(name), 'wb') as file:
-                file.write(packed.read())
+        names = [os.path.basename(path) for path in unpack_windows(pool)]
         pool.refresh()
         for name in names:
             expect_equal(pool.capacity(name), 4194304, 'capacity')
