@@ -1,9 +1,11 @@
 """Backups of a running guest, pushed into an image and pulled over NBD."""
 import re
 
+from areas.merge import SIZE, build, vhdx
+from content import Content
 from domain import Domain, disk_xml
 from report import expect, expect_equal, expect_in, step
-from tools import MIB, run as run_program
+from tools import MIB, Unchanged, allocated, run as run_program
 
 PUSH = """<domainbackup mode='push'>%s<disks><disk name='sda' backup='yes'
 type='file'><driver type='%s'/><target file='%s'/></disk></disks>
@@ -11,7 +13,7 @@ type='file'><driver type='%s'/><target file='%s'/></disk></disks>
 PULL = """<domainbackup mode='pull'><server transport='unix' socket='%s'/>
 <disks><disk name='sda' backup='yes' type='file'><scratch file='%s'/></disk>
 </disks></domainbackup>"""
-CHECKPOINT = "<domaincheckpoint><name>one</name></domaincheckpoint>"
+CHECKPOINT = "<domaincheckpoint><name>%s</name></domaincheckpoint>"
 
 
 def run(bench):
@@ -25,17 +27,18 @@ def run(bench):
         domain.write(82, '200M', '1M')
         push(tools, session, pool, domain)
         pull(tools, session, pool, domain)
-    incremental(tools, session, pool)
+    incremental(tools, session, bench.pool('incremental'))
+    over_vhdx(tools, session, bench.pool('backup-chain'))
 
 
-def begin(session, domain, xml, checkpoint=None, **how):
+def begin(session, domain, xml, checkpoint=None, more=(), **how):
     files = []
     for name, text in (('backup.xml', xml), ('checkpoint.xml', checkpoint)):
         if text:
             with open(session.path(name), 'w', encoding='utf-8') as file:
                 file.write(text)
             files.append(session.path(name))
-    return domain.virsh('backup-begin', *files, **how)
+    return domain.virsh('backup-begin', *files, *more, **how)
 
 
 def finished(domain):
@@ -87,17 +90,92 @@ def pull(tools, session, pool, domain):
 
 
 def incremental(tools, session, pool):
-    """Only qcow2 has bitmaps; its changes alone can't be a VHDX image."""
-    path = tools.create(pool.path('disk'), '64M', form='qcow2')
-    full = pool.path('full')
-    with step('an incremental push of a qcow2 disk into vhdx is refused'):
-        with Domain(session, 'b', disk_xml(path, form='qcow2')) as domain:
-            domain.start()
-            begin(session, domain, PUSH % ('', 'qcow2', full), CHECKPOINT)
-            finished(domain)
-            begin(session, domain, PUSH % (
-                '<incremental>one</incremental>', 'vhdx',
-                pool.path('changes')), fails=('vhdx',))
-            pool.absent('changes')
+    """Only qcow2 has bitmaps; what has changed goes into children of the
+    backup before it."""
+    content = Content(SIZE)
+    disk = tools.create(pool.path('disk'), SIZE, form='qcow2')
+    content.file_layer(tools, disk, 0, 'qcow2')
+    full, one, two = (pool.path(name + '.vhdx')
+                      for name in ('full', 'one', 'two'))
+    with Domain(session, 'b', disk_xml(disk, form='qcow2')) as domain:
+        domain.start()
+        begin(session, domain, PUSH % ('', 'vhdx', full), CHECKPOINT % 'one')
+        finished(domain)
+        seen = [content.copy()]
+        content.guest_layer(domain, 1)
+        changes = PUSH % ('<incremental>%s</incremental>', 'vhdx', '%s')
+        with step('an incremental push into a new vhdx image is refused'):
+            begin(session, domain, changes % ('one', one),
+                  fails=('vhdx', 'previous backup'))
+            pool.absent('one.vhdx')
             domain.job_over()
             domain.running()
+        with step('... into one that was made over the full backup it works'):
+            tools.create(one, SIZE, backing=('vhdx', 'full.vhdx'))
+            with Unchanged(full):
+                begin(session, domain, changes % ('one', one),
+                      CHECKPOINT % 'two', ('--reuse-external',))
+                finished(domain)
+            seen.append(content.copy())
+        content.guest_layer(domain, 2)
+        with step('... and again, over that one'):
+            tools.create(two, SIZE, backing=('vhdx', 'one.vhdx'))
+            with Unchanged(full, one):
+                begin(session, domain, changes % ('two', two), None,
+                      ('--reuse-external',))
+                finished(domain)
+            seen.append(content.copy())
+        content.guest_layer(domain, 3)
+        with step('... each backup shows the disk as it was'):
+            expect_equal(tools.chain(two), vhdx(two, one, full), 'chain')
+            for path, content in zip((full, one, two), seen):
+                content.held_by(tools, path)
+        with step('... and has what has changed, not the whole disk'):
+            for path in one, two:
+                expect(allocated(path) < 16 * MIB, '%s: %d bytes', path,
+                       allocated(path))
+
+
+def over_vhdx(tools, session, pool):
+    """The bitmaps of a disk are in a qcow2 image over VHDX ones: the full
+    backup is in vhdx, what comes after it in qcow2."""
+    (_, child), content = build(tools, pool, 'base.vhdx', 'child.vhdx')
+    with Domain(session, 'b', disk_xml(child)) as domain:
+        with step('a checkpoint of a vhdx disk is refused'):
+            domain.start()
+            begin(session, domain, PUSH % ('', 'vhdx', pool.path('none')),
+                  CHECKPOINT % 'one', fails='vhdx')
+            domain.job_over()
+            expect_equal(domain.virsh('checkpoint-list', '--name').strip(),
+                         '', 'checkpoints')
+        with step('a push of a chain into vhdx: one image'):
+            path = pool.path('flat.vhdx')
+            begin(session, domain, PUSH % ('', 'vhdx', path))
+            finished(domain)
+            expect_equal(tools.chain(path), vhdx(path), 'chain')
+            content.held_by(tools, path)
+
+    top = tools.create(pool.path('top.qcow2'), SIZE, 'qcow2', ('vhdx', child))
+    full, changes = pool.path('full.vhdx'), pool.path('changes.qcow2')
+    with Domain(session, 'b', disk_xml(top, form='qcow2')) as domain:
+        domain.start()
+        content.guest_layer(domain, 2)
+        with step('a push of qcow2 over vhdx into vhdx, with a checkpoint'):
+            begin(session, domain, PUSH % ('', 'vhdx', full),
+                  CHECKPOINT % 'one')
+            finished(domain)
+            content.held_by(tools, full)
+        content.guest_layer(domain, 3)
+        with step('... what has changed since then, into qcow2'):
+            begin(session, domain, PUSH % (
+                '<incremental>one</incremental>', 'qcow2', changes))
+            finished(domain)
+            later = content.copy()
+            later.write(domain, 85, 60 * MIB, MIB)
+        with step('... put over the full backup it is the disk'):
+            with Unchanged(full):
+                tools.img('rebase', '-u', '-f', 'qcow2', '-F', 'vhdx',
+                          '-b', full, changes)
+                expect_equal(tools.chain(changes, 'qcow2'), [
+                    ('qcow2', changes), ('vhdx', full)], 'chain')
+                content.held_by(tools, changes, 'qcow2')
