@@ -19,12 +19,14 @@ READER = '''
 import json
 import sys
 import pyvhdi
-image = pyvhdi.file()
-image.open(sys.argv[1])
-if len(sys.argv) > 2:
-    parent = pyvhdi.file()
-    parent.open(sys.argv[2])
-    image.set_parent(parent)
+# A parent that nobody names any more would be closed.
+images = []
+for path in sys.argv[:0:-1]:
+    image = pyvhdi.file()
+    image.open(path)
+    if images:
+        image.set_parent(images[-1])
+    images.append(image)
 print(json.dumps([image.media_size, image.disk_type, image.bytes_per_sector,
                   image.identifier]))
 sys.stdout.flush()
@@ -61,10 +63,11 @@ def python():
     return path
 
 
-def read_all(path, ranges, *parent):
-    """What the Python reader says of an image, and the bytes it reads."""
+def read_all(path, ranges, *parents):
+    """What the Python reader says of an image, and the bytes it reads; it is
+    given the image's parent, the parent's, and so on."""
     asked = ''.join('%d %d\n' % r for r in ranges)
-    done = subprocess.run([python(), '-c', READER, path, *parent],
+    done = subprocess.run([python(), '-c', READER, path, *parents],
                           input=asked.encode(), capture_output=True,
                           timeout=120, check=False)
     if done.returncode:
