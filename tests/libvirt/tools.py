@@ -87,6 +87,12 @@ class Tools:
         """The name of the parent as the image has it, None without."""
         return self.info(path, form).get('backing-filename')
 
+    def depths(self, path, form='vhdx'):
+        """(offset, length, how far down the chain it is), all of the disk."""
+        found = json.loads(self.img('map', '-f', form, '--output=json', path))
+        return [(part['start'], part['length'], part['depth'])
+                for part in found]
+
     def vhdx(self, path):
         """What is special to the format: block-size, subformat ..."""
         return self.info(path)['format-specific']['data']

@@ -132,6 +132,7 @@ def children(tools, session, pool):
                 expect_equal(tools.backing(pool.path(name), form), None,
                              'parent')
             tools.same(path, pool.path(name), 'vhdx ' + form)
+            tools.holds(pool.path(name), *content.runs(), form=form)
     with step('a clone of a child whose parent is not there: refused'):
         child_of(tools, pool.path('orphan.vhdx'), 'missing.vhdx', '64M')
         pool.refresh()
