@@ -12,6 +12,7 @@
 #define TESTS_UNIT_VHDX_TEST_UTIL_H
 
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/units.h"
 
 #define GUID_REGION_BAT         "2DC27766-F623-4200-9D64-115E9BFD4A08"
