@@ -121,6 +121,9 @@ file_refuse(BlockDriverState *bs, const uint8_t *buf, size_t bytes,
         error_setg(errp, "Image is not in VHDX format: the file is empty");
     } else if (what) {
         error_setg(errp, "Image is not in VHDX format: it is %s", what);
+    } else if (bs->inherits_from) {
+        /* Who has made a child names its parent, and is told no bytes of it. */
+        error_setg(errp, "Image '%s' is not in VHDX format", bs->filename);
     } else if (length < VHDX_HEADER_SECTION_SIZE) {
         error_setg(errp, "Image is not in VHDX format: the file of %" PRId64
                    " bytes is too short, and the signature is 0x%016" PRIx64,

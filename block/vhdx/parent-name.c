@@ -57,6 +57,23 @@ static char *path_between(const char *child, const char *parent)
     return g_string_free(way, false);
 }
 
+/* Whether there is one in @name; what is not UTF-8 is refused later. */
+static bool has_control(const char *name)
+{
+    const char *end;
+
+    if (!g_utf8_validate(name, -1, &end)) {
+        return false;
+    }
+    while (name < end) {
+        if (g_unichar_iscntrl(g_utf8_get_char(name))) {
+            return true;
+        }
+        name = g_utf8_next_char(name);
+    }
+    return false;
+}
+
 /*
  * Put the paths into @loc by which @child is to find its parent @parent, a
  * name as a user gives it, relative to the folder of @child or absolute
@@ -76,6 +93,11 @@ static int path_store(VHDXLocator *loc, const char *child, const char *parent,
         return -EINVAL;
     }
 
+    if (has_control(parent)) {
+        error_setg(errp, "The parent locator can't name '%s': there are control "
+                   "characters in it", parent);
+        return -EINVAL;
+    }
     if (strchr(parent, '\\')) {
         error_setg(errp, "The parent locator can't name '%s': there is a '\\' "
                    "in it, which separates folders there", parent);
