@@ -460,11 +460,11 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
     if (vhdx_layout_plan(&parsed, &layout, errp) < 0) {
         return NULL;
     }
-    if (parsed.parent) {
+    if (in_bs && parsed.parent) {
         /* What of the source differs from the parent is not known. */
         blocks = layout.geo.blocks;
     } else if (in_bs && !parsed.fixed &&
-        measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
+               measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
         return NULL;
     }
     info = g_new0(BlockMeasureInfo, 1);

@@ -94,8 +94,8 @@ static int path_store(VHDXLocator *loc, const char *child, const char *parent,
     }
 
     if (has_control(parent)) {
-        error_setg(errp, "The parent locator can't name '%s': there are control "
-                   "characters in it", parent);
+        error_setg(errp, "The parent locator can't name '%s': there are "
+                   "control characters in it", parent);
         return -EINVAL;
     }
     if (strchr(parent, '\\')) {
