@@ -387,8 +387,8 @@ static void say_none(const VHDXLocator *loc, const char *child,
     }
     error_append_hint(errp, "A file with its name beside the child will do, or "
                       "give it as 'backing' when the image is opened.\n"
-                      "'qemu-img rebase -u -f vhdx -b PATH -F vhdx' puts "
-                      "another path into the child.\n");
+                      "'qemu-img rebase -u -f vhdx -b PATH -F vhdx %s' puts "
+                      "another path into the child.\n", child ?: "CHILD");
 }
 
 /* The name by relative_path alone, for a child that is not here */

@@ -70,10 +70,14 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
                "parent_linkage {%s} and parent_linkage2 {%s}, but the "
                "DataWriteGuid of the parent is {%s}", bs->filename,
                parent->filename, linkage, linkage2, guid);
-    error_append_hint(errp, "The parent is another image, or was changed after "
-                      "the child was made.\n"
+    error_append_hint(errp, "%s\n"
                       "If it is right as it is, 'qemu-img rebase -u -f vhdx -b "
-                      "PATH -F vhdx' lets the child take it.\n");
+                      "PATH -F vhdx %s' lets the child take it.\n",
+                      vhdx_guid_is_nil(&s->locator->linkage) ?
+                      "The child was made by 'create -u', and has not been "
+                      "linked to a parent yet." :
+                      "The parent is another image, or was changed after the "
+                      "child was made.", bs->filename);
     if (s->parent->guessed) {
         error_append_hint(errp, "No path in the Parent Locator leads to it: it "
                           "was found by its name, beside the child.\n");
