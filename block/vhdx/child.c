@@ -22,43 +22,28 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-clear.h"
-#include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/child.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/region.h"
 
-/* Let entry @index, of a sector bitmap or not, be right for a child. */
+/* Let @block have the state that it is read with where there is no parent. */
 static int coroutine_fn GRAPH_RDLOCK
-entry_mend(BlockDriverState *bs, uint64_t index)
+block_settle(BlockDriverState *bs, uint64_t block)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t offset = s->bat.offset + index * VHDX_BAT_ENTRY_SIZE;
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
-    uint64_t block, entry;
-    VHDXPage *page;
+    uint64_t entry;
     int ret;
 
     vhdx_lock(s);
-    if (vhdx_bat_index_is_bitmap(&s->geo, index, &block)) {
-        ret = vhdx_cache_get(bs, QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE),
-                             &page);
-        if (ret == 0) {
-            vhdx_bat_set_bitmap(s, index / stride, 0);
-        }
-    } else {
-        ret = vhdx_bat_get(bs, block, &entry);
-        if (ret == 0 || entry) {
-            /* What can't be right is as wrong in a child. */
-            vhdx_bat_set(s, block, entry);
-            ret = 0;
-        }
-    }
-    if (ret < 0) {
+    ret = vhdx_bat_get(bs, block, &entry);
+    if (ret < 0 && !entry) {
         vhdx_unlock(s);
         return ret;
     }
+    /* What can't be right is as wrong in a child. */
+    vhdx_bat_set(s, block, entry);
     vhdx_change_note(s);
     return vhdx_commit_unlock(bs);
 }
@@ -69,14 +54,20 @@ entries_mend(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
              uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    static const uint64_t zero;
     int ret = 0;
 
     for (uint64_t i = 0; i < count && ret == 0; i++) {
         uint64_t block;
 
-        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) ? entries[i] :
-            vhdx_bat_state(entries[i]) == VHDX_BLOCK_PARTIALLY_PRESENT) {
-            ret = entry_mend(bs, index + i);
+        if (!vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
+            if (vhdx_bat_state(entries[i]) == VHDX_BLOCK_PARTIALLY_PRESENT) {
+                ret = block_settle(bs, block);
+            }
+        } else if (entries[i]) {
+            ret = vhdx_commit_put(bs, s->bat.offset +
+                                  (index + i) * VHDX_BAT_ENTRY_SIZE,
+                                  sizeof(zero), &zero);
         }
     }
     return ret;
