@@ -117,7 +117,7 @@ static int coroutine_fn GRAPH_RDLOCK
 chunk_has_no_bitmap(BlockDriverState *bs, uint64_t index)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t stride = vhdx_bat_stride(&s->geo);
     uint64_t bitmap = index - index % stride + stride - 1;
     uint64_t offset;
     VHDXPage *page;

@@ -78,7 +78,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                            uint64_t count, uint64_t *i, VHDXCheckEntry *e)
 {
     /* Calling vhdx_bat_index_is_bitmap() for each takes a quarter more. */
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t stride = vhdx_bat_stride(&s->geo);
 
     while (*i < count && !entries[*i]) {
         ++*i;
@@ -306,7 +306,7 @@ lacks_bitmap(BlockDriverState *bs, const VHDXCheckEntry *e)
 static bool is_needed(BDRVVHDXState *s, VHDXCheckBat *c,
                       const VHDXCheckEntry *e)
 {
-    return c->needs == e->index / ((1ULL << s->geo.chunk_bits) + 1) + 1;
+    return c->needs == e->index / vhdx_bat_stride(&s->geo) + 1;
 }
 
 /* Whether @e names a sector bitmap block that is not there, nor needed. */

@@ -83,7 +83,7 @@ clear_unneeded(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
                uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t stride = vhdx_bat_stride(&s->geo);
     static const uint64_t zero;
     Unneeded *u = opaque;
 

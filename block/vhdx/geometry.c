@@ -41,7 +41,7 @@ uint32_t vhdx_bat_region_length(const VHDXGeometry *geo)
 bool vhdx_bat_index_is_bitmap(const VHDXGeometry *geo, uint64_t index,
                               uint64_t *block)
 {
-    uint64_t stride = (1ULL << geo->chunk_bits) + 1;
+    uint64_t stride = vhdx_bat_stride(geo);
     uint64_t chunk = index / stride;
 
     if (index % stride == stride - 1) {

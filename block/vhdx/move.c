@@ -167,7 +167,7 @@ bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,
     *m = (VHDXMove) { .from = from, .to = to, .held = s->geo.block_size };
     if (vhdx_bat_index_is_bitmap(&s->geo, index, &m->block)) {
         m->bitmap = true;
-        m->block = index / ((1ULL << s->geo.chunk_bits) + 1);
+        m->block = index / vhdx_bat_stride(&s->geo);
         m->bytes = m->held = VHDX_BITMAP_SIZE;
     } else {
         m->bytes = vhdx_block_bytes(&s->geo, m->block);

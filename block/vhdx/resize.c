@@ -415,7 +415,7 @@ last_bitmap_check(BlockDriverState *bs, const VHDXGeometry *geo, Error **errp)
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque;
     uint64_t end = MIN(geo->bat_entries, s->geo.bat_entries);
-    uint64_t stride = (1ULL << s->geo.chunk_bits) + 1;
+    uint64_t stride = vhdx_bat_stride(&s->geo);
     int ret = vhdx_bat_clear_check_parent(bs, end - end % stride, end, errp);
 
     if (ret < 0) {

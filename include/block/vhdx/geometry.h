@@ -89,6 +89,12 @@ static inline bool vhdx_is_whole_block(const VHDXGeometry *geo, uint64_t offset,
            bytes == vhdx_block_bytes(geo, offset >> geo->block_bits);
 }
 
+/* BAT entries of a chunk: those of its payload blocks and its bitmap block */
+static inline uint64_t vhdx_bat_stride(const VHDXGeometry *geo)
+{
+    return (1ULL << geo->chunk_bits) + 1;
+}
+
 /* The BAT index of payload block @block. */
 static inline uint64_t vhdx_bat_index(const VHDXGeometry *geo, uint64_t block)
 {
