@@ -32,24 +32,6 @@ typedef struct Files {
 
 static const uint8_t nil[16];
 
-static char *G_GNUC_PRINTF(1, 2) text(const char *format, ...)
-{
-    va_list ap;
-    char *str;
-
-    va_start(ap, format);
-    str = g_strdup_vprintf(format, ap);
-    va_end(ap);
-    return str;
-}
-
-static void page_unref(CrashPage *page)
-{
-    if (page) {
-        image_page_unref(page);
-    }
-}
-
 static void files_free(Files *f)
 {
     for (int i = 0; i <= CRASH_LEVELS; i++) {
@@ -194,7 +176,7 @@ static char *check_block(const CrashReader *r, const CrashReader *one,
         }
         page = guest_page(r, model, i);
         good = !page || buffer_is_zero(page->data, CRASH_PAGE);
-        page_unref(page);
+        image_page_unref(page);
         if (!good) {
             return text("page %" PRIu64 ", never written to, is not zero", i);
         }
@@ -297,7 +279,7 @@ static char *check_sibling(CrashContext *ctx, const CrashChain *chain,
             why = text("it goes with its parent, but page %u is another one",
                        i);
         }
-        page_unref(now);
+        image_page_unref(now);
     }
     if (!why && rng_chance(rng, 20)) {
         why = check_driver(ctx, f, chain->model, rng);

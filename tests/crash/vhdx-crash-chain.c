@@ -345,6 +345,14 @@ static void merge_read_only(Merge *m, BlockDriverState *bs, bool read_only)
     }
 }
 
+/* Let the image @base be writable, for what is merged into it. */
+static BlockBackend *merge_target(Merge *m, BlockDriverState *base)
+{
+    merge_read_only(m, base, false);
+    return blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                        BLK_PERM_RESIZE);
+}
+
 /* As a job does that takes images out of a chain */
 static void merge_rechain(Merge *m, BlockDriverState *top,
                           BlockDriverState *parent)
@@ -394,9 +402,7 @@ static void merge_commit(Merge *m)
         if (rng_chance(&m->g.rng, 30)) {
             ret = bdrv_commit(top);
         } else {
-            merge_read_only(m, base, false);
-            to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                              BLK_PERM_RESIZE);
+            to = merge_target(m, base);
             merge_copy(m, top, base, m->g.blk, to);
             if (rng_chance(&m->g.rng, 60)) {
                 /* This is what is cut, mostly. */
@@ -425,9 +431,7 @@ static void merge_pivot(Merge *m)
 
     merge_use(m, 3);
     merge_start(m);
-    merge_read_only(m, base, false);
-    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                      BLK_PERM_RESIZE);
+    to = merge_target(m, base);
     guests_enter_all(&m->g, m->g.w->actions / 2);
     merge_copy(m, top, base, m->g.blk, to);
     guests_wait(&m->g);
@@ -457,9 +461,7 @@ static void merge_middle(Merge *m)
 
     merge_use(m, 3);
     merge_start(m);
-    merge_read_only(m, base, false);
-    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                      BLK_PERM_RESIZE);
+    to = merge_target(m, base);
     guests_enter_all(&m->g, m->g.w->actions / 2);
     merge_copy(m, middle, base, from, to);
     blk_unref(from);

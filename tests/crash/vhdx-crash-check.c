@@ -32,7 +32,7 @@
 
 #define READ_PAGES      256
 
-static char *G_GNUC_PRINTF(1, 2) text(const char *format, ...)
+char *text(const char *format, ...)
 {
     va_list ap;
     char *str;
@@ -109,13 +109,6 @@ CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
     return found;
 }
 
-static void guest_page_unref(CrashPage *page)
-{
-    if (page) {
-        image_page_unref(page);
-    }
-}
-
 /* Check @spot, which holds @page; as check_spots() */
 static char *check_spot(const CrashModel *model, const CrashSpot *spot,
                         CrashPage *page, uint32_t *seen)
@@ -154,7 +147,7 @@ char *check_spots(const CrashReader *r, const CrashModel *model,
         }
         page = guest_page(r, model, spot->page);
         why = check_spot(model, spot, page, seen + i * CRASH_SECTORS);
-        guest_page_unref(page);
+        image_page_unref(page);
         if (why) {
             return why;
         }
@@ -373,7 +366,7 @@ static char *check_read(BlockBackend *blk, const CrashReader *r,
         bool same = page ? !memcmp(page->data, buf + i * CRASH_PAGE, n) :
                     buffer_is_zero(buf + i * CRASH_PAGE, n);
 
-        guest_page_unref(page);
+        image_page_unref(page);
         if (!same) {
             return text("driver and reader differ in page %" PRIu64,
                         first + i);

@@ -30,7 +30,7 @@ void image_page_unref(void *opaque)
 {
     CrashPage *page = opaque;
 
-    if (!--page->refs) {
+    if (page && !--page->refs) {
         g_free(page);
     }
 }

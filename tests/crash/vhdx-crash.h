@@ -92,6 +92,8 @@ void image_free(CrashImage *img);
 
 /* A page with a copy of @data, or zeros if that is NULL. */
 CrashPage *image_page_new(const uint8_t *data);
+
+/* @page may be NULL. */
 void image_page_unref(void *page);
 
 /* Page number @index, or NULL where it reads as zeros. */
@@ -636,6 +638,9 @@ typedef struct CrashContext {
 
 /* Run @ctx->workload once with @ctx->seed, and check all it can leave. */
 void check_seed(CrashContext *ctx);
+
+/* What is wrong, in words; to be freed with g_free() */
+char *G_GNUC_PRINTF(1, 2) text(const char *format, ...);
 
 /* Tell of something that is wrong, in the image @img, which may be NULL. */
 void violation(CrashContext *ctx, const CrashImage *img, const char *path,
