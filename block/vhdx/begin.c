@@ -119,16 +119,23 @@ children_confirm(BlockDriverState *bs, GPtrArray *children)
     }
 }
 
-/* Children that nobody uses do not fit @bs any more. */
-static void GRAPH_RDLOCK children_lose(BlockDriverState *bs)
+/*
+ * Children that nobody uses do not fit @bs any more.  One that has nothing yet
+ * goes on with it, unless something is merged into @bs.
+ */
+static void GRAPH_RDLOCK children_lose(BlockDriverState *bs, bool merge)
 {
     g_autoptr(GPtrArray) idle = vhdx_children_list(bs, VHDX_CHILDREN_IDLE);
 
     for (guint i = 0; i < idle->len; i++) {
         BlockDriverState *child = g_ptr_array_index(idle, i);
 
-        vhdx_parent_set_linked(child->opaque, false);
-        vhdx_parent_lose(child->opaque);
+        if (!merge && vhdx_children_is_new(child)) {
+            vhdx_parent_set_link_due(child->opaque);
+        } else {
+            vhdx_parent_set_linked(child->opaque, false);
+            vhdx_parent_lose(child->opaque);
+        }
     }
 }
 
@@ -136,6 +143,7 @@ static void GRAPH_RDLOCK children_lose(BlockDriverState *bs)
 static int coroutine_fn GRAPH_RDLOCK
 begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
 {
+    bool merge = children->len && vhdx_parent_got_writable(bs->opaque);
     VHDXGuid next = vhdx_guid_new();
     int ret;
 
@@ -143,12 +151,13 @@ begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    vhdx_children_leave(bs, merge);
     ret = vhdx_log_open(bs, VHDX_DATA, &next);
     if (ret < 0) {
         return ret;
     }
     children_confirm(bs, children);
-    children_lose(bs);
+    children_lose(bs, merge);
     return 0;
 }
 

@@ -197,7 +197,7 @@ static void encode_header_section(const VHDXLayout *layout, uint8_t *buf)
     memset(buf, 0, VHDX_HEADER_SECTION_SIZE);
     vhdx_file_id_encode("QEMU v" QEMU_VERSION, buf);
     for (int i = 0; i < 2; i++) {
-        header.sequence = i + 1;
+        header.sequence = VHDX_FIRST_SEQUENCE - 1 + i;
         vhdx_header_encode(&header, buf + VHDX_HEADER_OFFSET(i));
         vhdx_region_table_encode(regions, ARRAY_SIZE(regions),
                                  buf + VHDX_REGION_TABLE_OFFSET(i));

@@ -13,6 +13,8 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/file.h"
+#include "block/vhdx/lock.h"
 #include "block/vhdx/parent-children.h"
 #include "parent-int.h"
 
@@ -85,6 +87,47 @@ void vhdx_children_note(BlockDriverState *bs)
         qatomic_set(&s->parent->children, hash);
         vhdx_change_data_untold(s);
     }
+}
+
+void vhdx_children_leave(BlockDriverState *bs, bool merge)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXParent *p = s->parent;
+    VHDX_LOCK_GUARD(s);
+
+    if (merge) {
+        p->past_count = 0;
+    } else {
+        p->past[p->past_count++ % VHDX_PAST_GUIDS] = s->header.data_write_guid;
+    }
+}
+
+bool vhdx_children_is_new(BlockDriverState *child)
+{
+    BDRVVHDXState *c = child->opaque;
+    VHDX_LOCK_GUARD(c);
+
+    return c->locator && c->header.sequence <= VHDX_FIRST_SEQUENCE &&
+           vhdx_file_size(c) <= c->objects_end;
+}
+
+bool vhdx_children_may_follow(BlockDriverState *bs, BlockDriverState *child)
+{
+    BDRVVHDXState *s = bs->opaque, *c = child->opaque;
+    VHDXParent *p = s->parent;
+    VHDXGuid guid;
+
+    if (!vhdx_children_is_new(child)) {
+        return false;
+    }
+    guid = c->locator->linkage;
+    VHDX_LOCK_GUARD(s);
+    for (unsigned i = 0; i < MIN(p->past_count, VHDX_PAST_GUIDS); i++) {
+        if (vhdx_guid_equal(&p->past[i], &guid)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 uint64_t vhdx_children_hash(BDRVVHDXState *s)

@@ -11,6 +11,9 @@
 
 #include "block/vhdx/state.h"
 
+/* So many DataWriteGuids that an image has had are remembered. */
+#define VHDX_PAST_GUIDS     16
+
 /* Changed where nodes are attached or reopened, in the main loop. */
 struct VHDXParent {
     /* Of this image */
@@ -31,7 +34,12 @@ struct VHDXParent {
     bool linked;                    /* the locator tells its DataWriteGuid */
     bool relink;                    /* ... has to: this is the one it names */
     bool lost;                      /* it is not what it is taken for */
+    bool reported;                  /* ... and that was reported */
     uint64_t children;              /* a hash of those that are in use */
+
+    /* Changed under lock */
+    VHDXGuid past[VHDX_PAST_GUIDS]; /* the latest DataWriteGuids that ended */
+    unsigned past_count;            /* ... all of them */
 };
 
 #endif

@@ -60,7 +60,7 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
                    bs->filename, s->locator_error);
         return -EINVAL;
     }
-    if (linkage_has(s, &data_write)) {
+    if (linkage_has(s, &data_write) || vhdx_children_may_follow(parent, bs)) {
         return 0;
     }
     uuid_unparse_lower(s->locator->linkage.id, linkage);
@@ -184,6 +184,7 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
     p->id = parent_open_id(bs, parent);
     p->opened = true;
     qatomic_set(&p->lost, false);
+    qatomic_set(&p->reported, false);
     qatomic_set(&p->linked, false);
     qatomic_set(&p->relink, false);
     if (!p->id || !s->params.has_parent) {
@@ -194,7 +195,8 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
         qatomic_set(&p->linked, true);
         /* It is to be found by its path the next time. */
         qatomic_set(&p->relink, p->guessed && parent_is_named(bs, parent));
-    } else if (parent_is_named(bs, parent)) {
+    } else if (vhdx_children_may_follow(parent, bs) ||
+               parent_is_named(bs, parent)) {
         /*
          * It was changed after the child was made, and before it was put here.
          */

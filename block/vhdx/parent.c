@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
+#include "qemu/error-report.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/parent.h"
@@ -76,6 +77,11 @@ bool vhdx_parent_link_is_due(BDRVVHDXState *s)
     }
     return qatomic_read(&s->parent->relink) ||
            !vhdx_guid_is_nil(&s->locator->linkage2);
+}
+
+void vhdx_parent_set_link_due(BDRVVHDXState *s)
+{
+    qatomic_set(&s->parent->relink, true);
 }
 
 void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked)
@@ -221,8 +227,15 @@ int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,
                                     uint64_t bytes, QEMUIOVector *qiov,
                                     size_t qiov_offset)
 {
-    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    if (vhdx_parent_is_lost(bs->opaque)) {
+    BDRVVHDXState *s = bs->opaque;
+
+    vhdx_assert_unlocked(s);
+    if (vhdx_parent_is_lost(s)) {
+        if (!qatomic_xchg(&s->parent->reported, true)) {
+            error_report("VHDX image '%s' can't be read where its parent "
+                         "shows: the parent was changed, or is not the one "
+                         "that it had", bs->filename);
+        }
         return -EIO;
     }
     if (!bs->backing) {

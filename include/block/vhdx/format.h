@@ -67,6 +67,7 @@ static inline void uuid_unparse_lower(const uuid_t in, char *out)
 #define VHDX_CREATOR_CHARS          256
 #define VHDX_HEADER_OFFSET(copy)    (((copy) + 1) * 64 * KiB)
 #define VHDX_HEADER_SIZE            (4 * KiB)
+#define VHDX_FIRST_SEQUENCE         2       /* the header of a new image */
 #define VHDX_REGION_TABLE_OFFSET(copy) (((copy) + 3) * 64 * KiB)
 #define VHDX_REGION_TABLE_SIZE      (64 * KiB)
 #define VHDX_HEADER_SECTION_SIZE    VHDX_MIB

@@ -36,6 +36,22 @@ vhdx_children_list(BlockDriverState *bs, VHDXChildren which);
  */
 void GRAPH_RDLOCK vhdx_children_note(BlockDriverState *bs);
 
+/*
+ * A child that is made of an image in use, for a backup job to keep in it what
+ * a guest is about to overwrite, is made before that job holds it, and the
+ * guest may write meanwhile.  As long as it is as it was created, it can go
+ * with what the image has become: it has nothing of its own.
+ *
+ * vhdx_children_leave() has the image @bs note that its DataWriteGuid is about
+ * to end; in a @merge, all that it has had are forgotten: a child of what is
+ * merged into is lost with it.  vhdx_children_is_new() tells if @child is as it
+ * was created, vhdx_children_may_follow() if it is that and was made of the
+ * image @bs since this was opened.  lock is not held.
+ */
+void vhdx_children_leave(BlockDriverState *bs, bool merge);
+bool vhdx_children_is_new(BlockDriverState *child);
+bool vhdx_children_may_follow(BlockDriverState *bs, BlockDriverState *child);
+
 /* A number that changes with the children that are in use. */
 uint64_t vhdx_children_hash(BDRVVHDXState *s);
 

@@ -43,6 +43,7 @@ bool vhdx_parent_was_linked(BDRVVHDXState *s);
  * parent that was cut off.  lock is not held.
  */
 bool vhdx_parent_link_is_due(BDRVVHDXState *s);
+void vhdx_parent_set_link_due(BDRVVHDXState *s);
 
 /*
  * The locator tells the DataWriteGuid of the parent that is attached, or names
