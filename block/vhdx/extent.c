@@ -12,6 +12,8 @@
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/extent.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/parent.h"
 
 /*
  * @entry, of the block at @offset, can't be used, or not be read: @error.
@@ -119,4 +121,34 @@ int coroutine_fn vhdx_extent_lookup(BlockDriverState *bs, uint64_t offset,
         e->bytes += n;
     }
     return 0;
+}
+
+/* Whether all of a range is for the parent of @bs to read. */
+static bool coroutine_fn GRAPH_RDLOCK
+is_all_parents(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    VHDXExtent e;
+    int ret;
+    VHDX_LOCK_GUARD(s);
+
+    ret = vhdx_request_begin(s, &req, offset, bytes) ?:
+          vhdx_extent_lookup(bs, offset, bytes, &e);
+    vhdx_request_end(s, &req);
+    return ret == 0 && e.source == VHDX_SOURCE_PARENT && e.bytes == bytes;
+}
+
+int coroutine_fn vhdx_extent_preadv_parent(BlockDriverState *bs,
+                                           uint64_t offset, uint64_t bytes,
+                                           QEMUIOVector *qiov,
+                                           size_t qiov_offset)
+{
+    BlockDriverState *below;
+
+    while ((below = vhdx_parent_beneath(bs, offset, bytes)) &&
+           is_all_parents(below, offset, bytes)) {
+        bs = below;
+    }
+    return vhdx_parent_preadv(bs, offset, bytes, qiov, qiov_offset);
 }

@@ -22,10 +22,10 @@
 #include "block/aio_task.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bitmap.h"
+#include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/mixed.h"
-#include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 
 /* So many runs are read one by one, and more if they are longer on average. */
@@ -174,9 +174,9 @@ runs_read(BlockDriverState *bs, uint64_t offset, uint64_t place,
     if (bytes <= SMALL_SPAN) {
         own_start(bs, pool, place + own.first, bytes, &own_qiov);
     }
-    ret = vhdx_parent_preadv(bs, offset + parents.first,
-                             parents.end - parents.first, qiov,
-                             qiov_offset + parents.first);
+    ret = vhdx_extent_preadv_parent(bs, offset + parents.first,
+                                    parents.end - parents.first, qiov,
+                                    qiov_offset + parents.first);
     if (bytes > SMALL_SPAN && ret == 0) {
         own_start(bs, pool, place + own.first, bytes, &own_qiov);
     }

@@ -63,6 +63,16 @@ BlockDriverState *vhdx_parent_linked(BlockDriverState *bs)
     return qatomic_read(&s->parent->linked) ? vhdx_parent_node(bs) : NULL;
 }
 
+BlockDriverState *vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset,
+                                      uint64_t bytes)
+{
+    BlockDriverState *below = bs->backing ? bs->backing->bs : NULL;
+
+    return below && below->drv == bs->drv && !vhdx_parent_is_lost(bs->opaque) &&
+           QEMU_IS_ALIGNED(offset | bytes, below->bl.request_alignment) &&
+           !qatomic_read(&below->copy_on_read) ? below : NULL;
+}
+
 bool vhdx_parent_was_linked(BDRVVHDXState *s)
 {
     return qatomic_read(&s->parent->linked);

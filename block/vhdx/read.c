@@ -37,7 +37,7 @@ read_elsewhere(BlockDriverState *bs, VHDXSource source, uint64_t place,
         qemu_iovec_memset(qiov, qiov_offset, 0, bytes);
         return 0;
     case VHDX_SOURCE_PARENT:
-        return vhdx_parent_preadv(bs, offset, bytes, qiov, qiov_offset);
+        return vhdx_extent_preadv_parent(bs, offset, bytes, qiov, qiov_offset);
     default:
         return vhdx_replay_readv(bs, place, bytes, qiov, qiov_offset);
     }

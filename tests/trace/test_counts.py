@@ -6,7 +6,7 @@ driver's own events tell which writes are an entry, and when pages go in place.
 """
 import os
 
-from harness import expect
+from harness import expect, ours, run
 from session import Session
 from strict.report import KIB, MIB
 from vhdx_strict import Image
@@ -332,6 +332,28 @@ def reading(ctx):
         same(io.close(), [])
 
 
+def chains(ctx):
+    """A read goes through the block layer to the image that has the data, but
+    to none between that has nothing."""
+    path = ctx.create('a.vhdx', '64M')
+    ctx.io(path, ['write -q -P 9 20M 1M'])
+    for number in range(1, 6):
+        parent, path = path, ctx.path('%d.vhdx' % number)
+        run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-b', parent,
+            '-F', 'vhdx', path)
+        ctx.io(path, ['write -q -P %d %dM 4k' % (number, 20 + 2 * number)])
+    for at, byte, images in ((20 * MIB, 9, 2), (22 * MIB, 1, 2),
+                             (28 * MIB, 4, 2), (30 * MIB, 5, 1),
+                             (28 * MIB + 4 * KIB, 0, 2), (50 * MIB, 0, 2)):
+        trace = ctx.path('reads.trace')
+        ctx.io(path, ['read -q -P %d %d 4k' % (byte, at)], '-r', '--trace',
+               'enable=bdrv_co_preadv_part,file=' + trace)
+        with open(trace, encoding='utf-8') as file:
+            seen = file.read().count(' offset %d bytes 4096 ' % at)
+        expect(seen == images, 'a read at %#x went through %d images, not %d',
+               at, seen, images)
+
+
 def zeroes(ctx):
     """write_zeroes and discard: what is absent costs nothing; in place it is
     one request and no metadata; a block that goes, one BAT change."""
@@ -463,5 +485,5 @@ def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
         first_write, not_written, allocating, allocate_and_flush, overwriting,
         fixed, many_pages, parallel, parallel_in_block, sequential, reading,
-        zeroes, reuse, growing, small_log, log_space,
+        chains, zeroes, reuse, growing, small_log, log_space,
         replay)]

@@ -39,4 +39,14 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_extent_lookup(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                    VHDXExtent *e);
 
+/*
+ * Read @bytes bytes at @offset of the disk as the parent has them; see
+ * vhdx_parent_preadv().  Images further down that have nothing of the range are
+ * passed by, as in a long chain most of them do: to hand the request on through
+ * the block layer takes several times what it takes to see that.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_extent_preadv_parent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                          QEMUIOVector *qiov, size_t qiov_offset);
+
 #endif
