@@ -17,6 +17,9 @@
 #include "block/vhdx/metadata.h"
 #include "block/vhdx/replay.h"
 
+/* What is read at once: the table, and the items if they follow it */
+#define HEAD_SIZE   (VHDX_METADATA_TABLE_SIZE + VHDX_PAGE_SIZE)
+
 /*
  * Whether regions and log lie within the file as it is after a replay.  They
  * must, as the file grows behind its end; a foreign region holds what the file
@@ -92,9 +95,24 @@ region_table_load(BlockDriverState *bs, Error **errp)
                                     errp);
 }
 
+/* Read @item to @buf; @head is the first part of the metadata region. */
 static int coroutine_fn GRAPH_RDLOCK
-item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
-          Error **errp)
+item_read(BlockDriverState *bs, const uint8_t *head, const VHDXItem *item,
+          uint8_t *buf)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if ((uint64_t)item->offset + item->length > HEAD_SIZE) {
+        return vhdx_replay_read(bs, s->metadata.offset + item->offset,
+                                item->length, buf);
+    }
+    memcpy(buf, head + item->offset, item->length);
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+item_load(BlockDriverState *bs, const uint8_t *head, const VHDXItem *items,
+          uint32_t count, int i, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     const VHDXItem *item = vhdx_metadata_find(items, count,
@@ -113,8 +131,7 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
                    vhdx_known_items[i].name, item->length);
         return -EINVAL;
     }
-    ret = vhdx_replay_read(bs, s->metadata.offset + item->offset,
-                           item->length, buf);
+    ret = item_read(bs, head, item, buf);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read metadata item '%s'",
                          vhdx_known_items[i].name);
@@ -132,7 +149,7 @@ item_load(BlockDriverState *bs, const VHDXItem *items, uint32_t count, int i,
  * kept for whoever needs it.
  */
 static int coroutine_fn GRAPH_RDLOCK
-locator_load(BlockDriverState *bs, const VHDXItem *item)
+locator_load(BlockDriverState *bs, const uint8_t *head, const VHDXItem *item)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree uint8_t *buf = NULL;
@@ -145,8 +162,7 @@ locator_load(BlockDriverState *bs, const VHDXItem *item)
         return 0;
     }
     buf = g_malloc(item->length);
-    ret = vhdx_replay_read(bs, s->metadata.offset + item->offset, item->length,
-                           buf);
+    ret = item_read(bs, head, item, buf);
     if (ret < 0) {
         return ret;
     }
@@ -161,7 +177,7 @@ locator_load(BlockDriverState *bs, const VHDXItem *item)
 int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    g_autofree uint8_t *buf = g_malloc(VHDX_METADATA_TABLE_SIZE);
+    g_autofree uint8_t *head = g_malloc(HEAD_SIZE);
     g_autofree VHDXItem *items = NULL;
     uint32_t count;
     int ret;
@@ -175,19 +191,18 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
         return ret;
     }
     vhdx_bat_note_objects(s);
-    ret = vhdx_replay_read(bs, s->metadata.offset, VHDX_METADATA_TABLE_SIZE,
-                           buf);
+    ret = vhdx_replay_read(bs, s->metadata.offset, HEAD_SIZE, head);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read the metadata table");
         return ret;
     }
-    ret = vhdx_metadata_table_decode(buf, s->metadata.length, &items, &count,
+    ret = vhdx_metadata_table_decode(head, s->metadata.length, &items, &count,
                                      errp);
     if (ret < 0) {
         return ret;
     }
     for (int i = 0; i < ARRAY_SIZE(vhdx_known_items); i++) {
-        ret = item_load(bs, items, count, i, errp);
+        ret = item_load(bs, head, items, count, i, errp);
         if (ret < 0) {
             return ret;
         }
@@ -198,8 +213,9 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     }
     /* A child keeps nothing allocated for its parent's data. */
     s->params.leave_allocated &= !s->params.has_parent;
-    ret = locator_load(bs, vhdx_metadata_find(items, count,
-                                              &vhdx_item_parent_locator));
+    ret = locator_load(bs, head,
+                       vhdx_metadata_find(items, count,
+                                          &vhdx_item_parent_locator));
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not read the Parent Locator");
         return ret;
