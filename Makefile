@@ -19,7 +19,7 @@ demo: all
 # A short fuzz run: what a long one finds is for another day.
 check: export RUNS ?= 500
 check:
-	@scripts/run-checks limits lint layers unit no-libuuid iotests interop \
+	@scripts/run-checks limits lint layers unit no-libraries iotests interop \
 		trace model crash fuzz series
 
 # QEMU's checkpatch.pl, codespell, shellcheck, pylint and mypy over our files
@@ -33,7 +33,7 @@ quick:
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-model check-crash check-fuzz check-series check-compat check-mutations \
-check-no-libuuid:
+check-no-libraries:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -86,7 +86,7 @@ clean:
 	rm -rf "$(BUILD)"
 
 .PHONY: all demo check lint quick check-limits check-layers check-unit \
-        check-no-libuuid check-iotests \
+        check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads bench series check-series-build check-libvirt \

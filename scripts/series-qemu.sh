@@ -22,7 +22,7 @@ table='
 0-flush       +0-flush
 0-drain       +0-drain
 0-nbd         +0-nbd
-format        format meson.build layers.txt +2-build
+format        crc crc-isal format meson.build layers.txt +2-build
               unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
 tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h

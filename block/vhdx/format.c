@@ -13,7 +13,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/crc32c.h"
+#include "block/vhdx/crc.h"
 #include "block/vhdx/format.h"
 
 #define FILE_ID_SIGNATURE   "vhdxfile"
@@ -58,15 +58,6 @@ void vhdx_guid_encode(const VHDXGuid *guid, uint8_t *buf)
     guid_swap(guid->id, buf);
 }
 
-/*
- * QEMU's crc32c() inverts its result; undo that, so that pieces can follow one
- * another.  The register's start value is likewise that of CRC-32C.
- */
-static uint32_t crc_continue(uint32_t crc, const uint8_t *buf, size_t bytes)
-{
-    return ~crc32c(crc, buf, bytes);
-}
-
 /* Go over @buf with the four bytes at @crc_offset read as zero. */
 static uint32_t crc_skipping_field(uint32_t crc, const uint8_t *buf,
                                    size_t bytes, size_t crc_offset)
@@ -74,9 +65,9 @@ static uint32_t crc_skipping_field(uint32_t crc, const uint8_t *buf,
     static const uint8_t zero[4];
     size_t rest = crc_offset + sizeof(zero);
 
-    crc = crc_continue(crc, buf, crc_offset);
-    crc = crc_continue(crc, zero, sizeof(zero));
-    return crc_continue(crc, buf + rest, bytes - rest);
+    crc = vhdx_crc_continue(crc, buf, crc_offset);
+    crc = vhdx_crc_continue(crc, zero, sizeof(zero));
+    return vhdx_crc_continue(crc, buf + rest, bytes - rest);
 }
 
 uint32_t vhdx_checksum(const uint8_t *buf, size_t bytes, size_t crc_offset)
@@ -362,7 +353,7 @@ uint32_t vhdx_log_checksum_update(uint32_t crc, const uint8_t *buf,
     if (first) {
         return ~crc_skipping_field(crc, buf, bytes, VHDX_CHECKSUM_OFFSET);
     }
-    return ~crc_continue(crc, buf, bytes);
+    return ~vhdx_crc_continue(crc, buf, bytes);
 }
 
 void vhdx_log_desc_decode(const uint8_t *buf, uint64_t sequence,
