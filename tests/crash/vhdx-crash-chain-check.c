@@ -12,6 +12,8 @@
  *     its parent any more.  The driver refuses it then
  *   - the same holds for an overlay that was merged into an image which the
  *     guest goes on to use: it is as it was then, or refused
+ *   - an image that gets its first parent has it or not, as it was by then, and
+ *     reads the same; nothing that it had before means something else
  *   - the chain can be used and merged once more; that is not cut again
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -135,7 +137,8 @@ void chain_check_made(CrashChain *chain, const CrashModel *made)
     }
     why = files_read(&f);
     why = why ?: files_link(&f, used);
-    if (!why && (!f.fit || f.count != used + 1)) {
+    if (!why && (!f.fit || f.count != (chain->workload->merge == MERGE_ADOPT ?
+                                       1 : used + 1))) {
         why = text("the new images are no chain");
     }
     why = why ?: check_spots(f.readers[used], made, seen);
@@ -143,12 +146,15 @@ void chain_check_made(CrashChain *chain, const CrashModel *made)
         g_ptr_array_add(run->wrong, why);
     }
     chain->model = model_new(made, seen, &chain->shape);
-    for (int i = 0; !why && i < used && chain->siblings[i]; i++) {
+    for (int i = 0; !why && i < chain->count; i++) {
+        if (!chain->siblings[i]) {
+            continue;
+        }
         f.images[CRASH_LEVELS] = chain->siblings[i];
         f.readers[CRASH_LEVELS] = reader_new(chain->siblings[i], NULL, &why);
         g_assert(!why);
         why = files_link(&f, CRASH_LEVELS);
-        g_assert(!why && f.fit && f.count == i + 2);
+        g_assert(!why && f.fit && f.levels[f.count - 2] == i);
         chain->contents[i] = pages_read(&f, CRASH_LEVELS, chain->model);
         g_clear_pointer(&f.readers[CRASH_LEVELS], reader_free);
     }
@@ -234,11 +240,12 @@ static char *check_driver(CrashContext *ctx, const Files *f,
     for (int i = 0; blk && !why && i < f->count; i++) {
         BdrvCheckResult result = { 0 };
         const CrashReader *one = f->readers[f->levels[i]];
+        uint64_t foreign = one->img->foreign ? one->odd + one->behind : 0;
         int ret = bdrv_check(chain_node(f->levels[i]), &result, 0);
 
         if (ret < 0 || result.check_errors ||
             result.corruptions > one->dirty + !one->header_valid[0] +
-                                 !one->header_valid[1]) {
+                                 !one->header_valid[1] + foreign) {
             why = text("check of image %d returns %d, with %d errors and %d "
                        "corruptions", f->levels[i], ret, result.check_errors,
                        result.corruptions);
@@ -339,6 +346,29 @@ static int files_link_used(Files *f, const CrashChain *chain, uint32_t now,
     return used;
 }
 
+/* Whether @r, at the stamp @now, has a parent, or none, as it must. */
+static char *check_turns(const CrashChain *chain, const CrashReader *r,
+                         uint32_t now)
+{
+    bool allowed[] = { true, false };
+
+    for (guint i = 0; i < chain->turns->len; i++) {
+        CrashTurn *turn = &g_array_index(chain->turns, CrashTurn, i);
+
+        if (turn->start <= now) {
+            allowed[turn->has_parent] = true;
+        }
+        if (turn->end <= now) {
+            allowed[!turn->has_parent] = false;
+        }
+    }
+    if (!allowed[r->has_parent]) {
+        return text("the image has %s parent", r->has_parent ? "a" : "no");
+    }
+    return r->has_parent && r->behind ?
+           text("the BAT of a child goes on behind the last block") : NULL;
+}
+
 /* Check @images, as of the stamp @now; @closed if they must have no log. */
 static char *check_images(CrashContext *ctx, const CrashChain *chain,
                           CrashImage **images, uint32_t now, bool closed,
@@ -374,12 +404,18 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
                    f.readers[used]->disk_size);
     }
     why = why ?: check_spots(f.readers[used], chain->model, seen);
-    if (!why && !ctx->workload->spread) {
+    if (!why && chain->workload->merge == MERGE_ADOPT) {
+        why = check_turns(chain, f.readers[used], now);
+    }
+    if (!why && (!ctx->workload->spread ||
+                 chain->workload->merge == MERGE_ADOPT)) {
         why = check_untouched(f.readers[used], chain->model);
     }
     why = why ?: check_driver(ctx, &f, chain->model, rng);
-    for (int i = 0; !why && i < chain->count && chain->contents[i]; i++) {
-        why = check_sibling(ctx, chain, &f, i, rng);
+    for (int i = 0; !why && i < chain->count; i++) {
+        if (chain->contents[i]) {
+            why = check_sibling(ctx, chain, &f, i, rng);
+        }
     }
     if (!why && chain->stale && now >= chain->pivot) {
         why = check_stale(ctx, chain, &f, rng);
@@ -396,6 +432,9 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
  */
 static char *further_use(const Files *f, CrashRng *rng)
 {
+    const CrashReader *r = f->readers[f->levels[f->count - 1]];
+    /* A commit would write so many zeros. */
+    bool much = g_hash_table_size(r->zeros) * r->block_size > GiB;
     Error *err = NULL;
     BlockBackend *blk = chain_open(f->levels, f->count, BDRV_O_RDWR |
                                    BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
@@ -408,7 +447,7 @@ static char *further_use(const Files *f, CrashRng *rng)
         error_free(err);
         return why;
     }
-    if (f->count > 1 && rng_chance(rng, 60)) {
+    if (f->count > 1 && !much && rng_chance(rng, 60)) {
         ret = bdrv_commit(blk_bs(blk));
     } else {
         ret = blk_pread(blk, 0, CRASH_PAGE, buf, 0);

@@ -21,6 +21,9 @@
 /* A merge copies so many bytes at once. */
 #define COPY_BYTES      (512 * KiB)
 
+/* The number of the first write that is not the guest's */
+#define FOREIGN_WRITE   0x40000000
+
 /* What is under way */
 typedef struct Merge {
     CrashChain *chain;
@@ -217,6 +220,49 @@ static CrashRun *run_of_guest(CrashChain *chain)
 }
 
 /*
+ * Make image @level of two that have nothing to do with each other.  What is in
+ * the first one is not the guest's, and must never be seen.  The last one has
+ * a child.
+ */
+static void stranger_make(CrashChain *chain, const CrashWorkload *workload,
+                          CrashImage **images, int level, CrashRun *run,
+                          CrashRng *rng)
+{
+    CrashWorkload w = *workload;
+    CrashRun *other = run_of_guest(chain);
+    CrashShape shape;
+    int child[] = { level, CRASH_LEVELS };
+    CrashReader *r;
+    char *why;
+
+    other->model->first_id = FOREIGN_WRITE;
+    if (!level) {
+        w.disk_mib += rng_below(rng, 3) - 1;
+    } else {
+        w.state_zero = rng_chance(rng, 30);
+    }
+    images[level] = image_make(&w, &shape, NULL, level - 1, rng);
+    chain->payload[level] = shape.payload;
+    chain->shape = shape;
+    chain_fill(chain, images, child, 1, level ? run : other, &chain->shape,
+               rng);
+    if (level && rng_chance(rng, 60)) {
+        r = reader_new(images[level], NULL, &why);
+        g_assert(r);
+        orphan_make(images[level], r, rng);
+        reader_free(r);
+    }
+    if (level && !w.spread) {
+        /* Its disk need not be of the same size. */
+        images[CRASH_LEVELS] = image_make(&w, &shape, images[level], level,
+                                          rng);
+        chain_fill(chain, images, child, 2, other, &shape, rng);
+        chain->siblings[level] = images[CRASH_LEVELS];
+    }
+    guest_run_free(other);
+}
+
+/*
  * Make the images @images, which have a place for one more, and let each have
  * something of its own.  Returns what the guest has done.
  */
@@ -233,6 +279,10 @@ static CrashRun *chain_make(CrashChain *chain, CrashImage **images,
         CrashRun *other;
 
         w.child = false;
+        if (w.merge == MERGE_ADOPT) {
+            stranger_make(chain, &w, images, i, run, rng);
+            continue;
+        }
         if (i < chain->count - 1) {
             /* A parent's disk is longer, shorter or about the same. */
             w.disk_mib += rng_below(rng, 3) - 1;
@@ -366,6 +416,43 @@ static void merge_rechain(Merge *m, BlockDriverState *top,
     }
     if (ret < 0) {
         chain_wrong(m, ret, err, "the parent can't be changed");
+    }
+}
+
+/* The last image gets a parent that it has not had, or loses it. */
+static void merge_turn(Merge *m, const char *parent)
+{
+    BlockDriverState *top = blk_bs(m->g.blk);
+    CrashTurn turn = { .start = ++m->g.disk->now, .has_parent = parent };
+    Error *err = NULL;
+    int ret = parent ? 0 : bdrv_set_backing_hd(top, NULL, &err);
+
+    if (ret == 0) {
+        ret = bdrv_change_backing_file(top, parent, parent ? "vhdx" : NULL,
+                                       false);
+    }
+    if (ret < 0) {
+        chain_wrong(m, ret, err, parent ? "the image can't get a parent" :
+                                          "the image can't lose its parent");
+    }
+    turn.end = ++m->g.disk->now;
+    g_array_append_val(m->chain->turns, turn);
+}
+
+/* Close the last image, and open it and what is below. */
+static void merge_reopen(Merge *m, const int *levels, int count)
+{
+    unsigned index = model_begin(m->g.run->model, GUEST_FLUSH, 0, 0,
+                                 ++m->g.disk->now);
+    Error *err = NULL;
+
+    blk_unref(m->g.blk);
+    model_end(m->g.run->model, index, ++m->g.disk->now,
+              m->g.run->wrong->len ? -EIO : 0);
+    m->g.blk = chain_open(levels, count, BDRV_O_RDWR | BDRV_O_RESIZE |
+                          BDRV_O_UNMAP, &err);
+    if (!m->g.blk) {
+        chain_wrong(m, 0, err, "does not open again");
     }
 }
 
@@ -559,6 +646,39 @@ static void merge_snapshot(Merge *m)
     merge_use(m, 2);
 }
 
+/*
+ * An image without a parent gets one, as 'qemu-img rebase' does it, and is used
+ * as its child then.  Some lose it again, and may get it once more.
+ */
+static void merge_adopt(Merge *m)
+{
+    static const int levels[] = { 0, 1 };
+
+    merge_use(m, 2);
+    for (;;) {
+        merge_start(m);
+        merge_turn(m, "image0.vhdx");
+        merge_end(m);
+        merge_reopen(m, levels, 2);
+        if (m->g.run->wrong->len) {
+            return;
+        }
+        merge_use(m, 2);
+        if (rng_chance(&m->g.rng, 60)) {
+            break;
+        }
+        if (rng_chance(&m->g.rng, 50)) {
+            m->chain->change_start = ++m->g.disk->now;
+        }
+        merge_turn(m, NULL);
+        merge_end(m);
+        merge_use(m, 2);
+        if (rng_chance(&m->g.rng, 50)) {
+            break;
+        }
+    }
+}
+
 int chain_used(const CrashChain *chain, uint32_t now)
 {
     bool snapshot = chain->workload->merge == MERGE_SNAPSHOT;
@@ -577,19 +697,32 @@ static void merge_run(Merge *m)
         [MERGE_STREAM] = merge_stream,
         [MERGE_FLATTEN] = merge_flatten,
         [MERGE_SNAPSHOT] = merge_snapshot,
+        [MERGE_ADOPT] = merge_adopt,
     };
     CrashChain *chain = m->chain;
+    int used = chain_used(chain, 0);
+    bool alone = chain->workload->merge == MERGE_ADOPT;
     Error *err = NULL;
     unsigned index;
 
-    m->g.blk = chain_open(levels, chain_used(chain, 0) + 1, BDRV_O_RDWR |
-                          BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
+    m->g.blk = chain_open(levels + (alone ? used : 0), alone ? 1 : used + 1,
+                          BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
     if (!m->g.blk) {
         chain_wrong(m, 0, err, "does not open");
         return;
     }
     m->g.disk_size = blk_getlength(m->g.blk);
+    if (alone) {
+        /* What it has to know of its parent is read from the file. */
+        image_dump(chain->runs[0]->base, folder_path(0));
+    }
     merges[chain->workload->merge](m);
+    if (alone) {
+        g_assert(g_file_set_contents(folder_path(0), "", 0, NULL));
+    }
+    if (!m->g.blk) {
+        return;
+    }
     if (rng_chance(&m->g.rng, 50)) {
         merge_flush(m);
     }
@@ -614,6 +747,7 @@ CrashChain *chain_run(const CrashWorkload *w, CrashRng *rng)
     chain->workload = w;
     chain->count = w->levels;
     chain->linked = CRASH_NEVER;
+    chain->turns = g_array_new(false, false, sizeof(CrashTurn));
     made = chain_make(chain, images, rng);
     for (int i = 0; i < chain->count; i++) {
         chain->runs[i] = run_new(w, images[i]);
@@ -665,5 +799,6 @@ void chain_free(CrashChain *chain)
     }
     model_free(chain->model);
     model_free(chain->stale);
+    g_array_unref(chain->turns);
     g_free(chain);
 }

@@ -58,6 +58,7 @@ CrashImage *image_copy(const CrashImage *img)
     GHashTableIter iter;
     void *key, *value;
 
+    copy->foreign = img->foreign;
     g_hash_table_iter_init(&iter, img->pages);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         CrashPage *page = value;

@@ -8,6 +8,9 @@
  * all of their sectors and are PARTIALLY_PRESENT, with what the parent has in
  * them, and free space in the file is full of garbage.
  *
+ * An image that is to get a parent has BAT entries that must not mean anything
+ * when it has one.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
@@ -179,5 +182,65 @@ void child_make(CrashImage *img, const CrashReader *reader,
         }
     } else if (img->size < end) {
         image_truncate(img, end);
+    }
+}
+
+/* -- Before there is a parent -- */
+
+/* Where some block of @reader is in the file, bytes */
+static uint64_t some_place(const CrashReader *reader, CrashRng *rng)
+{
+    uint64_t blocks = DIV_ROUND_UP(reader->disk_size, reader->block_size);
+    uint64_t first = rng_below(rng, blocks), place = 0;
+
+    for (uint64_t i = 0; i < blocks && !place; i++) {
+        place = reader_block(reader, (first + i) % blocks);
+    }
+    return place;
+}
+
+/* A value that no entry has in a child; with @place, it may name that. */
+static uint64_t odd_value(uint64_t place, CrashRng *rng)
+{
+    static const unsigned states[] = { 1, 2, 3, 7 };
+
+    return place && rng_chance(rng, 60) ? place | 6 :
+           states[rng_below(rng, ARRAY_SIZE(states))];
+}
+
+void orphan_make(CrashImage *img, const CrashReader *reader, CrashRng *rng)
+{
+    uint64_t ratio = reader->chunk_ratio;
+    uint64_t blocks = DIV_ROUND_UP(reader->disk_size, reader->block_size);
+    uint64_t chunks = DIV_ROUND_UP(blocks, ratio);
+    uint64_t last = blocks + chunks - 1;
+    uint64_t end = chunks * (ratio + 1), fit = reader->bat_length / 8;
+    /* No file ever gets so long. */
+    uint64_t nowhere = 16 * TiB;
+
+    img->foreign = true;
+    for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+        uint64_t bitmap = chunk * (ratio + 1) + ratio;
+        bool partial = rng_chance(rng, 50);
+
+        for (uint64_t i = chunk * ratio;
+             partial && i < MIN((chunk + 1) * ratio, blocks); i++) {
+            uint64_t place = reader_block(reader, i);
+
+            if (place && rng_chance(rng, 50)) {
+                put_entry(img, reader, i + chunk, place | 7);
+            }
+        }
+        /* Where that names a place, state 7 is not read as 6. */
+        if (bitmap < fit && rng_chance(rng, 60)) {
+            uint64_t place = bitmap < last ? some_place(reader, rng) : nowhere;
+
+            put_entry(img, reader, bitmap, odd_value(partial ? 0 : place, rng));
+        }
+    }
+    end = MIN(end - 1, fit);
+    for (int i = 0; i < 4 && last < end && rng_chance(rng, 60); i++) {
+        put_entry(img, reader, last + rng_below(rng, end - last),
+                  odd_value(nowhere, rng));
     }
 }

@@ -564,6 +564,10 @@ static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
 {
     uint64_t place = raw >> 20;
 
+    if (!r->has_parent && r->img->foreign) {
+        r->odd++;
+        return true;
+    }
     if (r->has_parent &&
         chunk * r->chunk_ratio * r->block_size >= r->disk_size) {
         r->behind++;
@@ -592,14 +596,18 @@ static bool bat_block(CrashReader *r, uint64_t block, uint64_t raw,
     uint64_t place = raw >> 20, state = raw & 7;
     uint64_t need = MIN(r->block_size, r->disk_size - block * r->block_size);
     bool partial = state == 7 && r->has_parent;
+    /* Where nothing tells what the parent has, all is the image's. */
+    bool odd = state == 7 && !r->has_parent && r->img->foreign;
     void *key = (void *)(uintptr_t)block;
 
     if ((raw & 0xffff8) || state < 1 ||
-        (state > 3 && state != 6 && !partial) || (state == 2 && place) ||
+        (state > 3 && state != 6 && !partial && !odd) ||
+        (state == 2 && place) ||
         (state > 3 && !place)) {
         return wrong(why, "the BAT entry of block %" PRIu64 " is 0x%" PRIx64,
                      block, raw);
     }
+    r->odd += odd;
     if (state < 4) {
         g_hash_table_add(r->zeros, key);
     }

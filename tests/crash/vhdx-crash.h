@@ -84,6 +84,7 @@ typedef struct CrashImage {
     GHashTable *pages;          /* CrashPage by number; none: never written */
     uint64_t size;              /* bytes */
     bool garbage;               /* what was never written is not zero */
+    bool foreign;               /* as another program may have left it */
 } CrashImage;
 
 CrashImage *image_new(uint64_t size, bool garbage);
@@ -410,6 +411,7 @@ typedef struct CrashReader {
     uint64_t block_size, disk_size, sector_size;
     uint64_t chunk_ratio;
     uint64_t behind;                /* BAT entries behind the last block's */
+    uint64_t odd;                   /* ... that only a child has a use for */
     bool has_parent;
     uint8_t data_write[16];         /* DataWriteGuid */
     uint8_t linkage[2][16];         /* of the locator, or nil */
@@ -475,6 +477,7 @@ typedef enum CrashMerge {
     MERGE_STREAM,                   /* ... and what it has is in the last one */
     MERGE_FLATTEN,                  /* the last one has no parent then */
     MERGE_SNAPSHOT,                 /* a second one is put upon the first */
+    MERGE_ADOPT,                    /* ... has no parent, and gets the first */
 } CrashMerge;
 
 typedef struct CrashWorkload {
@@ -598,6 +601,12 @@ void child_make(CrashImage *img, const CrashReader *reader,
                 const CrashWorkload *workload, CrashShape *shape,
                 CrashRng *rng);
 
+/*
+ * Leave in the BAT of @img, which has no parent, what means nothing there, but
+ * would in a child.
+ */
+void orphan_make(CrashImage *img, const CrashReader *reader, CrashRng *rng);
+
 /* -- vhdx-crash-create.c -- */
 
 /* Make an image for @workload, and choose its @shape. */
@@ -675,6 +684,13 @@ char *check_reads(BlockBackend *blk, const CrashReader *r,
 /* So many images may be in a chain. */
 #define CRASH_LEVELS    3
 
+/* The last image of a chain gets a parent, or loses it. */
+typedef struct CrashTurn {
+    uint32_t start;                 /* stamps */
+    uint32_t end;
+    bool has_parent;                /* afterwards */
+} CrashTurn;
+
 /* What happened to a chain; its images are numbered from the parent on. */
 typedef struct CrashChain {
     const CrashWorkload *workload;
@@ -690,6 +706,7 @@ typedef struct CrashChain {
     uint32_t linked;                /* ... which goes with its parent */
     uint32_t change_start;          /* stamps: what is done to the chain */
     uint32_t change_end;
+    GArray *turns;                  /* CrashTurn, in their order */
     uint32_t end;
     bool closed;
 } CrashChain;
