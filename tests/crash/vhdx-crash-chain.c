@@ -349,17 +349,19 @@ static BlockBackend *blk_on(BlockDriverState *bs, uint64_t perm)
     return blk;
 }
 
-/* Copy what is in @top or below, above @base, from @top's content to @to. */
-static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
-                       BlockBackend *from, BlockBackend *to)
+/*
+ * Copy what is in @top or below, above @base, from @top's content to @to.
+ * Returns 0 or -errno.
+ */
+static int copy_above(BlockDriverState *top, BlockDriverState *base,
+                      BlockBackend *from, BlockBackend *to, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(COPY_BYTES);
     int64_t length = blk_getlength(from), n = 0;
-    Error *err = NULL;
     int ret = 0;
 
     if (to && blk_getlength(to) < length) {
-        ret = blk_truncate(to, length, false, PREALLOC_MODE_OFF, 0, &err);
+        ret = blk_truncate(to, length, false, PREALLOC_MODE_OFF, 0, errp);
     }
     for (int64_t at = 0; ret >= 0 && at < length; at += n) {
         GRAPH_RDLOCK_GUARD_MAINLOOP();
@@ -380,6 +382,16 @@ static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
               blk_pwrite_zeroes(to, at, n, BDRV_REQ_MAY_UNMAP) :
               blk_pwrite(to, at, n, buf, 0);
     }
+    return MIN(ret, 0);
+}
+
+/* The same where it must succeed */
+static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
+                       BlockBackend *from, BlockBackend *to)
+{
+    Error *err = NULL;
+    int ret = copy_above(top, base, from, to, &err);
+
     if (ret < 0) {
         chain_wrong(m, ret, err, "a copy fails");
     }
@@ -505,6 +517,107 @@ static void merge_commit(Merge *m)
         merge_end(m);
     }
     merge_use(m, 3);
+}
+
+/*
+ * Let the parent's file have no space for more, so that it can't get longer and
+ * maybe holes can't be filled, or fail once, in a write or a flush.
+ */
+static void trouble_begin(Merge *m, CrashDisk *disk)
+{
+    CrashRng *rng = &m->g.rng;
+
+    if (m->g.w->base_full) {
+        disk->limit = disk->view->size + rng_below(rng, 4) * MiB;
+        disk->solid = rng_chance(rng, 25);
+        return;
+    }
+    disk->fault = (CrashFault) {
+        .kind = rng_chance(rng, 50) ? OP_WRITE : OP_FLUSH,
+        .metadata = rng_chance(rng, 50),
+        .countdown = 1 + rng_below(rng, 12),
+        .lose = rng_chance(rng, 60),
+    };
+}
+
+static void trouble_end(CrashDisk *disk)
+{
+    disk->limit = 0;
+    disk->solid = false;
+    disk->fault.countdown = 0;
+}
+
+/*
+ * Merge the last image into its parent, and empty it: as the monitor's command
+ * or as a job does.  Returns 0 or -errno.
+ */
+static int trouble_merge(Merge *m, Error **errp)
+{
+    BlockDriverState *top = blk_bs(m->g.blk);
+    BlockDriverState *base = chain_node(m->chain->count - 2);
+    BlockBackend *to;
+    int ret;
+
+    if (rng_chance(&m->g.rng, 40)) {
+        return bdrv_commit(top);
+    }
+    ret = bdrv_reopen_set_read_only(base, false, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                      BLK_PERM_RESIZE);
+    ret = copy_above(top, base, m->g.blk, to, errp);
+    if (ret == 0) {
+        ret = blk_make_empty(m->g.blk, errp);
+    }
+    blk_unref(to);
+    /* If that fails it stays writable. */
+    bdrv_reopen_set_read_only(base, true, NULL);
+    return ret;
+}
+
+/*
+ * A merge ends early, as the parent's file runs full, or fails.  The guest goes
+ * on; when there is space again, and the file works, another merge succeeds.
+ */
+static void merge_trouble(Merge *m)
+{
+    static const int levels[] = { 0, 1, 2 };
+    CrashDisk *disk = m->disks[m->chain->count - 2];
+    int expected = m->g.w->base_full ? -ENOSPC : -EIO;
+    Error *err = NULL;
+    int ret;
+
+    merge_use(m, 2);
+    merge_start(m);
+    trouble_begin(m, disk);
+    ret = trouble_merge(m, &err);
+    if (ret < 0 && (ret != expected ||
+                    !(m->g.w->base_full || disk->fault_hit))) {
+        chain_wrong(m, ret, err, "a merge fails for another reason");
+        return;
+    }
+    error_free(err);
+    err = NULL;
+    merge_use(m, 2);
+    trouble_end(disk);
+    if (rng_chance(&m->g.rng, 30)) {
+        merge_reopen(m, levels, m->chain->count);
+        if (m->g.run->wrong->len) {
+            return;
+        }
+    }
+    if (!bdrv_is_read_only(chain_node(m->chain->count - 2))) {
+        /* It could not be made so; it writes again when it can. */
+        merge_read_only(m, chain_node(m->chain->count - 2), true);
+    }
+    ret = trouble_merge(m, &err);
+    if (ret < 0) {
+        chain_wrong(m, ret, err, "nothing hinders it, but a merge fails");
+    }
+    merge_end(m);
+    merge_use(m, 2);
 }
 
 /*
@@ -692,6 +805,7 @@ static void merge_run(Merge *m)
     static const int levels[] = { 0, 1, 2 };
     static void (*const merges[])(Merge *) = {
         [MERGE_COMMIT] = merge_commit,
+        [MERGE_TROUBLE] = merge_trouble,
         [MERGE_PIVOT] = merge_pivot,
         [MERGE_MIDDLE] = merge_middle,
         [MERGE_STREAM] = merge_stream,

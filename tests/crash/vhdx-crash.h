@@ -472,6 +472,7 @@ typedef struct CrashMix {
 typedef enum CrashMerge {
     MERGE_NONE,                     /* there is none */
     MERGE_COMMIT,                   /* last into the one before, goes on */
+    MERGE_TROUBLE,                  /* ... and the first attempt fails */
     MERGE_PIVOT,                    /* ... into the first, which goes on */
     MERGE_MIDDLE,                   /* of three, the one in the middle goes */
     MERGE_STREAM,                   /* ... and what it has is in the last one */
@@ -521,6 +522,7 @@ typedef struct CrashWorkload {
     bool create;                    /* making the image is what is tested */
     CrashMerge merge;               /* a change of a chain is */
     unsigned levels;                /* ... of so many images */
+    bool base_full;                 /* ... the parent has no space for it */
     unsigned damage;                /* repair is: BAT pages with damage */
     /* The power cuts */
     unsigned points;                /* at most, for one run */
