@@ -555,6 +555,7 @@ static int trouble_merge(Merge *m, Error **errp)
 {
     BlockDriverState *top = blk_bs(m->g.blk);
     BlockDriverState *base = chain_node(m->chain->count - 2);
+    CrashDisk *disk = m->disks[m->chain->count - 2];
     BlockBackend *to;
     int ret;
 
@@ -568,6 +569,11 @@ static int trouble_merge(Merge *m, Error **errp)
     to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
                       BLK_PERM_RESIZE);
     ret = copy_above(top, base, m->g.blk, to, errp);
+    if (ret == 0 && disk->fault.countdown && rng_chance(&m->g.rng, 50)) {
+        /* What fails is the flush before the child gets empty. */
+        disk->fault.kind = OP_FLUSH;
+        disk->fault.countdown = 1;
+    }
     if (ret == 0) {
         ret = blk_make_empty(m->g.blk, errp);
     }
