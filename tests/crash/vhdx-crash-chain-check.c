@@ -346,11 +346,15 @@ static int files_link_used(Files *f, const CrashChain *chain, uint32_t now,
     return used;
 }
 
-/* Whether @r, at the stamp @now, has a parent, or none, as it must. */
-static char *check_turns(const CrashChain *chain, const CrashReader *r,
+/* Whether the last image has a parent at the stamp @now, or none, as it must */
+static char *check_turns(const CrashChain *chain, bool has_parent,
                          uint32_t now)
 {
     bool allowed[] = { true, false };
+
+    if (chain->workload->merge != MERGE_ADOPT) {
+        return NULL;
+    }
 
     for (guint i = 0; i < chain->turns->len; i++) {
         CrashTurn *turn = &g_array_index(chain->turns, CrashTurn, i);
@@ -362,11 +366,21 @@ static char *check_turns(const CrashChain *chain, const CrashReader *r,
             allowed[!turn->has_parent] = false;
         }
     }
-    if (!allowed[r->has_parent]) {
-        return text("the image has %s parent", r->has_parent ? "a" : "no");
+    return allowed[has_parent] ? NULL :
+           text("the image has %s parent", has_parent ? "a" : "no");
+}
+
+/* What tells @images from others, and from the same when all has changed */
+static uint64_t chain_hash(const CrashChain *chain, CrashImage **images,
+                           uint32_t now)
+{
+    uint64_t hash = (chain->pivot && now >= chain->pivot) +
+                    (now >= chain->linked) * 2;
+
+    for (int i = 0; i < chain->count; i++) {
+        hash = crash_mix(hash + image_hash(images[i]));
     }
-    return r->has_parent && r->behind ?
-           text("the BAT of a child goes on behind the last block") : NULL;
+    return hash;
 }
 
 /* Check @images, as of the stamp @now; @closed if they must have no log. */
@@ -374,11 +388,17 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
                           CrashImage **images, uint32_t now, bool closed,
                           uint32_t *seen, CrashRng *rng)
 {
+    uint64_t hash = chain_hash(chain, images, now);
+    CrashVerdict *verdict = closed ? NULL : verdict_find(ctx, hash);
     Files f = { .fit = true };
     int used = 0;
     char *why;
 
     ctx->totals.states++;
+    if (verdict) {
+        why = check_turns(chain, verdict->has_parent, now);
+        return why ?: check_seen(verdict, chain->model, seen);
+    }
     for (int i = 0; i < chain->count; i++) {
         f.images[i] = images[i];
     }
@@ -404,8 +424,10 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
                    f.readers[used]->disk_size);
     }
     why = why ?: check_spots(f.readers[used], chain->model, seen);
-    if (!why && chain->workload->merge == MERGE_ADOPT) {
-        why = check_turns(chain, f.readers[used], now);
+    why = why ?: check_turns(chain, f.readers[used]->has_parent, now);
+    if (!why && chain->workload->merge == MERGE_ADOPT &&
+        f.readers[used]->has_parent && f.readers[used]->behind) {
+        why = text("the BAT of a child goes on behind the last block");
     }
     if (!why && (!ctx->workload->spread ||
                  chain->workload->merge == MERGE_ADOPT)) {
@@ -419,6 +441,9 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
     }
     if (!why && chain->stale && now >= chain->pivot) {
         why = check_stale(ctx, chain, &f, rng);
+    }
+    if (!why) {
+        verdict_add(ctx, hash, f.readers[used], chain->model, seen);
     }
     files_free(&f);
     return why;
@@ -596,8 +621,10 @@ void chain_check_seed(CrashContext *ctx, CrashRng *rng)
                                       CRASH_SECTORS + 1);
     CrashRun *top = chain->runs[chain->count - 1];
     g_autoptr(GArray) points = points_of_chain(ctx, chain, rng);
+    g_autoptr(GHashTable) verdicts = verdicts_new();
     CrashCursor *cursors[CRASH_LEVELS];
 
+    ctx->verdicts = verdicts;
     for (guint i = 0; i < top->wrong->len; i++) {
         violation(ctx, top->last, ", run", g_ptr_array_index(top->wrong, i));
     }
@@ -630,5 +657,6 @@ void chain_check_seed(CrashContext *ctx, CrashRng *rng)
             g_free(why);
         }
     }
+    ctx->verdicts = NULL;
     chain_free(chain);
 }

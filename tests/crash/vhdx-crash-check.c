@@ -155,6 +155,59 @@ char *check_spots(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
+/* -- What was judged before -- */
+
+GHashTable *verdicts_new(void)
+{
+    return g_hash_table_new_full(NULL, NULL, NULL, g_free);
+}
+
+CrashVerdict *verdict_find(CrashContext *ctx, uint64_t hash)
+{
+    CrashVerdict *found = g_hash_table_lookup(ctx->verdicts,
+                                              (void *)(uintptr_t)hash);
+
+    ctx->totals.again += !!found;
+    return found;
+}
+
+void verdict_add(CrashContext *ctx, uint64_t hash, const CrashReader *r,
+                 const CrashModel *model, const uint32_t *seen)
+{
+    size_t bytes = model->spots->len * CRASH_SECTORS * sizeof(*seen);
+    CrashVerdict *verdict = g_malloc(sizeof(*verdict) + bytes);
+
+    verdict->disk_size = r->disk_size;
+    verdict->has_parent = r->has_parent;
+    memcpy(verdict->seen, seen, bytes);
+    g_hash_table_insert(ctx->verdicts, (void *)(uintptr_t)hash, verdict);
+}
+
+char *check_seen(const CrashVerdict *verdict, const CrashModel *model,
+                 uint32_t *seen)
+{
+    memcpy(seen, verdict->seen,
+           model->spots->len * CRASH_SECTORS * sizeof(*seen));
+    for (guint i = 0; i < model->spots->len; i++) {
+        CrashSpot *spot = &g_array_index(model->spots, CrashSpot, i);
+
+        for (int k = 0; k < CRASH_SECTORS; k++) {
+            uint32_t id = seen[i * CRASH_SECTORS + k];
+
+            if (spot->page * CRASH_PAGE < verdict->disk_size &&
+                !model_allows(model, spot, k, id)) {
+                return text("sector %" PRIu64 " holds write %d; it held %d; "
+                            "the latest stable one started at stamp %u",
+                            spot->page * CRASH_SECTORS + k, (int)id,
+                            (int)spot->base[k], spot->stable[k]);
+            }
+        }
+    }
+    return NULL;
+}
+
+/* -- What nobody has written -- */
+
 /* Check page @index of the file, which holds @page, unless it is a spot's. */
 static char *check_unwritten(const CrashReader *r, const CrashModel *model,
                              uint64_t index, CrashPage *page)
@@ -207,6 +260,7 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
 {
     uint64_t at = block * r->block_size;
     uint64_t bytes = MIN(r->block_size, r->disk_size - at);
+    guint next = model_spot(model, at / CRASH_PAGE);
 
     if (block % 512 == 0 && block / 512 < model->shape->complete) {
         return NULL;
@@ -219,13 +273,20 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
                text("block %" PRIu64 " has what nobody has written", block) :
                NULL;
     }
-    for (uint64_t done = 0; done < bytes; done += CRASH_SECTOR) {
-        uint64_t sector = (at + done) / CRASH_SECTOR;
+    for (uint64_t done = 0; done < bytes; done += CRASH_PAGE) {
+        uint64_t page = (at + done) / CRASH_PAGE;
+        bool spot = next < model->spots->len &&
+                    g_array_index(model->spots, CrashSpot, next).page == page;
 
-        if (reader_bit(r, sector) &&
-            untouched(model, sector / CRASH_SECTORS, 1)) {
-            return text("sector %" PRIu64 " is not the parent's, but has never "
-                        "been written to", sector);
+        next += spot;
+        for (int k = 0; !spot && k < CRASH_SECTORS &&
+             page < model->resized_from / CRASH_SECTORS; k++) {
+            uint64_t sector = page * CRASH_SECTORS + k;
+
+            if (reader_bit(r, sector)) {
+                return text("sector %" PRIu64 " is not the parent's, but has "
+                            "never been written to", sector);
+            }
         }
     }
     return NULL;
@@ -470,17 +531,26 @@ static bool headers_closed(CrashContext *ctx, const CrashReader *r)
 }
 
 /*
- * Check an image; @closed if it must have no log.  Returns NULL or what is
- * wrong.
+ * Check an image; @closed if it must have no log.  With @again, it is one of
+ * the states for which there are verdicts: one that was right, and has been
+ * seen at another time, is only compared with what the model allows now.
+ * Returns NULL or what is wrong.
  */
 static char *check_image(CrashContext *ctx, const CrashImage *img,
                          const CrashModel *model, bool closed, uint32_t *seen,
-                         CrashRng *rng)
+                         CrashRng *rng, bool again)
 {
+    uint64_t hash = again ? image_hash(img) : 0;
+    CrashVerdict *verdict = again ? verdict_find(ctx, hash) : NULL;
     CrashReader *r;
     char *why;
 
     ctx->totals.states++;
+    if (verdict) {
+        return model_allows_size(model, verdict->disk_size) ?
+               check_seen(verdict, model, seen) :
+               text("the disk has %" PRIu64 " bytes", verdict->disk_size);
+    }
     if (check_unborn(ctx, img)) {
         return NULL;
     }
@@ -509,6 +579,9 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
     why = why ?: check_spots(r, model, seen);
     why = why ?: check_rest(r, model);
     why = why ?: check_driver(ctx, img, r, model, rng);
+    if (!why && again) {
+        verdict_add(ctx, hash, r, model, seen);
+    }
     reader_free(r);
     return why;
 }
@@ -649,7 +722,7 @@ static char *check_repair(CrashContext *ctx, const CrashImage *img,
                                model, seen, true, rng_next(rng));
     char *why = run->wrong->len ?
                 g_strdup(g_ptr_array_index(run->wrong, 0)) :
-                check_image(ctx, run->last, model, true, seen, rng);
+                check_image(ctx, run->last, model, true, seen, rng, false);
 
     if (why) {
         char *more = text("then repaired: %s", why);
@@ -692,7 +765,7 @@ static void check_point(CrashContext *ctx, CrashRun *run, CrashCursor *cur,
         unsigned pending;
         CrashImage *img = cursor_cut(cur, MIN(i, CUT_RANDOM), rng, &pending);
         g_autofree char *here = text("%s, stamp %u cut %u", path, cur->now, i);
-        char *why = check_image(ctx, img, run->model, false, seen, rng);
+        char *why = check_image(ctx, img, run->model, false, seen, rng, true);
 
         if (!why && ctx->damage) {
             why = check_repair(ctx, img, run->model, seen, rng);
@@ -720,9 +793,12 @@ static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
     unsigned scale = w->go_on ? 1 + depth : fewer[MIN(depth, 2)];
     g_autofree uint32_t *seen = g_new(uint32_t, run->model->spots->len *
                                       CRASH_SECTORS + 1);
+    g_autoptr(GHashTable) verdicts = verdicts_new();
+    GHashTable *outer = ctx->verdicts;
     g_autoptr(GArray) points = NULL;
     CrashCursor *cur;
 
+    ctx->verdicts = verdicts;
     for (guint i = 0; i < run->wrong->len; i++) {
         g_autofree char *here = text("%s, run of depth %u", path, depth);
 
@@ -740,10 +816,12 @@ static void check_run(CrashContext *ctx, CrashRun *run, unsigned depth,
                     path, seen, rng);
     }
     cursor_free(cur);
+    ctx->verdicts = outer;
 
     if (run->closed && !w->create && !enough(ctx)) {
         g_autofree char *here = text("%s, closed", path);
-        char *why = check_image(ctx, run->last, run->model, true, seen, rng);
+        char *why = check_image(ctx, run->last, run->model, true, seen, rng,
+                                false);
 
         if (why) {
             violation(ctx, run->last, here, why);
@@ -764,7 +842,7 @@ static void check_damage(CrashContext *ctx, CrashRun *use, CrashRng *rng)
 
     model_advance(use->model, use->end);
     why = use->wrong->len ? g_strdup(g_ptr_array_index(use->wrong, 0)) :
-          check_image(ctx, use->last, use->model, true, seen, rng);
+          check_image(ctx, use->last, use->model, true, seen, rng, false);
     if (why) {
         violation(ctx, use->last, ", before it is damaged", why);
         g_free(why);

@@ -192,11 +192,12 @@ static int coroutine_fn disk_co_preadv(BlockDriverState *bs, int64_t offset,
         .bytes = bytes,
     });
 
-    if (ret == 0) {
-        g_autofree uint8_t *buf = g_malloc(bytes);
+    for (int i = 0; ret == 0 && i < qiov->niov && bytes; i++) {
+        int64_t n = MIN(bytes, qiov->iov[i].iov_len);
 
-        image_read(disk->view, offset, bytes, buf);
-        qemu_iovec_from_buf(qiov, 0, buf, bytes);
+        image_read(disk->view, offset, n, qiov->iov[i].iov_base);
+        offset += n;
+        bytes -= n;
     }
     return ret;
 }

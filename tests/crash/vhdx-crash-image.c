@@ -17,7 +17,7 @@ CrashPage *image_page_new(const uint8_t *data)
     CrashPage *page = g_new(CrashPage, 1);
 
     page->refs = 1;
-    page->decoded = false;
+    page->decoded = page->hashed = false;
     if (data) {
         memcpy(page->data, data, CRASH_PAGE);
     } else {
@@ -112,7 +112,7 @@ static CrashPage *page_own(CrashImage *img, uint64_t index)
         page = image_page_new(page->data);
         g_hash_table_replace(img->pages, page_key(index), page);
     }
-    page->decoded = false;
+    page->decoded = page->hashed = false;
     return page;
 }
 
@@ -291,6 +291,48 @@ uint64_t image_zeros(const CrashImage *img, uint64_t offset, uint64_t bytes)
         n += CRASH_PAGE - (offset + n) % CRASH_PAGE;
     }
     return MIN(n, bytes);
+}
+
+static uint64_t page_hash(CrashPage *page)
+{
+    uint64_t word, h[4] = { 1, 2, 3, 4 };
+
+    if (page->hashed) {
+        return page->hash;
+    }
+    page->hashed = true;
+    page->hash = 0;
+    if (!buffer_is_zero(page->data, CRASH_PAGE)) {
+        for (int i = 0; i < CRASH_PAGE; i += 32) {
+            for (int k = 0; k < 4; k++) {
+                memcpy(&word, page->data + i + 8 * k, 8);
+                h[k] = (h[k] ^ word) * 0x9fb21c651e98df25ULL;
+                h[k] ^= h[k] >> 29;
+            }
+        }
+        page->hash = crash_mix(crash_mix(h[0]) + crash_mix(h[1] + 1) * 3 +
+                               crash_mix(h[2] + 2) * 5 +
+                               crash_mix(h[3] + 3) * 7) | 1;
+    }
+    return page->hash;
+}
+
+uint64_t image_hash(const CrashImage *img)
+{
+    uint64_t hash = crash_mix(img->size);
+    GHashTableIter iter;
+    void *key, *value;
+
+    g_hash_table_iter_init(&iter, img->pages);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        uint64_t page = page_hash(value);
+
+        /* What is not there is something else only in an image of garbage. */
+        if (page || img->garbage) {
+            hash += crash_mix(page + (uintptr_t)key * 0x9e3779b97f4a7c15ULL);
+        }
+    }
+    return hash;
 }
 
 void image_dump(const CrashImage *img, const char *path)

@@ -67,11 +67,14 @@ static inline bool rng_chance(CrashRng *rng, unsigned percent)
 
 /*
  * A page of a file; images share it until one of them writes to it.  @id and
- * @sector say what model_decode() has found in each of its sectors.
+ * @sector say what model_decode() has found in each of its sectors, @hash what
+ * image_hash() has made of it.
  */
 typedef struct CrashPage {
     unsigned refs;
     bool decoded;
+    bool hashed;
+    uint64_t hash;              /* 0: all zeros */
     uint32_t id[CRASH_SECTORS];
     uint64_t sector[CRASH_SECTORS];
     uint8_t data[CRASH_PAGE];
@@ -112,6 +115,9 @@ void image_truncate(CrashImage *img, uint64_t size);
 
 /* How many bytes from @offset on, at most @bytes, are known to be zeros. */
 uint64_t image_zeros(const CrashImage *img, uint64_t offset, uint64_t bytes);
+
+/* A number that images with another content do not have. */
+uint64_t image_hash(const CrashImage *img);
 
 /* Store the image in a sparse file, to look at it. */
 void image_dump(const CrashImage *img, const char *path);
@@ -634,7 +640,15 @@ CrashRun *repair_run(const CrashWorkload *workload, const CrashShape *shape,
 
 typedef struct CrashTotals {
     unsigned seeds, points, states, violations;
+    unsigned again;                 /* states that were judged before */
 } CrashTotals;
+
+/* What was found in a state that was right, but for what depends on time */
+typedef struct CrashVerdict {
+    uint64_t disk_size;
+    bool has_parent;
+    uint32_t seen[];                /* as of check_spots() */
+} CrashVerdict;
 
 typedef struct CrashContext {
     const CrashWorkload *workload;
@@ -642,6 +656,7 @@ typedef struct CrashContext {
     GArray *damage;                 /* CrashDamage; NULL: the image is sound */
     uint64_t seed;
     CrashTotals totals;
+    GHashTable *verdicts;           /* CrashVerdict by a state's hash */
     bool verbose;
     bool stop;                      /* one violation is enough */
     const char *dump;               /* write the first bad image there */
@@ -656,6 +671,20 @@ char *G_GNUC_PRINTF(1, 2) text(const char *format, ...);
 /* Tell of something that is wrong, in the image @img, which may be NULL. */
 void violation(CrashContext *ctx, const CrashImage *img, const char *path,
                const char *why);
+
+/* A new @ctx->verdicts: what was right need not be for another model. */
+GHashTable *verdicts_new(void);
+
+/* What was found in the state @hash, or NULL */
+CrashVerdict *verdict_find(CrashContext *ctx, uint64_t hash);
+
+/* Note that it is right; @seen has numbers for @model's spots. */
+void verdict_add(CrashContext *ctx, uint64_t hash, const CrashReader *r,
+                 const CrashModel *model, const uint32_t *seen);
+
+/* Check by the @model of another time what check_spots() has @seen. */
+char *check_seen(const CrashVerdict *verdict, const CrashModel *model,
+                 uint32_t *seen);
 
 /* Whether what has been found is all that is wanted. */
 bool enough(CrashContext *ctx);
