@@ -12,6 +12,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
+#include "qemu/error-report.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/begin.h"
 #include "block/vhdx/chain.h"
@@ -38,6 +39,23 @@ static char *name_resolve(const char *child, const char *name)
     }
     return path_is_absolute(name) || !child ? g_strdup(name) :
            path_combine(child, name);
+}
+
+/*
+ * Whether @name is what the block layer calls the node that is attached to @bs,
+ * or a filter over it: then nobody has given a name, and it may be that of a
+ * protocol though the image at its end is a local file.
+ */
+static bool GRAPH_RDLOCK
+name_is_attached(BlockDriverState *bs, const char *name)
+{
+    BlockDriverState *parent = vhdx_parent_node(bs);
+    BlockDriverState *node = bs->backing ? bs->backing->bs : NULL;
+
+    while (node && strcmp(name, node->filename)) {
+        node = node == parent ? NULL : bdrv_filter_bs(node);
+    }
+    return node;
 }
 
 /*
@@ -76,6 +94,13 @@ locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
     return ret;
 }
 
+/* Whether the locator is that of a child of the image with @guid. */
+static bool locator_has(BDRVVHDXState *s, const VHDXGuid *guid)
+{
+    return s->locator && (vhdx_guid_equal(&s->locator->linkage, guid) ||
+                          vhdx_guid_equal(&s->locator->linkage2, guid));
+}
+
 /*
  * Whether the image reads the same over a parent with @guid: a user may name
  * any, but jobs have copied what is needed, and attached a parent.  Without a
@@ -86,9 +111,75 @@ content_stays(BlockDriverState *bs, const VHDXGuid *guid)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    return !s->params.has_parent || bs->backing ||
-           (s->locator && (vhdx_guid_equal(&s->locator->linkage, guid) ||
-                           vhdx_guid_equal(&s->locator->linkage2, guid)));
+    return !s->params.has_parent || bs->backing || locator_has(s, guid);
+}
+
+/* What the DataWriteGuid of the open image @bs is. */
+static VHDXGuid data_write_guid(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    VHDX_LOCK_GUARD(s);
+    return s->header.data_write_guid;
+}
+
+/*
+ * Get the paths to the parent @name into @loc: @parent, an image that is
+ * attached, or NULL, and then its linkage, too.  @parent becomes NULL where
+ * @name is another file.
+ */
+static int GRAPH_RDLOCK
+name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
+           VHDXLocator *loc, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree char *child = vhdx_parent_local_path(bs);
+    g_autofree char *path = name_resolve(child, name);
+    g_autofree char *has = *parent ? vhdx_parent_local_path(*parent) : NULL;
+
+    if (!path && !(has && name_is_attached(bs, name))) {
+        error_setg(errp, "The parent locator can't name '%s': only a path",
+                   name);
+        return -EINVAL;
+    }
+    if (*parent && path && !vhdx_parent_path_is_same(path, has) &&
+        g_file_test(path, G_FILE_TEST_EXISTS)) {
+        *parent = NULL;
+    }
+    if (!*parent) {
+        int ret = vhdx_parent_file_read(path, s->params.logical_sector,
+                                        &loc->linkage, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return vhdx_parent_name_store(loc, child ?: bs->filename, name,
+                                  path ?: has, errp);
+}
+
+/*
+ * The same for what the block layer asks for.  If a job has just attached
+ * another parent it can't go back: that one's own name will do, and a warning.
+ */
+static int GRAPH_RDLOCK
+name_take(BlockDriverState *bs, const char *name, BlockDriverState **parent,
+          VHDXLocator *loc, Error **errp)
+{
+    BlockDriverState *attached = *parent;
+    VHDXGuid guid = attached ? data_write_guid(attached) : vhdx_guid_nil;
+    Error *err = NULL;
+    int ret = name_store(bs, name, parent, loc, &err);
+
+    if (ret < 0 && attached && !locator_has(bs->opaque, &guid)) {
+        warn_reportf_err(err, "VHDX image '%s' gets the name of the parent "
+                         "that is attached, '%s': ", bs->filename,
+                         attached->filename);
+        *parent = attached;
+        return name_store(bs, attached->filename, parent, loc, errp);
+    }
+    error_propagate(errp, err);
+    return ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -96,32 +187,11 @@ parent_name(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
-    g_autofree char *child = vhdx_parent_local_path(bs);
-    g_autofree char *path = name_resolve(child, to->name);
-    g_autofree char *has = NULL;
     BlockDriverState *parent = vhdx_parent_node(bs);
     int ret;
 
     parent = parent && parent->drv == bs->drv ? parent : NULL;
-    has = parent ? vhdx_parent_local_path(parent) : NULL;
-    if (parent && path && !vhdx_parent_path_is_same(path, has) &&
-        g_file_test(path, G_FILE_TEST_EXISTS)) {
-        parent = NULL;
-    }
-    if (!parent && !path) {
-        error_setg(errp, "The parent locator can't name '%s': only a path",
-                   to->name);
-        return -EINVAL;
-    }
-    if (!parent) {
-        ret = vhdx_parent_file_read(path, s->params.logical_sector,
-                                    &loc->linkage, errp);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    ret = vhdx_parent_name_store(loc, child ?: bs->filename, to->name,
-                                 path ?: has, errp);
+    ret = name_take(bs, to->name, &parent, loc, errp);
     if (ret < 0) {
         return ret;
     }
