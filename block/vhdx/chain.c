@@ -124,6 +124,27 @@ static VHDXGuid data_write_guid(BlockDriverState *bs)
 }
 
 /*
+ * Tell if the parent @name, with Virtual Disk ID @id, is of another disk, which
+ * the format does not know; but as far as is known all programs go by the
+ * linkage alone.  Where a parent is attached what differs has been copied, and
+ * an image without a parent so far reads the same over any.
+ */
+static void disk_id_compare(BlockDriverState *bs, const char *name,
+                            const VHDXGuid *id)
+{
+    BDRVVHDXState *s = bs->opaque;
+    char own[UUID_STR_LEN], has[UUID_STR_LEN];
+
+    if (s->params.has_parent && !bs->backing &&
+        !vhdx_guid_equal(&s->params.disk_id, id)) {
+        uuid_unparse_lower(s->params.disk_id.id, own);
+        uuid_unparse_lower(id->id, has);
+        warn_report("VHDX image '%s' has the Virtual Disk ID %s, but its "
+                    "parent '%s' has %s", bs->filename, own, name, has);
+    }
+}
+
+/*
  * Get the paths to the parent @name into @loc: @parent, an image that is
  * attached, or NULL, and then its linkage, too.  @parent becomes NULL where
  * @name is another file.
@@ -136,6 +157,8 @@ name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
     g_autofree char *child = vhdx_parent_local_path(bs);
     g_autofree char *path = name_resolve(child, name);
     g_autofree char *has = *parent ? vhdx_parent_local_path(*parent) : NULL;
+    VHDXGuid disk_id;
+    int ret;
 
     if (!path && !(has && name_is_attached(bs, name))) {
         error_setg(errp, "The parent locator can't name '%s': only a path",
@@ -146,16 +169,21 @@ name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
         g_file_test(path, G_FILE_TEST_EXISTS)) {
         *parent = NULL;
     }
-    if (!*parent) {
-        int ret = vhdx_parent_file_read(path, s->params.logical_sector,
-                                        &loc->linkage, errp);
-
+    if (*parent) {
+        disk_id = ((BDRVVHDXState *)(*parent)->opaque)->params.disk_id;
+    } else {
+        ret = vhdx_parent_file_read(path, s->params.logical_sector,
+                                    &loc->linkage, &disk_id, errp);
         if (ret < 0) {
             return ret;
         }
     }
-    return vhdx_parent_name_store(loc, child ?: bs->filename, name,
-                                  path ?: has, errp);
+    ret = vhdx_parent_name_store(loc, child ?: bs->filename, name,
+                                 path ?: has, errp);
+    if (ret == 0) {
+        disk_id_compare(bs, name, &disk_id);
+    }
+    return ret;
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "block/vhdx/check-tables.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
+#include "block/vhdx/parent.h"
 #include "block/vhdx/replay.h"
 
 /* What must be zero, by place in its structure. */
@@ -400,6 +401,28 @@ table_check(BlockDriverState *bs, VHDXCheck *check, VHDXItem **items,
     return 0;
 }
 
+/*
+ * A child is of the same virtual disk as its parent, if that is attached.  The
+ * linkage is what tells that they belong together: it has been judged.
+ */
+static void GRAPH_RDLOCK disk_id_check(BlockDriverState *bs, VHDXCheck *check)
+{
+    BDRVVHDXState *s = bs->opaque, *p;
+    BlockDriverState *parent = vhdx_parent_node(bs);
+    char own[UUID_STR_LEN], has[UUID_STR_LEN];
+
+    if (!parent || parent->drv != bs->drv) {
+        return;
+    }
+    p = parent->opaque;
+    if (!vhdx_guid_equal(&s->params.disk_id, &p->params.disk_id)) {
+        uuid_unparse_lower(s->params.disk_id.id, own);
+        uuid_unparse_lower(p->params.disk_id.id, has);
+        vhdx_check_note(check, "The Virtual Disk ID is %s, but that of the "
+                        "parent '%s' is %s", own, parent->filename, has);
+    }
+}
+
 int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -425,6 +448,7 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
         vhdx_check_error(check, "The Parent Locator is damaged: %s",
                          s->locator_error);
     }
+    disk_id_check(bs, check);
     item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
     offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;
     ret = vhdx_replay_read(bs, offset, sizeof(bits), bits);

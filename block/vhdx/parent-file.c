@@ -78,36 +78,46 @@ static int region_read(int fd, const VHDXHeader *header, VHDXRegion *metadata,
     return -EINVAL;
 }
 
-static int sector_read(int fd, const VHDXRegion *metadata, uint32_t *sector,
-                       Error **errp)
+/* Get the item @guid of @bytes bytes, which is to tell @what. */
+static int item_read(int fd, const VHDXRegion *metadata, const VHDXItem *items,
+                     uint32_t count, const VHDXGuid *guid, const char *what,
+                     size_t bytes, uint8_t *buf, Error **errp)
+{
+    const VHDXItem *item = vhdx_metadata_find(items, count, guid);
+
+    if (!item || item->length != bytes) {
+        error_setg(errp, "it has no item that tells its %s", what);
+        return -EINVAL;
+    }
+    return file_read(fd, metadata->offset + item->offset, bytes, buf, errp);
+}
+
+static int metadata_read(int fd, const VHDXRegion *metadata, uint32_t *sector,
+                         VHDXGuid *disk_id, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(VHDX_METADATA_TABLE_SIZE);
     g_autofree VHDXItem *items = NULL;
-    const VHDXItem *item;
-    uint8_t value[4];
+    uint8_t size[4], id[16];
     uint32_t count;
 
     if (file_read(fd, metadata->offset, VHDX_METADATA_TABLE_SIZE, buf,
                   errp) < 0 ||
         vhdx_metadata_table_decode(buf, metadata->length, &items, &count,
-                                   errp) < 0) {
+                                   errp) < 0 ||
+        item_read(fd, metadata, items, count, &vhdx_item_logical_sector,
+                  "sectors", sizeof(size), size, errp) < 0 ||
+        item_read(fd, metadata, items, count, &vhdx_item_disk_id, "disk",
+                  sizeof(id), id, errp) < 0) {
         return -EINVAL;
     }
-    item = vhdx_metadata_find(items, count, &vhdx_item_logical_sector);
-    if (!item || item->length != sizeof(value)) {
-        error_setg(errp, "it has no item that tells its sectors");
-        return -EINVAL;
-    }
-    if (file_read(fd, metadata->offset + item->offset, sizeof(value), value,
-                  errp) < 0) {
-        return -EINVAL;
-    }
-    *sector = ldl_le_p(value);
+    *sector = ldl_le_p(size);
+    *disk_id = vhdx_guid_decode(id);
     return 0;
 }
 
 static int image_read(int fd, uint32_t logical_sector,
-                      VHDXGuid *data_write_guid, Error **errp)
+                      VHDXGuid *data_write_guid, VHDXGuid *disk_id,
+                      Error **errp)
 {
     uint8_t id[8];
     VHDXHeader header;
@@ -128,7 +138,7 @@ static int image_read(int fd, uint32_t logical_sector,
     }
     if (header_read(fd, &header, errp) < 0 ||
         region_read(fd, &header, &metadata, errp) < 0 ||
-        sector_read(fd, &metadata, &sector, errp) < 0) {
+        metadata_read(fd, &metadata, &sector, disk_id, errp) < 0) {
         return -EINVAL;
     }
     if (sector != logical_sector) {
@@ -141,7 +151,8 @@ static int image_read(int fd, uint32_t logical_sector,
 }
 
 int vhdx_parent_file_read(const char *path, uint32_t logical_sector,
-                          VHDXGuid *data_write_guid, Error **errp)
+                          VHDXGuid *data_write_guid, VHDXGuid *disk_id,
+                          Error **errp)
 {
     ERRP_GUARD();
     int fd, ret;
@@ -160,7 +171,7 @@ int vhdx_parent_file_read(const char *path, uint32_t logical_sector,
     if (fd < 0) {
         return -ENOENT;
     }
-    ret = image_read(fd, logical_sector, data_write_guid, errp);
+    ret = image_read(fd, logical_sector, data_write_guid, disk_id, errp);
     qemu_close(fd);
     if (ret < 0) {
         error_prepend(errp, "'%s' can't be a parent: ", path);

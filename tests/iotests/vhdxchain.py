@@ -17,6 +17,8 @@ from vhdximage import (ITEMS, KIB, LOCATOR, METADATA, MIB, NIL, Guest, Image,
 import iotests
 from iotests import qemu_img, qemu_img_check, qemu_img_info
 
+# Disks that are no child are all the same one: no command warns then.
+DISK_ID = '9a4ad6a5-0c53-4e0a-8d8a-6d0f7c2c1b11'
 OPTIONS = ('-f', 'vhdx', '-d', 'unmap', '-t', 'writeback')
 NOT_ITS = 'does not go with its parent'
 
@@ -73,6 +75,8 @@ class ChainCase(iotests.QMPTestCase):
             options.setdefault('backing_file', parent + '.vhdx')
             options['backing_fmt'] = 'vhdx'
             self.twins[name] = self.twin_sized(parent, size)
+        else:
+            options.setdefault('disk_id', DISK_ID)
         create(self.path(name), size or len(self.twins[name]), **options)
 
     def twin_sized(self, name, size):

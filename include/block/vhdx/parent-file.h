@@ -11,11 +11,13 @@
 
 /*
  * Read the file @path, which is to be the parent of an image with sectors of
- * @logical_sector bytes, and get its DataWriteGuid.  It is read as it is: what
- * another program has in memory may be newer.  Returns 0, or -errno with @errp
- * set: it is no regular file, no VHDX image, damaged, or has other sectors.
+ * @logical_sector bytes, and get its DataWriteGuid and Virtual Disk ID.  It is
+ * read as it is: what another program has in memory may be newer.  Returns 0,
+ * or -errno with @errp set: it is no regular file, no VHDX image, damaged, or
+ * has other sectors.
  */
 int vhdx_parent_file_read(const char *path, uint32_t logical_sector,
-                          VHDXGuid *data_write_guid, Error **errp);
+                          VHDXGuid *data_write_guid, VHDXGuid *disk_id,
+                          Error **errp);
 
 #endif
