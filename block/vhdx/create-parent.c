@@ -47,10 +47,11 @@ static int parent_take(BlockDriverState *parent, VHDXCreateOptions *opts,
     char wanted[UUID_STR_LEN], has[UUID_STR_LEN];
 
     if (parent_agree(VHDX_OPT_LOGICAL_SECTOR, &opts->logical_sector,
-                     p->params.logical_sector, errp) < 0) {
+                     p->params.logical_sector, errp) < 0 ||
+        parent_agree(VHDX_OPT_PHYSICAL_SECTOR, &opts->physical_sector,
+                     p->params.physical_sector, errp) < 0) {
         return -EINVAL;
     }
-    opts->physical_sector = opts->physical_sector ?: p->params.physical_sector;
     if (opts->size == UINT64_MAX) {
         opts->size = p->params.disk_size;
     }
