@@ -101,6 +101,11 @@ static int bitmap_entry_check(BDRVVHDXState *s, uint64_t index, uint64_t entry,
         }
         return 0;
     }
+    if (entry & VHDX_BAT_RESERVED_MASK) {
+        error_setg(errp, "BAT entry %" PRIu64 " (sector bitmap) has reserved "
+                   "bits set: 0x%016" PRIx64, index, entry);
+        return -EINVAL;
+    }
     if (state == VHDX_BLOCK_FULLY_PRESENT) {
         return place_check(s, index, "sector bitmap", vhdx_bat_offset(entry),
                            VHDX_BITMAP_SIZE, VHDX_BITMAP_SIZE, errp);

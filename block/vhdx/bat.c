@@ -249,15 +249,14 @@ int coroutine_fn vhdx_bat_get(BlockDriverState *bs, uint64_t block,
     return vhdx_bat_get_run(bs, block, 1, entry, &count);
 }
 
-int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
-                                     uint64_t *place)
+int coroutine_fn vhdx_bat_get_bitmap_raw(BlockDriverState *bs, uint64_t chunk,
+                                         uint64_t *raw)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t index = vhdx_bat_bitmap_index(&s->geo, chunk);
     uint64_t in_page = entry_offset(s, index) % VHDX_PAGE_SIZE;
     uint64_t offset = entry_offset(s, index) - in_page;
     VHDXPage *page = vhdx_cache_find(s, offset);
-    uint64_t entry;
     int ret;
 
     vhdx_assert_locked(s);
@@ -265,9 +264,23 @@ int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
         ret = vhdx_cache_get(bs, offset, &page);
         return ret < 0 ? ret : 1;
     }
-    entry = ldq_le_p(page->data + in_page);
+    *raw = ldq_le_p(page->data + in_page);
+    return 0;
+}
+
+int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
+                                     uint64_t *place)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry;
+    int ret = vhdx_bat_get_bitmap_raw(bs, chunk, &entry);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (!entry_is_plain(s, entry, VHDX_BITMAP_SIZE)) {
-        ret = vhdx_bat_entry_use(bs, index, entry, &entry);
+        ret = vhdx_bat_entry_use(bs, vhdx_bat_bitmap_index(&s->geo, chunk),
+                                 entry, &entry);
         if (ret < 0) {
             return ret;
         }

@@ -103,7 +103,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                  vhdx_bat_in_file(s, e->block, e->offset);
     if (s->params.has_parent && e->bitmap && !e->behind) {
         e->bytes = VHDX_BITMAP_SIZE;
-        e->value = e->raw;
+        e->value = e->raw & ~VHDX_BAT_RESERVED_MASK;
         e->present = vhdx_bat_state(e->raw) == VHDX_BLOCK_FULLY_PRESENT &&
                      vhdx_bat_bitmap_in_file(s, e->offset);
     }
@@ -280,26 +280,42 @@ static bool is_state_wrong(BDRVVHDXState *s, const VHDXCheckEntry *e)
     return state > VHDX_BLOCK_UNMAPPED;
 }
 
+/* Get the entry of the sector bitmap for the block of @e; 0 or -errno. */
+static int coroutine_fn GRAPH_RDLOCK
+bitmap_of(BlockDriverState *bs, const VHDXCheckEntry *e, uint64_t *raw)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = 1;
+
+    VHDX_LOCK_GUARD(s);
+    while (ret > 0) {
+        ret = vhdx_bat_get_bitmap_raw(bs, e->block >> s->geo.chunk_bits, raw);
+    }
+    return ret;
+}
+
 /*
  * Whether @e, of a block that is PARTIALLY_PRESENT, has no bitmap that tells
- * which of its sectors are there.
+ * which of its sectors are there.  That of an entry with reserved bits does.
  */
 static bool coroutine_fn GRAPH_RDLOCK
 lacks_bitmap(BlockDriverState *bs, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t place = 0;
-    int ret = 1;
+    uint64_t raw;
 
     if (e->bitmap || e->behind ||
         vhdx_bat_state(e->value) != VHDX_BLOCK_PARTIALLY_PRESENT) {
         return false;
     }
-    VHDX_LOCK_GUARD(s);
-    while (ret > 0) {
-        ret = vhdx_bat_get_bitmap(bs, e->block >> s->geo.chunk_bits, &place);
+    if (bitmap_of(bs, e, &raw) < 0 ||
+        vhdx_bat_state(raw) != VHDX_BLOCK_FULLY_PRESENT) {
+        return true;
     }
-    return ret < 0 || !place;
+    VHDX_LOCK_GUARD(s);
+    return vhdx_bat_entry_check(s, vhdx_bat_bitmap_index(
+                                    &s->geo, e->block >> s->geo.chunk_bits),
+                                raw & ~VHDX_BAT_RESERVED_MASK, NULL) < 0;
 }
 
 /* Whether a block before @e, the entry of a sector bitmap, needs its bits. */
@@ -336,11 +352,21 @@ entry_verdict(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     if (e->value == e->raw && !is_taken(s, c, e)) {
         return ENTRY_FINE;
     }
+    if (s->params.has_parent && e->bitmap && !e->behind) {
+        return ENTRY_RESERVED;
+    }
     return e->behind ? verdict_behind(bs, c, e) :
            e->bitmap ? verdict_bitmap(bs, c, e) : verdict_block(bs, c, e);
 }
 
 /* -- What is done about it -- */
+
+/* What @e, in its place up to the last block, is the entry of */
+static char *entry_name(const VHDXCheckEntry *e)
+{
+    return e->bitmap ? g_strdup("sector bitmap") :
+           g_strdup_printf("block %" PRIu64, e->block);
+}
 
 /* Tell of ENTRY_WRONG. */
 static void tell_wrong(BDRVVHDXState *s, VHDXCheckBat *c,
@@ -357,9 +383,10 @@ static void tell_wrong(BDRVVHDXState *s, VHDXCheckBat *c,
         vhdx_bat_entry_check(s, e->index, e->value, &err);
     }
     if (!err) {
-        error_setg(&err, "BAT entry %" PRIu64 " (block %" PRIu64 ") names "
-                   "offset 0x%" PRIx64 ", where another block is", e->index,
-                   e->block, e->offset);
+        g_autofree char *what = entry_name(e);
+
+        error_setg(&err, "BAT entry %" PRIu64 " (%s) names offset 0x%" PRIx64
+                   ", where another block is", e->index, what, e->offset);
     }
     vhdx_check_error(c->check, "%s", error_get_pretty(err));
     error_free(err);
@@ -407,6 +434,7 @@ tell_taken(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 static int coroutine_fn GRAPH_RDLOCK
 begin_mend(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e, Verdict v)
 {
+    g_autofree char *what = entry_name(e);
     int ret;
 
     switch (v) {
@@ -414,9 +442,9 @@ begin_mend(BlockDriverState *bs, VHDXCheckBat *c, VHDXCheckEntry *e, Verdict v)
         e->value = vhdx_bat_entry(vhdx_bat_state(e->value), 0);
         return tell_taken(bs, c, e);
     case ENTRY_RESERVED:
-        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
-                               PRIu64 ") has reserved bits set: 0x%016" PRIx64,
-                               e->index, e->block, e->raw);
+        return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (%s) has "
+                               "reserved bits set: 0x%016" PRIx64, e->index,
+                               what, e->raw);
     case ENTRY_ZERO_PLACE:
         return vhdx_check_mend(bs, c->check, "BAT entry %" PRIu64 " (block %"
                                PRIu64 ") names offset 0x%" PRIx64 " in the "
@@ -461,6 +489,7 @@ static int coroutine_fn GRAPH_RDLOCK
 count_unneeded(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t raw = 0;
     int ret = 0;
 
     if (!s->params.has_parent || e->behind || !e->present) {
@@ -471,7 +500,11 @@ count_unneeded(BlockDriverState *bs, VHDXCheckBat *c, const VHDXCheckEntry *e)
     } else if (e->bitmap) {
         c->odd[ODD_UNNEEDED]++;
     } else if (vhdx_bat_state(e->value) == VHDX_BLOCK_PARTIALLY_PRESENT) {
-        ret = vhdx_bitmap_is_full(bs, e->block);
+        /* Nobody reads the bits behind an entry that is an error. */
+        ret = bitmap_of(bs, e, &raw);
+        if (ret == 0 && !(raw & VHDX_BAT_RESERVED_MASK)) {
+            ret = vhdx_bitmap_is_full(bs, e->block);
+        }
         c->odd[ODD_FULL] += ret > 0;
     }
     return MIN(ret, 0);

@@ -135,10 +135,15 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         }
         if (bitmap) {
             phase = -1;
-            continue;
+            if (!s->params.has_parent) {
+                continue;
+            }
+            present = entry_is_bitmap(s, entry);
+            end = offset + VHDX_BITMAP_SIZE;
         }
         /* What is present and in the file can at worst be marked twice. */
-        if (entry > VHDX_BLOCK_UNMAPPED && !scan->damaged &&
+        if (entry > (bitmap ? VHDX_BLOCK_NOT_PRESENT : VHDX_BLOCK_UNMAPPED) &&
+            !scan->damaged &&
             (!present || !offset || end > scan->size || end < offset)) {
             VHDX_LOCK_GUARD(s);
             scan->damaged = vhdx_bat_entry_use(bs, index + i, entry,

@@ -55,6 +55,10 @@ bool vhdx_bat_is_loaded(BDRVVHDXState *s, uint64_t block);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk, uint64_t *place);
 
+/* The same for the entry as it stands there, @raw, which may be anything. */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_bat_get_bitmap_raw(BlockDriverState *bs, uint64_t chunk, uint64_t *raw);
+
 /*
  * Let the sector bitmap block of @chunk be at @place, or 0: let there be none.
  * lock is held, and has been since vhdx_bat_get_bitmap() was called for it and
