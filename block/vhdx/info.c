@@ -65,9 +65,12 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing)
         .creator = g_strdup(s->creator),
         .file_too_short_by = missing,
         .parent = parent,
+        .parent_error = s->params.has_parent && !parent ?
+                        g_strdup(s->locator_error) : NULL,
     };
     vhdx->has_file_too_short_by = missing;
     vhdx_qapi_has(vhdx, parent);
+    vhdx_qapi_has(vhdx, parent_error);
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;
     info->u.vhdx.data = vhdx;
     return info;

@@ -74,7 +74,8 @@ static int header_decode(const uint8_t *buf, uint32_t bytes, uint32_t *count,
     VHDXGuid type;
 
     if (bytes < LOCATOR_HEADER_SIZE) {
-        error_setg(errp, "it has only %" PRIu32 " bytes", bytes);
+        error_setg(errp, "it has only %" PRIu32 " byte%s", bytes,
+                   vhdx_plural(bytes));
         return -EINVAL;
     }
     type = vhdx_guid_decode(buf);
@@ -201,17 +202,32 @@ static int path_decode(LocatorText value, const char *key, char **path,
     return 0;
 }
 
-VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
-                                 Error **errp)
+/* Tell of a locator that is damaged by @err, with what else can be read. */
+static void damage_tell(const LocatorText values[KEY__MAX], Error *err,
+                        Error **errp)
+{
+    g_autoptr(GString) text = g_string_new(error_get_pretty(err));
+
+    for (LocatorKey k = 0; k < KEY__MAX; k++) {
+        g_autofree char *value = NULL;
+
+        if (values[k].buf) {
+            value = vhdx_text_decode(values[k].buf, values[k].bytes / 2);
+        }
+        /* Where this one is what is wrong it has been told. */
+        if (value && !strstr(text->str, key_names[k])) {
+            g_string_append_printf(text, "; %s is '%s'", key_names[k], value);
+        }
+    }
+    error_setg(errp, "%s", text->str);
+    error_free(err);
+}
+
+static VHDXLocator *values_decode(const LocatorText values[KEY__MAX],
+                                  Error **errp)
 {
     g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
-    LocatorText values[KEY__MAX] = { 0 };
-    uint32_t count;
 
-    if (header_decode(buf, bytes, &count, errp) < 0 ||
-        entries_decode(buf, bytes, count, values, errp) < 0) {
-        return NULL;
-    }
     if (!values[KEY_LINKAGE].buf) {
         error_setg(errp, "it has no parent_linkage");
         return NULL;
@@ -234,6 +250,24 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
         return NULL;
     }
     return g_steal_pointer(&loc);
+}
+
+VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
+                                 Error **errp)
+{
+    LocatorText values[KEY__MAX] = { 0 };
+    VHDXLocator *loc = NULL;
+    Error *err = NULL;
+    uint32_t count;
+
+    if (header_decode(buf, bytes, &count, &err) == 0 &&
+        entries_decode(buf, bytes, count, values, &err) == 0) {
+        loc = values_decode(values, &err);
+    }
+    if (!loc) {
+        damage_tell(values, err, errp);
+    }
+    return loc;
 }
 
 VHDXLocator *vhdx_locator_relink(const VHDXLocator *loc,

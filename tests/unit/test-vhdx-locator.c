@@ -311,7 +311,8 @@ static void test_short(void)
 
     for (int bytes = 0; bytes < 20; bytes++) {
         g_autoptr(GByteArray) loc = locator_new(&pair, 1);
-        g_autofree char *text = g_strdup_printf(" %d bytes", bytes);
+        g_autofree char *text = g_strdup_printf(" %d byte%s", bytes,
+                                                  bytes == 1 ? "" : "s");
 
         g_byte_array_set_size(loc, bytes);
         refuse(loc, "only", text);

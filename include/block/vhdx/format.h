@@ -132,6 +132,12 @@ uint32_t vhdx_checksum(const uint8_t *buf, size_t bytes, size_t crc_offset);
  */
 char *vhdx_text_decode(const uint8_t *buf, size_t units);
 
+/* What a message puts behind a word of which there are @count */
+static inline const char *vhdx_plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 /* -- File identifier, section 2.2.1 -- */
 
 /*

@@ -26,7 +26,7 @@ typedef struct VHDXLocator {
  * Decode the locator @buf of @bytes bytes, the whole item (section 2.6.2.6).
  * Unknown keys are ignored.  Returns a locator to be freed with
  * vhdx_locator_free(), NULL with @errp set where it is damaged; the message is
- * a sentence's end.
+ * a sentence's end, and has what can be read all the same.
  */
 VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
                                  Error **errp);
