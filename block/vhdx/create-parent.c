@@ -99,6 +99,13 @@ is_in_chain(BlockDriverState *parent, const char *child)
     return false;
 }
 
+/* Whether no child may be put upon @parent. */
+static bool coroutine_fn chain_is_full(BlockDriverState *parent)
+{
+    GRAPH_RDLOCK_GUARD();
+    return vhdx_parent_count(parent) >= VHDX_MAX_CHAIN;
+}
+
 static void item_clear(void *item)
 {
     g_free(((VHDXItemData *)item)->data);
@@ -196,6 +203,9 @@ parent_ask(const char *child, const char *name, VHDXCreateOptions *opts,
     if (is_in_chain(parent, child)) {
         error_setg(errp, "'%s' would be its own parent: '%s' is the same file, "
                    "or has it as a parent", child, opts->parent);
+        ret = -EINVAL;
+    } else if (chain_is_full(parent)) {
+        vhdx_parent_error_chain(errp);
         ret = -EINVAL;
     } else {
         ret = parent_take(parent, opts, loc, errp);

@@ -371,7 +371,6 @@ static void key_append(GString *text, const char *key, const char *value)
 static void say_none(const VHDXLocator *loc, const char *child,
                      const char *tried, Error **errp)
 {
-    ERRP_GUARD();
     g_autoptr(GString) keys = g_string_new(NULL);
 
     key_append(keys, "relative_path", loc->relative_path);
@@ -379,16 +378,15 @@ static void say_none(const VHDXLocator *loc, const char *child,
     key_append(keys, "absolute_win32_path", loc->absolute_win32_path);
     if (!tried) {
         error_setg(errp, "The image is no local file, and its parent locator "
-                   "has no path from its folder: %s", keys->str);
+                   "has no path from its folder: %s; give the parent as "
+                   "'backing'", keys->str);
     } else {
-        error_setg(errp, "Could not find the parent of '%s': %s; %s%s", child,
-                   keys->str, tried[0] ? "tried " : "none can be tried",
-                   tried);
+        error_setg(errp, "Could not find the parent of '%s': %s; %s%s; put it "
+                   "beside the child, give it as 'backing', or have another "
+                   "path stored by 'qemu-img rebase -u -f vhdx -b PATH -F vhdx "
+                   "%s'", child, keys->str,
+                   tried[0] ? "tried " : "none can be tried", tried, child);
     }
-    error_append_hint(errp, "A file with its name beside the child will do, or "
-                      "give it as 'backing' when the image is opened.\n"
-                      "'qemu-img rebase -u -f vhdx -b PATH -F vhdx %s' puts "
-                      "another path into the child.\n", child ?: "CHILD");
 }
 
 /* The name by relative_path alone, for a child that is not here */

@@ -68,16 +68,16 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
     uuid_unparse_lower(data_write.id, guid);
     error_setg(errp, "'%s' does not go with its parent '%s': the child has "
                "parent_linkage {%s} and parent_linkage2 {%s}, but the "
-               "DataWriteGuid of the parent is {%s}", bs->filename,
-               parent->filename, linkage, linkage2, guid);
-    error_append_hint(errp, "%s\n"
-                      "If it is right as it is, 'qemu-img rebase -u -f vhdx -b "
-                      "PATH -F vhdx %s' lets the child take it.\n",
+               "DataWriteGuid of the parent is {%s}; if it is right as it is, "
+               "'qemu-img rebase -u -f vhdx -b PATH -F vhdx %s' lets the child "
+               "take it", bs->filename, parent->filename, linkage, linkage2,
+               guid, bs->filename);
+    error_append_hint(errp, "%s\n",
                       vhdx_guid_is_nil(&s->locator->linkage) ?
                       "The child was made by 'create -u', and has not been "
                       "linked to a parent yet." :
                       "The parent is another image, or was changed after the "
-                      "child was made.", bs->filename);
+                      "child was made.");
     if (s->parent->guessed) {
         error_append_hint(errp, "No path in the Parent Locator leads to it: it "
                           "was found by its name, beside the child.\n");
@@ -106,6 +106,10 @@ parent_judge(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
         error_setg(errp, "'%s' can have no parent: it is no differencing image",
                    bs->filename);
         error_append_hint(errp, "Create it with 'backing_file'.\n");
+        return -EINVAL;
+    }
+    if (vhdx_parent_count(parent) >= VHDX_MAX_CHAIN) {
+        vhdx_parent_error_chain(errp);
         return -EINVAL;
     }
     if (parent->drv != bs->drv) {

@@ -17,8 +17,12 @@
 #include "block/vhdx/parent-path.h"
 #include "parent-int.h"
 
-/* So many images may be in a chain. */
-#define MAX_CHAIN   256
+/*
+ * So many images may be opened for the one on top.  A chain that is too long by
+ * less is refused by vhdx_parent_check_perm(): QEMU's message would tell at each
+ * level that the image below could not be opened.
+ */
+#define MAX_OPEN    (VHDX_MAX_CHAIN + 64)
 
 void vhdx_parent_init(BDRVVHDXState *s, bool inactive, bool given)
 {
@@ -150,9 +154,26 @@ void vhdx_parent_set_reopening(BDRVVHDXState *s, bool reopening)
     s->parent->reopening = reopening;
 }
 
+unsigned vhdx_parent_count(BlockDriverState *bs)
+{
+    BlockDriver *drv = bs->drv;
+    unsigned images = 0;
+
+    for (; bs; bs = bs->drv == drv ? vhdx_parent_node(bs) : NULL) {
+        images++;
+    }
+    return images;
+}
+
+void vhdx_parent_error_chain(Error **errp)
+{
+    error_setg(errp, "The chain of parents has more than %d images",
+               VHDX_MAX_CHAIN);
+}
+
 /*
- * Whether @bs, about to be opened, is its own parent, or its chain is longer
- * than MS-VHDX lets it be; by the images that have led to it.
+ * Whether @bs, about to be opened, is its own parent, or its chain is far longer
+ * than it may be; by the images that have led to it.
  */
 static int chain_check(BlockDriverState *bs, Error **errp)
 {
@@ -175,9 +196,8 @@ static int chain_check(BlockDriverState *bs, Error **errp)
             return -EINVAL;
         }
         /* There is one more, the parent of @bs. */
-        if (++images == MAX_CHAIN) {
-            error_setg(errp, "The chain of parents has more than %d images",
-                       MAX_CHAIN);
+        if (++images == MAX_OPEN) {
+            vhdx_parent_error_chain(errp);
             return -EINVAL;
         }
     }

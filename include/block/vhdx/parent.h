@@ -22,6 +22,15 @@ bool vhdx_parent_is_given(QDict *options);
 /* Whether the parent was found beside the child, and no path leads there. */
 bool vhdx_parent_is_guessed(BDRVVHDXState *s);
 
+/* So many images may be in a chain. */
+#define VHDX_MAX_CHAIN  256
+
+/* How many images @bs and the parents attached below it are */
+unsigned GRAPH_RDLOCK vhdx_parent_count(BlockDriverState *bs);
+
+/* Say that there are more. */
+void vhdx_parent_error_chain(Error **errp);
+
 /* A parent has been named that is to be found. */
 void vhdx_parent_set_named(BDRVVHDXState *s);
 
