@@ -170,9 +170,10 @@ int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs)
                             entries_clear_run, &c);
 
     if (c.given_up) {
-        warn_report("VHDX image '%s': %" PRIu64 " blocks that the BAT named "
-                    "behind the end of the disk have been given up",
-                    bs->filename, c.given_up);
+        warn_report("VHDX image '%s': %" PRIu64 " block%s that the BAT named "
+                    "behind the end of the disk %s been given up",
+                    bs->filename, c.given_up, vhdx_plural(c.given_up),
+                    c.given_up == 1 ? "has" : "have");
     }
     return ret < 0 ? ret : c.given_up;
 }

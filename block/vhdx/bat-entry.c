@@ -58,8 +58,8 @@ static void end_error(BDRVVHDXState *s, uint64_t index, const char *what,
     } else {
         error_setg(errp, "BAT entry %" PRIu64 " (%s) names offset 0x%" PRIx64
                    ", beyond the end of the file at 0x%" PRIx64 ", which is %"
-                   PRIu64 " bytes too short", index, what, offset, size,
-                   offset + bytes - size);
+                   PRIu64 " byte%s too short", index, what, offset, size,
+                   offset + bytes - size, vhdx_plural(offset + bytes - size));
     }
 }
 

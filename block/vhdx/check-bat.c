@@ -207,16 +207,38 @@ judge_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
 
 static void tell_odd(VHDXCheckBat *c)
 {
-    static const char *const texts[ODD_MAX] = {
-        [ODD_DRAFT] = "have state 5, as UNMAPPED was in the format's draft",
-        [ODD_OFFSET] = "name an offset in the state NOT_PRESENT",
-        [ODD_PARTIAL] = "are PARTIALLY_PRESENT in an image without parent, "
-                        "which reads as FULLY_PRESENT",
-        [ODD_BITMAP] = "of sector bitmaps are not zero in an image without "
-                       "parent",
-        [ODD_BEHIND] = "behind the last one are not zero",
-        [ODD_FULL] = "are PARTIALLY_PRESENT with all their sectors",
-        [ODD_UNNEEDED] = "name a sector bitmap block that no block needs",
+    /* For one entry, and for more */
+    static const char *const texts[ODD_MAX][2] = {
+        [ODD_DRAFT] = {
+            "y has state 5, as UNMAPPED was in the format's draft",
+            "ies have state 5, as UNMAPPED was in the format's draft"
+        },
+        [ODD_OFFSET] = {
+            "y names an offset in the state NOT_PRESENT",
+            "ies name an offset in the state NOT_PRESENT"
+        },
+        [ODD_PARTIAL] = {
+            "y is PARTIALLY_PRESENT in an image without parent, which reads "
+            "as FULLY_PRESENT",
+            "ies are PARTIALLY_PRESENT in an image without parent, which reads "
+            "as FULLY_PRESENT"
+        },
+        [ODD_BITMAP] = {
+            "y of a sector bitmap is not zero in an image without parent",
+            "ies of sector bitmaps are not zero in an image without parent"
+        },
+        [ODD_BEHIND] = {
+            "y behind the last one is not zero",
+            "ies behind the last one are not zero"
+        },
+        [ODD_FULL] = {
+            "y is PARTIALLY_PRESENT with all its sectors",
+            "ies are PARTIALLY_PRESENT with all their sectors"
+        },
+        [ODD_UNNEEDED] = {
+            "y names a sector bitmap block that no block needs",
+            "ies name a sector bitmap block that no block needs"
+        },
     };
 
     for (VHDXCheckOdd odd = 0; odd < ODD_MAX; odd++) {
@@ -224,15 +246,17 @@ static void tell_odd(VHDXCheckBat *c)
                     (odd != ODD_BITMAP || !c->child);
 
         if (c->odd[odd]) {
-            vhdx_check_note(c->check, "%s%" PRIu64 " BAT entries %s",
+            vhdx_check_note(c->check, "%s%" PRIu64 " BAT entr%s",
                             mend ? "Repairing: " : "", c->odd[odd],
-                            texts[odd]);
+                            texts[odd][c->odd[odd] > 1]);
         }
     }
     if (c->check->lost) {
-        vhdx_check_note(c->check, "%" PRIu64 " BAT entries behind the last one "
-                        "name blocks, which may be the end of the disk if its "
-                        "size is damaged", c->check->lost);
+        vhdx_check_note(c->check, "%" PRIu64 " BAT entr%s, which may be the "
+                        "end of the disk if its size is damaged",
+                        c->check->lost, c->check->lost == 1 ?
+                        "y behind the last one names a block" :
+                        "ies behind the last one name blocks");
     }
 }
 

@@ -84,8 +84,9 @@ static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
                         "refers to them", inside / VHDX_MIB);
     }
     if (tail && tail_goes && !check->leak) {
-        vhdx_check_note(check, "%" PRIu64 " bytes behind the last object are "
-                        "free: nothing refers to them", tail);
+        vhdx_check_note(check, "%" PRIu64 " byte%s behind the last object %s "
+                        "free: nothing refers to %s", tail, vhdx_plural(tail),
+                        tail == 1 ? "is" : "are", tail == 1 ? "it" : "them");
     }
     if (gain >= VHDX_MIB && !s->params.leave_allocated && !check->lost &&
         !check->result->corruptions && (tail_goes || !tail)) {
@@ -123,10 +124,12 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
     if (s->params.leave_allocated &&
         result->bfi.allocated_clusters < result->bfi.total_clusters) {
         /* As QEMU once made them */
-        vhdx_check_note(check, "Only %" PRIu64 " of the %" PRIu64 " blocks of "
-                        "this fixed image have a place in the file",
+        vhdx_check_note(check, "Only %" PRIu64 " of the %" PRIu64 " block%s of "
+                        "this fixed image %s a place in the file",
                         result->bfi.allocated_clusters,
-                        result->bfi.total_clusters);
+                        result->bfi.total_clusters,
+                        vhdx_plural(result->bfi.total_clusters),
+                        result->bfi.allocated_clusters == 1 ? "has" : "have");
     }
     if (!goes) {
         *tail = 0;
@@ -135,9 +138,10 @@ check_space(BlockDriverState *bs, VHDXCheck *check, bool live, uint64_t *tail)
         return false;
     }
     if (result->corruptions) {
-        vhdx_check_note(check, "The %" PRIu64 " bytes behind the last object "
-                        "are kept, as a damaged entry may have named them",
-                        *tail);
+        vhdx_check_note(check, "The %" PRIu64 " byte%s behind the last object "
+                        "%s kept, as a damaged entry may have named %s", *tail,
+                        vhdx_plural(*tail), *tail == 1 ? "is" : "are",
+                        *tail == 1 ? "it" : "them");
         return false;
     }
     return true;

@@ -334,9 +334,10 @@ disk_end_drop(BlockDriverState *bs, const VHDXGeometry *geo, GArray *bitmaps)
         return given_up;
     }
     if (given_up > 0) {
-        warn_report("VHDX image '%s': %" PRId64 " blocks whose BAT entries "
-                    "can't be right have been given up with the end of the "
-                    "disk", bs->filename, given_up);
+        warn_report("VHDX image '%s': %" PRId64 " block%s with a BAT entry "
+                    "that can't be right %s been given up with the end of the "
+                    "disk", bs->filename, given_up, vhdx_plural(given_up),
+                    given_up == 1 ? "has" : "have");
     }
     rest = vhdx_bat_clear_rest(bs);
     return rest < 0 ? rest : given_up + rest;
