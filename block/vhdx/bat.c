@@ -259,7 +259,6 @@ int coroutine_fn vhdx_bat_get_bitmap_raw(BlockDriverState *bs, uint64_t chunk,
     VHDXPage *page = vhdx_cache_find(s, offset);
     int ret;
 
-    vhdx_assert_locked(s);
     if (!page) {
         ret = vhdx_cache_get(bs, offset, &page);
         return ret < 0 ? ret : 1;
@@ -273,8 +272,10 @@ int coroutine_fn vhdx_bat_get_bitmap(BlockDriverState *bs, uint64_t chunk,
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t entry;
-    int ret = vhdx_bat_get_bitmap_raw(bs, chunk, &entry);
+    int ret;
 
+    vhdx_assert_locked(s);
+    ret = vhdx_bat_get_bitmap_raw(bs, chunk, &entry);
     if (ret != 0) {
         return ret;
     }

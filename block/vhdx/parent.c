@@ -18,9 +18,9 @@
 #include "parent-int.h"
 
 /*
- * So many images may be opened for the one on top.  A chain that is too long by
- * less is refused by vhdx_parent_check_perm(): QEMU's message would tell at each
- * level that the image below could not be opened.
+ * So many images may be opened for the one on top.  A chain that is too long
+ * by less is refused by vhdx_parent_check_perm(): QEMU's message would tell at
+ * each level that the image below could not be opened.
  */
 #define MAX_OPEN    (VHDX_MAX_CHAIN + 64)
 
@@ -172,8 +172,8 @@ void vhdx_parent_error_chain(Error **errp)
 }
 
 /*
- * Whether @bs, about to be opened, is its own parent, or its chain is far longer
- * than it may be; by the images that have led to it.
+ * Whether @bs, about to be opened, is its own parent, or its chain is far
+ * longer than it may be; by the images that have led to it.
  */
 static int chain_check(BlockDriverState *bs, Error **errp)
 {
