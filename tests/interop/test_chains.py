@@ -97,13 +97,14 @@ class Twin:
         return found
 
 
-def made(ctx, sector, *sizes, zeroes=False):
-    """A chain of our own in a folder; its twin, and its files from the top."""
+def made(ctx, sector, *sizes, zeroes=False, blocks=0):
+    """A chain of our own in a folder; its twin, and its files from the top.
+    All have blocks of @blocks MiB, or 1 and 2 by turns."""
     folder = ctx.path('here')
     os.mkdir(folder)
     twin, chain = Twin(b'', 5, sector), []
     for number, size in enumerate(sizes):
-        block = MIB * (1 + number % 2)
+        block = MIB * (blocks or 1 + number % 2)
         path = os.path.join(folder, 'disk-%d.vhdx' % number)
         args = ['-o', 'block_size=%d' % block]
         if chain:
