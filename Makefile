@@ -54,6 +54,10 @@ check-threads:
 bench:
 	@scripts/run-bench
 
+# Random tests, for HOURS hours, from where docs/proof.md says that they are
+soak:
+	@scripts/run-soak
+
 series:
 	@scripts/make-series
 
@@ -89,6 +93,6 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads bench series check-series-build check-libvirt \
+        check-threads bench soak series check-series-build check-libvirt \
         demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean
