@@ -51,6 +51,12 @@ check-threads:
 	@./configure --qemu-suite=trixie -- --enable-tsan
 	@scripts/run-checks threads
 
+# What the tests reach of the driver: BUILD/coverage/index.html, and what is not
+# reached and has no reason. PARTS takes some of the tests, SEEDS (here: 1) is
+# for the crash test; KEEP=1 adds to what an earlier run has counted.
+coverage:
+	@scripts/run-coverage
+
 bench:
 	@scripts/run-bench
 
@@ -93,6 +99,7 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads bench soak series check-series-build check-libvirt \
+        check-threads coverage bench soak series check-series-build \
+        check-libvirt \
         demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean
