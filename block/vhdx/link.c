@@ -87,7 +87,8 @@ vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
     if (!vhdx_parent_link_is_due(s)) {
         return 0;
     }
-    ret = vhdx_change_is_broken(p) ? -EIO :
+    /* The file may have another GUID than memory: both stay in the locator. */
+    ret = vhdx_change_is_broken(p) || p->header_unsure ? -EIO :
           vhdx_change_log_is_open(p) ? vhdx_commit_locked(parent) : 0;
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not flush the parent '%s'",

@@ -62,7 +62,7 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
             return ret;
         }
     }
-    return vhdx_ring_flush_data(bs);
+    return vhdx_ring_flush_data(bs) ?: vhdx_header_settle(bs);
 }
 
 int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
@@ -277,6 +277,8 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
             vhdx_space_reclaim(bs);
             vhdx_space_truncate(bs);
         }
+    } else if (s->header_unsure && !vhdx_change_is_broken(s)) {
+        ret = vhdx_header_settle(bs);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
