@@ -51,7 +51,7 @@ driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotest
               unit/test-vhdx-create.c
 sectors       convert +2-sectors
 docs          +5-docs
-unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,flush-failed}.c
+unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,every-call,flush-failed}.c
               unit/test-vhdx-{open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
