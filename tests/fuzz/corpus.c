@@ -1,9 +1,9 @@
 /*
  * VHDX fuzz target without libFuzzer: for scripts/run-fuzz-corpus
  *
- * Each file that is named is an input, and so is what the target's mutator makes
- * of it, COUNT times.  How much memory is taken is not looked at, as the hooks
- * for that are the sanitizer's.
+ * Each file that is named is an input, and so is what the target's mutator
+ * makes of it, COUNT times.  How much memory is taken is not looked at, as the
+ * hooks for that are the sanitizer's.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
