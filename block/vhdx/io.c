@@ -447,7 +447,7 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     /*
      * Whether the image or its parent has it is not known.  Who takes it for
      * the image's, and can read it a moment later, would give it to the parent:
-     * for HMP commit there is a node between both by then, which reads as zeros.
+     * for HMP commit there is a node between both by then that is all zeros.
      */
     if (ret < 0 && (!e.bytes || s->params.has_parent)) {
         return ret;

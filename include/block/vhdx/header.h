@@ -33,9 +33,9 @@ vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);
 int coroutine_fn GRAPH_RDLOCK vhdx_header_verify(BlockDriverState *bs);
 
 /*
- * Where writing a header has failed, the file may have it all the same, and with
- * it a DataWriteGuid that is not the one in memory.  Write the one in memory
- * over it.  commit_lock is held.  Returns as vhdx_header_update() does.
+ * Where writing a header has failed, the file may have it all the same, and
+ * with it a DataWriteGuid that is not the one in memory.  Write the one in
+ * memory over it.  commit_lock is held.  Returns as vhdx_header_update() does.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_header_settle(BlockDriverState *bs);
 
