@@ -1,10 +1,10 @@
 # The main jobs; each is a script of its own. README.md explains them.
 #
 # BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
-# many random seeds check-crash takes, RUNS how many inputs check-fuzz. One test
-# alone: TEST=NAME (check-unit, -iotests, -interop, -trace, -model),
-# WORKLOAD=NAME (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE
-# (check-fuzz).
+# many random seeds check-crash takes, DEPTH how many actions the histories of
+# check-short have, RUNS how many inputs check-fuzz takes. One test alone:
+# TEST=NAME (check-unit, -iotests, -interop, -trace, -model), WORKLOAD=NAME
+# (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE (check-fuzz).
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -20,7 +20,7 @@ demo: all
 check: export RUNS ?= 500
 check:
 	@scripts/run-checks limits lint layers unit no-libraries iotests interop \
-		trace model crash fuzz series
+		trace model crash short fuzz series
 
 # QEMU's checkpatch.pl, codespell, shellcheck, pylint and mypy over our files
 lint:
@@ -32,8 +32,8 @@ quick:
 	@scripts/run-checks layers lint quick
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
-check-model check-crash check-fuzz check-series check-compat check-mutations \
-check-no-libraries:
+check-model check-crash check-short check-fuzz check-series check-compat \
+check-mutations check-no-libraries:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -97,9 +97,8 @@ clean:
 
 .PHONY: all demo check lint quick check-limits check-layers check-unit \
         check-no-libraries check-iotests \
-        check-interop check-trace check-model check-crash check-fuzz \
+        check-interop check-trace check-model check-crash check-short check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
         check-threads coverage bench soak series check-series-build \
-        check-libvirt \
-        demo-libvirt series-libvirt check-series-libvirt-build \
+        check-libvirt demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean

@@ -19,6 +19,10 @@
 
 static int opt_seeds = 1;
 static int opt_first = 1;
+static int opt_short = -1;
+static char *opt_kind;
+static char *opt_part;
+static char *opt_history;
 static char **opt_workloads;
 static char *opt_dump;
 static gboolean opt_list;
@@ -34,6 +38,14 @@ static const GOptionEntry options[] = {
       "The first of them (default: 1)", "N" },
     { "workload", 'w', 0, G_OPTION_ARG_STRING_ARRAY, &opt_workloads,
       "Run this workload only; may be repeated", "NAME" },
+    { "short", 0, 0, G_OPTION_ARG_INT, &opt_short,
+      "Run all histories of up to so many actions in place of workloads", "N" },
+    { "kind", 0, 0, G_OPTION_ARG_STRING, &opt_kind,
+      "... on one kind of image: dynamic, fixed or child", "KIND" },
+    { "part", 0, 0, G_OPTION_ARG_STRING, &opt_part,
+      "... part K of N", "K/N" },
+    { "history", 0, 0, G_OPTION_ARG_STRING, &opt_history,
+      "... this one alone", "ACTIONS" },
     { "stop", 0, 0, G_OPTION_ARG_NONE, &opt_stop,
       "End with the first violation", NULL },
     { "dump", 'd', 0, G_OPTION_ARG_FILENAME, &opt_dump,
@@ -71,13 +83,13 @@ void uuid_generate_random(uuid_t out)
     }
 }
 
-static void seed_guids(uint64_t seed)
+void crash_seed_guids(uint64_t seed)
 {
     guid_rng.state = seed;
 }
 #else
 /* qemu_uuid_generate() takes glib's numbers. */
-static void seed_guids(uint64_t seed)
+void crash_seed_guids(uint64_t seed)
 {
     g_random_set_seed(seed);
 }
@@ -106,7 +118,7 @@ static bool workload_run(const CrashWorkload *w, int number)
     for (int i = 0; i < opt_seeds && !(opt_stop && ctx.totals.violations);
          i++) {
         ctx.seed = opt_first + i;
-        seed_guids(ctx.seed);
+        crash_seed_guids(ctx.seed);
         check_seed(&ctx);
         if (opt_verbose) {
             printf("# %s, seed %" PRIu64 ": so far %u states, %u violations\n",
@@ -122,6 +134,43 @@ static bool workload_run(const CrashWorkload *w, int number)
            ctx.totals.again, ctx.totals.violations);
     fflush(stdout);
     return !ctx.totals.violations;
+}
+
+/* Run short histories.  Returns the exit status. */
+static int short_run_all(void)
+{
+    ShortChoice choice = {
+        .depth = MAX(opt_short, 0),
+        .history = opt_history,
+        .part = 1,
+        .parts = 1,
+    };
+    bool good = true;
+    int number = 0;
+
+    if (opt_part && (sscanf(opt_part, "%u/%u", &choice.part,
+                            &choice.parts) != 2 ||
+                     choice.part < 1 || choice.part > choice.parts)) {
+        printf("There is no part %s\n", opt_part);
+        return 2;
+    }
+    for (const char *const *kind = short_kinds; *kind; kind++) {
+        CrashContext ctx = {
+            .verbose = opt_verbose,
+            .stop = opt_stop,
+            .dump = opt_dump,
+        };
+
+        if (!opt_kind || !strcmp(opt_kind, *kind)) {
+            good &= short_run(&ctx, *kind, &choice, ++number);
+        }
+    }
+    if (!number) {
+        printf("There is no kind %s\n", opt_kind);
+        return 2;
+    }
+    printf("1..%d\n", number);
+    return good ? 0 : 1;
 }
 
 int main(int argc, char **argv)
@@ -161,6 +210,9 @@ int main(int argc, char **argv)
     memory_keep();
     bdrv_init();
     qemu_init_main_loop(&error_abort);
+    if (opt_short >= 0 || opt_history) {
+        return short_run_all();
+    }
     printf("1..%u\n", chosen->len);
     for (guint i = 0; i < chosen->len; i++) {
         good &= workload_run(g_ptr_array_index(chosen, i), i + 1);

@@ -23,18 +23,9 @@
 #include "qapi/error.h"
 #include "vhdx-crash.h"
 
-/* What a cut has left, and one more child of one of them */
-typedef struct Files {
-    const CrashImage *images[CRASH_LEVELS + 1];
-    CrashReader *readers[CRASH_LEVELS + 1];
-    int levels[CRASH_LEVELS + 1];   /* what goes together, from the parent on */
-    int count;
-    bool fit;                       /* ... by what they say */
-} Files;
-
 static const uint8_t nil[16];
 
-static void files_free(Files *f)
+void files_free(CrashFiles *f)
 {
     for (int i = 0; i <= CRASH_LEVELS; i++) {
         if (f->readers[i]) {
@@ -43,8 +34,7 @@ static void files_free(Files *f)
     }
 }
 
-/* Read all images; returns NULL or what is wrong. */
-static char *files_read(Files *f)
+char *files_read(CrashFiles *f)
 {
     for (int i = 0; i <= CRASH_LEVELS; i++) {
         char *why;
@@ -74,11 +64,7 @@ static bool linkage_is(const CrashReader *child, const CrashReader *parent)
     return false;
 }
 
-/*
- * Find the parents of image @last, by their names, and whether all go together.
- * Returns NULL or what is wrong.
- */
-static char *files_link(Files *f, int last)
+char *files_link(CrashFiles *f, int last)
 {
     int up[CRASH_LEVELS + 1], level = last;
 
@@ -112,7 +98,7 @@ static char *files_link(Files *f, int last)
 /* -- A new chain -- */
 
 /* All pages of the disk of image @last */
-static GPtrArray *pages_read(Files *f, int last, const CrashModel *model)
+static GPtrArray *pages_read(CrashFiles *f, int last, const CrashModel *model)
 {
     const CrashReader *r = f->readers[last];
     GPtrArray *pages = g_ptr_array_new();
@@ -129,7 +115,7 @@ void chain_check_made(CrashChain *chain, const CrashModel *made)
     g_autofree uint32_t *seen = g_new0(uint32_t, made->spots->len *
                                        CRASH_SECTORS + 1);
     int used = chain_used(chain, 0);
-    Files f = { .fit = true };
+    CrashFiles f = { .fit = true };
     char *why;
 
     for (int i = 0; i < chain->count; i++) {
@@ -209,12 +195,8 @@ static char *check_untouched(const CrashReader *r, const CrashModel *model)
     return NULL;
 }
 
-/*
- * What the driver makes of the images that go together: it opens them, or
- * refuses to if they do not fit.
- */
-static char *check_driver(CrashContext *ctx, const Files *f,
-                          const CrashModel *model, CrashRng *rng)
+char *files_check_driver(CrashContext *ctx, const CrashFiles *f,
+                         const CrashModel *model, CrashRng *rng)
 {
     CrashDisk *disks[CRASH_LEVELS + 1];
     const CrashReader *r = f->readers[f->levels[f->count - 1]];
@@ -267,7 +249,7 @@ static char *check_driver(CrashContext *ctx, const Files *f,
 
 /* Check the other child of image @level. */
 static char *check_sibling(CrashContext *ctx, const CrashChain *chain,
-                           Files *f, int level, CrashRng *rng)
+                           CrashFiles *f, int level, CrashRng *rng)
 {
     GPtrArray *pages = chain->contents[level];
     char *why;
@@ -289,7 +271,7 @@ static char *check_sibling(CrashContext *ctx, const CrashChain *chain,
         image_page_unref(now);
     }
     if (!why && rng_chance(rng, 20)) {
-        why = check_driver(ctx, f, chain->model, rng);
+        why = files_check_driver(ctx, f, chain->model, rng);
     }
     g_clear_pointer(&f->readers[CRASH_LEVELS], reader_free);
     f->images[CRASH_LEVELS] = NULL;
@@ -303,8 +285,8 @@ static char *check_sibling(CrashContext *ctx, const CrashChain *chain,
 }
 
 /* Check the overlay that the guest has left at the pivot. */
-static char *check_stale(CrashContext *ctx, const CrashChain *chain, Files *f,
-                         CrashRng *rng)
+static char *check_stale(CrashContext *ctx, const CrashChain *chain,
+                         CrashFiles *f, CrashRng *rng)
 {
     g_autofree uint32_t *seen = g_new0(uint32_t, chain->stale->spots->len *
                                        CRASH_SECTORS + 1);
@@ -315,7 +297,7 @@ static char *check_stale(CrashContext *ctx, const CrashChain *chain, Files *f,
         why = check_spots(f->readers[last], chain->stale, seen);
     }
     if (!why && rng_chance(rng, 20)) {
-        why = check_driver(ctx, f, chain->model, rng);
+        why = files_check_driver(ctx, f, chain->model, rng);
     }
     if (!why) {
         return NULL;
@@ -330,7 +312,7 @@ static char *check_stale(CrashContext *ctx, const CrashChain *chain, Files *f,
  * Returns the number of that, or of its parent where it has nothing of its own
  * and need not go with it yet.
  */
-static int files_link_used(Files *f, const CrashChain *chain, uint32_t now,
+static int files_link_used(CrashFiles *f, const CrashChain *chain, uint32_t now,
                            char **why)
 {
     int used = chain_used(chain, now);
@@ -390,7 +372,7 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
 {
     uint64_t hash = chain_hash(chain, images, now);
     CrashVerdict *verdict = closed ? NULL : verdict_find(ctx, hash);
-    Files f = { .fit = true };
+    CrashFiles f = { .fit = true };
     int used = 0;
     char *why;
 
@@ -433,7 +415,7 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
                  chain->workload->merge == MERGE_ADOPT)) {
         why = check_untouched(f.readers[used], chain->model);
     }
-    why = why ?: check_driver(ctx, &f, chain->model, rng);
+    why = why ?: files_check_driver(ctx, &f, chain->model, rng);
     for (int i = 0; !why && i < chain->count; i++) {
         if (chain->contents[i]) {
             why = check_sibling(ctx, chain, &f, i, rng);
@@ -455,7 +437,7 @@ static char *check_images(CrashContext *ctx, const CrashChain *chain,
  * Use what a cut has left of a chain, as it is: the last image is merged into
  * its parent, or gets what it has once more.
  */
-static char *further_use(const Files *f, CrashRng *rng)
+static char *further_use(const CrashFiles *f, CrashRng *rng)
 {
     const CrashReader *r = f->readers[f->levels[f->count - 1]];
     /* A commit would write so many zeros. */
@@ -496,7 +478,7 @@ static char *check_further(CrashContext *ctx, const CrashChain *chain,
 {
     CrashImage *used[CRASH_LEVELS];
     CrashDisk *disks[CRASH_LEVELS];
-    Files f = { .fit = true };
+    CrashFiles f = { .fit = true };
     char *why, *more;
 
     for (int i = 0; i < chain->count; i++) {

@@ -143,13 +143,8 @@ static char *guid_text(const CrashImage *img)
     return text;
 }
 
-/*
- * A new image; if @parent is not NULL, the child of that one, which is the
- * image number @level.
- */
-static CrashImage *image_make(const CrashWorkload *w, CrashShape *shape,
-                              const CrashImage *parent, int level,
-                              CrashRng *rng)
+CrashImage *chain_image_new(const CrashWorkload *w, CrashShape *shape,
+                            const CrashImage *parent, int level, CrashRng *rng)
 {
     CrashRun *made = guest_create(w, shape, rng);
     CrashImage *img = image_copy(made->last);
@@ -241,7 +236,7 @@ static void stranger_make(CrashChain *chain, const CrashWorkload *workload,
     } else {
         w.state_zero = rng_chance(rng, 30);
     }
-    images[level] = image_make(&w, &shape, NULL, level - 1, rng);
+    images[level] = chain_image_new(&w, &shape, NULL, level - 1, rng);
     chain->payload[level] = shape.payload;
     chain->shape = shape;
     chain_fill(chain, images, child, 1, level ? run : other, &chain->shape,
@@ -254,8 +249,8 @@ static void stranger_make(CrashChain *chain, const CrashWorkload *workload,
     }
     if (level && !w.spread) {
         /* Its disk need not be of the same size. */
-        images[CRASH_LEVELS] = image_make(&w, &shape, images[level], level,
-                                          rng);
+        images[CRASH_LEVELS] = chain_image_new(&w, &shape, images[level],
+                                               level, rng);
         chain_fill(chain, images, child, 2, other, &shape, rng);
         chain->siblings[level] = images[CRASH_LEVELS];
     }
@@ -287,7 +282,8 @@ static CrashRun *chain_make(CrashChain *chain, CrashImage **images,
             /* A parent's disk is longer, shorter or about the same. */
             w.disk_mib += rng_below(rng, 3) - 1;
         }
-        images[i] = image_make(&w, shape, i ? images[i - 1] : NULL, i - 1, rng);
+        images[i] = chain_image_new(&w, shape, i ? images[i - 1] : NULL,
+                                    i - 1, rng);
         chain->payload[i] = shape->payload;
         if (w.merge == MERGE_SNAPSHOT) {
             /* The first one is changed after the other one was made. */
@@ -303,7 +299,7 @@ static CrashRun *chain_make(CrashChain *chain, CrashImage **images,
             break;
         }
 
-        images[CRASH_LEVELS] = image_make(&w, shape, images[i], i, rng);
+        images[CRASH_LEVELS] = chain_image_new(&w, shape, images[i], i, rng);
         beside[i + 1] = CRASH_LEVELS;
         other = run_of_guest(chain);
         chain_fill(chain, images, beside, i + 2, other, shape, rng);
@@ -341,7 +337,7 @@ static void merge_use(Merge *m, unsigned part)
     guests_wait(&m->g);
 }
 
-static BlockBackend *blk_on(BlockDriverState *bs, uint64_t perm)
+BlockBackend *chain_blk(BlockDriverState *bs, uint64_t perm)
 {
     BlockBackend *blk = blk_new(qemu_get_aio_context(), perm, BLK_PERM_ALL);
 
@@ -349,12 +345,8 @@ static BlockBackend *blk_on(BlockDriverState *bs, uint64_t perm)
     return blk;
 }
 
-/*
- * Copy what is in @top or below, above @base, from @top's content to @to.
- * Returns 0 or -errno.
- */
-static int copy_above(BlockDriverState *top, BlockDriverState *base,
-                      BlockBackend *from, BlockBackend *to, Error **errp)
+int chain_copy(BlockDriverState *top, BlockDriverState *base,
+               BlockBackend *from, BlockBackend *to, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(COPY_BYTES);
     int64_t length = blk_getlength(from), n = 0;
@@ -390,7 +382,7 @@ static void merge_copy(Merge *m, BlockDriverState *top, BlockDriverState *base,
                        BlockBackend *from, BlockBackend *to)
 {
     Error *err = NULL;
-    int ret = copy_above(top, base, from, to, &err);
+    int ret = chain_copy(top, base, from, to, &err);
 
     if (ret < 0) {
         chain_wrong(m, ret, err, "a copy fails");
@@ -411,8 +403,8 @@ static void merge_read_only(Merge *m, BlockDriverState *bs, bool read_only)
 static BlockBackend *merge_target(Merge *m, BlockDriverState *base)
 {
     merge_read_only(m, base, false);
-    return blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                        BLK_PERM_RESIZE);
+    return chain_blk(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                           BLK_PERM_RESIZE);
 }
 
 /* As a job does that takes images out of a chain */
@@ -566,9 +558,9 @@ static int trouble_merge(Merge *m, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    to = blk_on(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                      BLK_PERM_RESIZE);
-    ret = copy_above(top, base, m->g.blk, to, errp);
+    to = chain_blk(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                         BLK_PERM_RESIZE);
+    ret = chain_copy(top, base, m->g.blk, to, errp);
     if (ret == 0 && disk->fault.countdown && rng_chance(&m->g.rng, 50)) {
         /* What fails is the flush before the child gets empty. */
         disk->fault.kind = OP_FLUSH;
@@ -663,7 +655,7 @@ static void merge_middle(Merge *m)
 {
     BlockDriverState *top = blk_bs(m->g.blk), *base = chain_node(0);
     BlockDriverState *middle = chain_node(1);
-    BlockBackend *from = blk_on(middle, BLK_PERM_CONSISTENT_READ), *to;
+    BlockBackend *from = chain_blk(middle, BLK_PERM_CONSISTENT_READ), *to;
 
     merge_use(m, 3);
     merge_start(m);

@@ -44,7 +44,9 @@ static void shape_choose(const CrashWorkload *w, CrashShape *shape,
         .block_size = w->block_mib[rng_below(rng, choices)] * MiB,
         .sector_size = !w->only_512 && rng_chance(rng, 30) ? 4096 : 512,
     };
-    if (rng_chance(rng, 50) && w->disk_mib < 1024) {
+    if (w->disk_kib) {
+        shape->disk_size = w->disk_kib * KiB;
+    } else if (rng_chance(rng, 50) && w->disk_mib < 1024) {
         /* The last block is not whole. */
         shape->disk_size += 4096 * (1 + rng_below(rng, 255));
     }

@@ -35,7 +35,8 @@ static void disk_step(void *opaque)
 {
     CrashDisk *disk = opaque;
     bool any = rng_chance(&disk->rng, 4);
-    PendingOp *chosen = NULL;
+    PendingOp *chosen = disk->in_order && disk->pending->len ?
+                        g_ptr_array_index(disk->pending, 0) : NULL;
     guint count = 0;
 
     for (int pass = 0; pass < 2 && !chosen; pass++) {
@@ -48,7 +49,11 @@ static void disk_step(void *opaque)
         }
     }
     if (chosen) {
-        g_ptr_array_remove_fast(disk->pending, chosen);
+        if (disk->in_order) {
+            g_ptr_array_remove_index(disk->pending, 0);
+        } else {
+            g_ptr_array_remove_fast(disk->pending, chosen);
+        }
         aio_co_wake(chosen->co);
     }
     if (disk->pending->len) {
@@ -152,6 +157,10 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     CrashOp *op = g_memdup2(&spec, sizeof(spec));
     int ret;
 
+    if (disk->dead) {
+        op_free(op);
+        return -EIO;
+    }
     op->start = ++lead->now;
     op->end = CRASH_NEVER;
     op->seed = rng_next(&lead->rng);

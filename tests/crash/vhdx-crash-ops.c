@@ -191,7 +191,7 @@ void cursor_free(CrashCursor *cur)
 }
 
 /* Whether @op needs no further flush, be it in the file or gone from it. */
-static bool cursor_is_past(CrashCursor *cur, const CrashOp *op)
+static bool cursor_is_past(const CrashCursor *cur, const CrashOp *op)
 {
     return op->kind == OP_FLUSH ||
            (cur->applied < cur->by_end->len ? compare_end(&op,
@@ -346,6 +346,52 @@ CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
             image_spoil(img, s->op->offset, s->op->bytes);
         } else {
             op_tear(img, s->op, rng);
+        }
+    }
+    return img;
+}
+
+/* -- Given cuts -- */
+
+GPtrArray *cursor_pending(const CrashCursor *cur)
+{
+    GPtrArray *pending = g_ptr_array_new();
+
+    for (guint i = cur->first; i < cur->ops->len; i++) {
+        CrashOp *op = g_ptr_array_index(cur->ops, i);
+
+        if (op->start > cur->now) {
+            break;
+        }
+        if (!cursor_is_past(cur, op)) {
+            g_ptr_array_add(pending, op);
+        }
+    }
+    return pending;
+}
+
+CrashImage *cursor_cut_as(const CrashCursor *cur, const GPtrArray *pending,
+                          const CrashFate *fates)
+{
+    CrashImage *img = image_copy(cur->stable);
+
+    for (guint i = 0; i < pending->len; i++) {
+        CrashOp *op = g_ptr_array_index(pending, i);
+        uint64_t half = op->bytes / 2 / CRASH_SECTOR * CRASH_SECTOR;
+
+        if (fates[i] == FATE_LOST) {
+            continue;
+        }
+        if (op->kind == OP_TRUNCATE) {
+            image_truncate(img, op->offset);
+        } else if (fates[i] == FATE_WHOLE) {
+            op_effect(img, op, 0, op->bytes);
+        } else if (op_is_header(op)) {
+            image_spoil(img, op->offset, op->bytes);
+        } else if (fates[i] == FATE_TORN) {
+            op_effect(img, op, 0, half);
+        } else {
+            op_effect(img, op, half, op->bytes - half);
         }
     }
     return img;

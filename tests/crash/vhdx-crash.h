@@ -181,6 +181,21 @@ void cursor_free(CrashCursor *cur);
 /* Go on to stamp @now. */
 void cursor_advance(CrashCursor *cur, uint32_t now);
 
+/* What a power cut does to one operation */
+typedef enum CrashFate {
+    FATE_WHOLE,
+    FATE_LOST,
+    FATE_TORN,                  /* its first half is there */
+    FATE_REST,                  /* its second half is */
+} CrashFate;
+
+/* The operations that a cut could lose now, in order of their start */
+GPtrArray *cursor_pending(const CrashCursor *cur);
+
+/* What a cut leaves that does @fates to them */
+CrashImage *cursor_cut_as(const CrashCursor *cur, const GPtrArray *pending,
+                          const CrashFate *fates);
+
 /* What a power cut leaves.  @pending: how many operations it could lose. */
 CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
                        unsigned *pending);
@@ -212,6 +227,8 @@ typedef struct CrashDisk {
     CrashImage *view;           /* what a read returns */
     GPtrArray *ops;             /* CrashOp, recorded */
     bool instant;               /* operations complete at once, unrecorded */
+    bool in_order;              /* ... one after the other, as issued */
+    bool dead;                  /* ... fail, and do nothing: who asks is gone */
     unsigned changes;           /* operations that were no reads */
     CrashRng rng;
     GPtrArray *pending;         /* of PendingOp */
@@ -492,6 +509,7 @@ typedef struct CrashWorkload {
     const char *about;
     /* The image */
     uint64_t disk_mib;
+    uint64_t disk_kib;              /* not by chance: so long, if not 0 */
     uint64_t max_mib;               /* it is resized to that at the most */
     unsigned block_mib[3];          /* one of them; 0: none */
     bool fixed;
@@ -713,7 +731,7 @@ char *check_reads(BlockBackend *blk, const CrashReader *r,
 /* -- vhdx-crash-chain.c -- */
 
 /* So many images may be in a chain. */
-#define CRASH_LEVELS    3
+#define CRASH_LEVELS    5
 
 /* The last image of a chain gets a parent, or loses it. */
 typedef struct CrashTurn {
@@ -760,7 +778,50 @@ BlockBackend *chain_open(const int *levels, int count, int flags,
 /* The node of image @level, where it is open. */
 BlockDriverState *chain_node(int level);
 
+/*
+ * A new image; if @parent is not NULL, the child of that one, which is the
+ * image number @level.
+ */
+CrashImage *chain_image_new(const CrashWorkload *w, CrashShape *shape,
+                            const CrashImage *parent, int level, CrashRng *rng);
+
+/* Somebody who uses the node @bs, with these permissions */
+BlockBackend *chain_blk(BlockDriverState *bs, uint64_t perm);
+
+/*
+ * Copy what is in @top or below, above @base, from @top's content to @to.
+ * Returns 0 or -errno.
+ */
+int chain_copy(BlockDriverState *top, BlockDriverState *base,
+               BlockBackend *from, BlockBackend *to, Error **errp);
+
 /* -- vhdx-crash-chain-check.c -- */
+
+/* What a cut has left, and one more child of one of them */
+typedef struct CrashFiles {
+    const CrashImage *images[CRASH_LEVELS + 1];
+    CrashReader *readers[CRASH_LEVELS + 1];
+    int levels[CRASH_LEVELS + 1];   /* what goes together, from the parent on */
+    int count;
+    bool fit;                       /* ... by what they say */
+} CrashFiles;
+
+/* Read all images; returns NULL or what is wrong. */
+char *files_read(CrashFiles *f);
+void files_free(CrashFiles *f);
+
+/*
+ * Find the parents of image @last, by their names, and whether all go together.
+ * Returns NULL or what is wrong.
+ */
+char *files_link(CrashFiles *f, int last);
+
+/*
+ * What the driver makes of the images that go together: it opens them, or
+ * refuses to if they do not fit.
+ */
+char *files_check_driver(CrashContext *ctx, const CrashFiles *f,
+                         const CrashModel *model, CrashRng *rng);
 
 /*
  * Note what a new chain holds, as it is read, in which @made tells what was
@@ -770,5 +831,76 @@ void chain_check_made(CrashChain *chain, const CrashModel *made);
 
 /* Check all that cuts can leave of a chain. */
 void chain_check_seed(CrashContext *ctx, CrashRng *rng);
+
+/* -- vhdx-crash-short.c -- */
+
+/* Image @level is what the guest uses from a stamp on. */
+typedef struct ShortUse {
+    uint32_t now;
+    int level;
+    bool linked;                    /* ... and it goes with its parent */
+} ShortUse;
+
+/* What happened in a short history */
+typedef struct ShortRun {
+    char *history;                  /* in words */
+    bool further;                   /* ... and what a cut left of that */
+    CrashShape shape;
+    CrashRun *runs[CRASH_LEVELS];   /* of each image; none has a model */
+    int count;
+    CrashModel *model;
+    GArray *uses;                   /* ShortUse, by stamp */
+    GArray *points;                 /* stamps: less is allowed from there on */
+    bool resized, killed;
+    uint32_t from;                  /* stamp at which the last action began */
+    uint32_t end;
+    char *wrong;                    /* on the way, or NULL */
+} ShortRun;
+
+/* Which short histories are wanted */
+typedef struct ShortChoice {
+    unsigned depth;                 /* so many actions at the most */
+    const char *history;            /* ... or this one alone; NULL: all */
+    unsigned part, parts;           /* the first of so many is 1 */
+} ShortChoice;
+
+/* The kinds of images, until NULL */
+extern const char *const short_kinds[];
+
+/*
+ * Go through the histories of @choice on images of the kind @name, and tell of
+ * them in a line for test @number.  Returns whether nothing is wrong.
+ */
+bool short_run(CrashContext *ctx, const char *name, const ShortChoice *choice,
+               int number);
+
+/*
+ * Write to what a cut has left of @before, in @files, and close it; @seen is
+ * what the disk holds.
+ */
+ShortRun *short_run_further(const CrashWorkload *workload,
+                            const ShortRun *before, const CrashFiles *files,
+                            const uint32_t *seen, const char *history);
+void short_run_free(ShortRun *run);
+
+/* -- vhdx-crash-short-check.c -- */
+
+/* States that were right in one history or another */
+typedef struct ShortKnown {
+    GHashTable *states;             /* by their hash */
+    GHashTable *contents;           /* what the guest's disk held in them */
+    unsigned cuts, recovered;       /* how many there were */
+} ShortKnown;
+
+ShortKnown *short_known_new(void);
+void short_known_free(ShortKnown *known);
+
+/* Check all that cuts can leave of @run, from @run->from on. */
+void short_check(CrashContext *ctx, const ShortRun *run, ShortKnown *known);
+
+/* -- test-vhdx-crash.c -- */
+
+/* Let GUIDs be those that follow from @seed. */
+void crash_seed_guids(uint64_t seed);
 
 #endif

@@ -1,0 +1,769 @@
+/*
+ * VHDX crash test: short histories
+ *
+ * All sequences of a few actions, one after the other, on a small disk, and of
+ * each all that cuts can leave: see vhdx-crash-short-check.c.  Nothing is left
+ * to chance, neither what is done nor in which order the disk does it.  What is
+ * left out is what another history shows as well:
+ *
+ *   - the two whole blocks are alike, and in order of their use, unless the
+ *     disk gets shorter, which takes a part of the second one
+ *   - what does nothing: a flush, a close or a kill where nothing has been
+ *     done, a size that the disk has, a commit without a parent, a compaction
+ *     or a commit twice
+ *
+ * Histories are extended: only what the last action and the closing after it
+ * add is checked, as all before it is the same in the history without it.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/option.h"
+#include "vhdx-crash.h"
+#include "vhdx-test-request.h"
+
+#define BLOCK           MiB
+#define SIZE            (5 * BLOCK / 2)
+#define SIZE_LONG       (7 * BLOCK / 2)
+#define SIZE_SHORT      (3 * BLOCK / 2)
+#define BLOCKS          3       /* of which the last one is not whole */
+#define MAX_ACTIONS     8
+
+const char *const short_kinds[] = { "dynamic", "fixed", "child", NULL };
+
+typedef enum ActionKind {
+    WRITE_PART,
+    WRITE_BLOCK,
+    ZERO_BLOCK,
+    DISCARD_PART,
+    DISCARD_BLOCK,
+    FLUSH,
+    GROW,
+    SHRINK,
+    COMPACT,
+    REOPEN,
+    SNAPSHOT,
+    COMMIT,
+    KILL,
+    ACTION_KINDS,
+} ActionKind;
+
+/* In a history, the number of the block follows those that have one. */
+static const char *const action_names[] = {
+    "part", "write", "zero", "trim", "discard", "flush", "grow", "shrink",
+    "compact", "reopen", "snapshot", "commit", "kill",
+};
+
+typedef struct Action {
+    ActionKind kind;
+    unsigned block;
+} Action;
+
+/* A kind of image, and what all histories of it begin with */
+typedef struct Kind {
+    CrashWorkload w;
+    bool child;
+    CrashImage *images[2];
+    uint64_t payload[2];
+    CrashShape shape;
+    CrashModel *before;
+    uint32_t *seen;
+} Kind;
+
+/* What is under way */
+typedef struct Short {
+    const CrashWorkload *w;
+    ShortRun *run;
+    CrashDisk *disks[CRASH_LEVELS];
+    BlockBackend *blk;
+    uint64_t size;              /* of the disk, bytes */
+    CrashRng rng;
+} Short;
+
+/* -- One action -- */
+
+static uint32_t stamp(Short *s)
+{
+    return ++s->disks[0]->now;
+}
+
+static void fails(Short *s, const char *what, int ret, Error *err)
+{
+    if (!s->run->wrong) {
+        s->run->wrong = text("%s fails: %s", what,
+                             err ? error_get_pretty(err) : strerror(-ret));
+    }
+    error_free(err);
+}
+
+/* From now on another image is used, or less is allowed. */
+static void note_point(Short *s)
+{
+    g_array_append_val(s->run->points, s->disks[0]->now);
+}
+
+static void note_use(Short *s, bool linked)
+{
+    ShortUse use = {
+        .now = stamp(s),
+        .level = s->run->count - 1,
+        .linked = linked,
+    };
+
+    g_array_append_val(s->run->uses, use);
+    note_point(s);
+}
+
+static bool images_open(Short *s)
+{
+    static const int levels[] = { 0, 1, 2, 3, 4 };
+    Error *err = NULL;
+
+    QEMU_BUILD_BUG_ON(ARRAY_SIZE(levels) != CRASH_LEVELS);
+    s->blk = chain_open(levels, s->run->count, BDRV_O_RDWR | BDRV_O_RESIZE |
+                        BDRV_O_UNMAP, &err);
+    if (!s->blk) {
+        fails(s, "opening", 0, err);
+        return false;
+    }
+    return true;
+}
+
+/* To close is to flush. */
+static void images_close(Short *s)
+{
+    unsigned index = model_begin(s->run->model, GUEST_FLUSH, 0, 0, stamp(s));
+
+    blk_unref(s->blk);
+    s->blk = NULL;
+    model_end(s->run->model, index, stamp(s), 0);
+    note_point(s);
+}
+
+static void image_add(Short *s, const CrashImage *img, uint64_t payload)
+{
+    int level = s->run->count++;
+    CrashRun *run = run_new(s->w, image_copy(img));
+
+    run->payload = payload;
+    s->run->runs[level] = run;
+    s->disks[level] = chain_disk(image_copy(img), &s->w->node, level + 1,
+                                 level, s->disks[0]);
+    s->disks[level]->in_order = true;
+    s->disks[level]->payload = payload;
+}
+
+/* A new overlay is put upon the image in use. */
+static void do_snapshot(Short *s)
+{
+    CrashWorkload w = *s->w;
+    int level = s->run->count;
+    BlockDriverState *base = blk_bs(s->blk), *overlay;
+    g_autofree char *image = g_strdup_printf("image%d", level);
+    g_autofree char *file = g_strdup_printf("file%d", level);
+    QDict *options = qdict_new();
+    CrashShape shape;
+    CrashImage *img;
+    Error *err = NULL;
+    int ret;
+
+    w.disk_kib = s->size / KiB;
+    w.fixed = w.state_zero = false;
+    img = chain_image_new(&w, &shape, s->disks[level - 1]->view, level - 1,
+                          &s->rng);
+    image_add(s, img, shape.payload);
+    image_free(img);
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "node-name", image);
+    qdict_put_str(options, "file", file);
+    qdict_put_null(options, "backing");
+    overlay = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
+                        BDRV_O_UNMAP, &err);
+    if (!overlay) {
+        fails(s, "opening the overlay", 0, err);
+        return;
+    }
+    ret = bdrv_set_backing_hd(overlay, base, &err);
+    if (ret < 0) {
+        fails(s, "putting the overlay there", ret, err);
+        return;
+    }
+    note_use(s, false);
+    bdrv_ref(base);
+    blk_remove_bs(s->blk);
+    blk_insert_bs(s->blk, overlay, &error_abort);
+    bdrv_unref(overlay);
+    ret = bdrv_reopen_set_read_only(base, true, &err);
+    if (ret < 0) {
+        fails(s, "a reopen", ret, err);
+    }
+    bdrv_unref(base);
+    note_use(s, true);
+}
+
+static void compact_status(BlockDriverState *bs, int64_t offset,
+                           int64_t total_work_size, void *opaque)
+{
+}
+
+static void do_compact(Short *s)
+{
+    BlockDriverState *bs = blk_bs(s->blk);
+    QemuOpts *opts = qemu_opts_create(bs->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    Error *err = NULL;
+    int ret;
+
+    qemu_opt_set(opts, "compact", "zeroes", &error_abort);
+    ret = bs->drv->bdrv_amend_options(bs, opts, compact_status, NULL, false,
+                                      &err);
+    if (ret < 0) {
+        fails(s, "compacting", ret, err);
+    }
+    qemu_opts_del(opts);
+}
+
+/*
+ * As a job does it, which does not flush what it has written to the parent:
+ * that is for the driver to do, before the image gets empty.
+ */
+static void do_commit(Short *s)
+{
+    BlockDriverState *top = blk_bs(s->blk);
+    BlockDriverState *base = chain_node(s->run->count - 2);
+    Error *err = NULL;
+    BlockBackend *to;
+    int ret = bdrv_reopen_set_read_only(base, false, &err);
+
+    if (ret == 0) {
+        to = chain_blk(base, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                             BLK_PERM_RESIZE);
+        ret = chain_copy(top, base, s->blk, to, &err);
+        ret = ret < 0 ? ret : blk_make_empty(s->blk, &err);
+        blk_unref(to);
+    }
+    ret = ret < 0 ? ret : bdrv_reopen_set_read_only(base, true, &err);
+    if (ret < 0) {
+        fails(s, "a commit", ret, err);
+    }
+}
+
+static void do_resize(Short *s, uint64_t size)
+{
+    Error *err = NULL;
+    unsigned index = model_resize_begin(s->run->model, s->size, size,
+                                        SIZE_LONG, stamp(s));
+    int ret = blk_truncate(s->blk, size, true, PREALLOC_MODE_OFF, 0, &err);
+
+    model_resize_end(s->run->model, index, stamp(s), ret);
+    note_point(s);
+    if (ret < 0) {
+        fails(s, "resizing", ret, err);
+        return;
+    }
+    s->size = size;
+    s->run->resized = true;
+}
+
+/*
+ * The process ends where it is.  What it has written to the files stays, but
+ * nobody has to flush that; what it had in memory is gone.
+ */
+static void do_kill(Short *s)
+{
+    CrashModel *model = s->run->model;
+    uint32_t since = 0;
+
+    for (int i = 0; i < s->run->count; i++) {
+        s->disks[i]->dead = true;
+    }
+    blk_unref(s->blk);
+    for (int i = 0; i < s->run->count; i++) {
+        s->disks[i]->dead = false;
+    }
+    for (guint i = 0; i < model->ops->len; i++) {
+        GuestOp *op = &g_array_index(model->ops, GuestOp, i);
+
+        if (op->kind == GUEST_FLUSH) {
+            since = MAX(since, op->start);
+        }
+    }
+    for (guint i = 0; i < model->ops->len; i++) {
+        GuestOp *op = &g_array_index(model->ops, GuestOp, i);
+
+        op->exempt |= op->kind != GUEST_FLUSH && !op->fua && op->end >= since;
+    }
+    images_open(s);
+}
+
+/* Write, zero or discard from @at to @end, in bytes, of the disk. */
+static void do_request(Short *s, ActionKind kind, uint64_t at, uint64_t end)
+{
+    CrashModel *model = s->run->model;
+    uint64_t sector = at / CRASH_SECTOR, count = (end - at) / CRASH_SECTOR;
+    bool write = kind <= WRITE_BLOCK;
+    unsigned index = model_begin(model, write ? GUEST_WRITE :
+                                 kind == ZERO_BLOCK ? GUEST_ZERO :
+                                 GUEST_DISCARD, sector, count, stamp(s));
+    int ret;
+
+    if (write) {
+        g_autofree uint8_t *buf = g_malloc(end - at);
+
+        model_fill(model, index, sector, count, buf);
+        ret = blk_pwrite(s->blk, at, end - at, buf, 0);
+    } else if (kind == ZERO_BLOCK) {
+        ret = blk_pwrite_zeroes(s->blk, at, end - at, BDRV_REQ_MAY_UNMAP);
+    } else {
+        ret = blk_pdiscard(s->blk, at, end - at);
+    }
+    model_end(model, index, stamp(s), ret);
+    if (ret < 0) {
+        fails(s, action_names[kind], ret, NULL);
+    }
+}
+
+static void do_action(Short *s, Action a)
+{
+    uint64_t at = a.block * BLOCK, end = MIN(at + BLOCK, s->size);
+    unsigned index;
+    int ret;
+
+    switch (a.kind) {
+    case WRITE_PART:
+        do_request(s, a.kind, at + 4 * KiB, at + 16 * KiB);
+        break;
+    case DISCARD_PART:
+        do_request(s, a.kind, at + 8 * KiB, at + 64 * KiB);
+        break;
+    case WRITE_BLOCK:
+    case ZERO_BLOCK:
+    case DISCARD_BLOCK:
+        do_request(s, a.kind, at, end);
+        break;
+    case FLUSH:
+        index = model_begin(s->run->model, GUEST_FLUSH, 0, 0, stamp(s));
+        ret = blk_flush(s->blk);
+        model_end(s->run->model, index, stamp(s), ret);
+        note_point(s);
+        if (ret < 0) {
+            fails(s, "a flush", ret, NULL);
+        }
+        break;
+    case GROW:
+        do_resize(s, SIZE_LONG);
+        break;
+    case SHRINK:
+        do_resize(s, SIZE_SHORT);
+        break;
+    case COMPACT:
+        do_compact(s);
+        break;
+    case REOPEN:
+        images_close(s);
+        images_open(s);
+        break;
+    case SNAPSHOT:
+        do_snapshot(s);
+        break;
+    case COMMIT:
+        do_commit(s);
+        break;
+    case KILL:
+        do_kill(s);
+        break;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+/* -- A history -- */
+
+static bool has_block(ActionKind kind)
+{
+    return kind <= DISCARD_BLOCK;
+}
+
+static char *history_text(const Action *actions, unsigned count)
+{
+    GString *str = g_string_new(NULL);
+
+    for (unsigned i = 0; i < count; i++) {
+        g_string_append_printf(str, "%s%s", i ? " " : "",
+                               action_names[actions[i].kind]);
+        if (has_block(actions[i].kind)) {
+            g_string_append_printf(str, "%u", actions[i].block);
+        }
+    }
+    return g_string_free(str, false);
+}
+
+/* The actions that @words name; returns how many, or -1. */
+static int history_parse(const char *words, Action *actions)
+{
+    g_auto(GStrv) list = g_strsplit(words, " ", -1);
+    int count = 0;
+
+    for (char **word = list; *word; word++) {
+        size_t length = strcspn(*word, "0123456789");
+        unsigned kind = 0;
+
+        while (kind < ACTION_KINDS &&
+               (strlen(action_names[kind]) != length ||
+                strncmp(action_names[kind], *word, length))) {
+            kind++;
+        }
+        if (kind == ACTION_KINDS || count == MAX_ACTIONS) {
+            return -1;
+        }
+        actions[count++] = (Action) { kind, atoi(*word + length) };
+    }
+    return count;
+}
+
+/* What the guest reads is right; after a kill nobody knows that. */
+static void read_all(Short *s)
+{
+    g_autofree uint8_t *buf = g_malloc(s->size);
+    uint32_t start = stamp(s);
+    int ret = blk_pread(s->blk, 0, s->size, buf, 0);
+
+    if (ret < 0) {
+        fails(s, "a read", ret, NULL);
+        return;
+    }
+    s->run->wrong = model_check_read(s->run->model, 0, s->size / CRASH_SECTOR,
+                                     start, stamp(s), buf);
+}
+
+/* Begin a run; @before and @seen say what the disk holds. */
+static Short history_begin(const CrashWorkload *w, const CrashShape *shape,
+                           const CrashModel *before, const uint32_t *seen,
+                           uint64_t size, char *words)
+{
+    Short s = {
+        .w = w,
+        .run = g_new0(ShortRun, 1),
+        .size = size,
+        .rng = { 1 },
+    };
+    ShortRun *run = s.run;
+
+    run->history = words;
+    run->shape = *shape;
+    run->uses = g_array_new(false, false, sizeof(ShortUse));
+    run->points = g_array_new(false, false, sizeof(uint32_t));
+    run->model = model_new(before, seen, &run->shape);
+    run->model->first_size = size;
+    return s;
+}
+
+static void history_end(Short *s)
+{
+    ShortRun *run = s->run;
+
+    if (s->blk) {
+        images_close(s);
+    }
+    run->end = s->disks[0]->now;
+    for (int i = run->count - 1; i >= 0; i--) {
+        run_end(run->runs[i], s->disks[i]);
+    }
+    model_settle(run->model);
+}
+
+ShortRun *short_run_further(const CrashWorkload *w, const ShortRun *before,
+                            const CrashFiles *f, const uint32_t *seen,
+                            const char *words)
+{
+    Short s = history_begin(w, &before->shape, before->model, seen,
+                            f->readers[f->levels[f->count - 1]]->disk_size,
+                            g_strdup(words));
+
+    /* Parents need not have been written to. */
+    s.run->killed = s.run->further = true;
+    s.run->resized = before->resized;
+    crash_seed_guids(3);
+    for (int i = 0; i < f->count; i++) {
+        image_add(&s, f->images[i], before->runs[i]->payload);
+    }
+    note_use(&s, true);
+    if (images_open(&s)) {
+        do_action(&s, (Action) { WRITE_PART, 0 });
+    }
+    if (!s.run->wrong) {
+        read_all(&s);
+    }
+    history_end(&s);
+    return s.run;
+}
+
+static ShortRun *history_run(const Kind *kind, const Action *actions,
+                             unsigned count)
+{
+    Short s = history_begin(&kind->w, &kind->shape, kind->before, kind->seen,
+                            SIZE, history_text(actions, count));
+    ShortRun *run = s.run;
+
+    crash_seed_guids(2);
+    for (int i = 0; i <= kind->child; i++) {
+        image_add(&s, kind->images[i], kind->payload[i]);
+    }
+    note_use(&s, true);
+    if (images_open(&s)) {
+        for (unsigned i = 0; i < count && !run->wrong; i++) {
+            if (i == count - 1) {
+                run->from = stamp(&s);
+            }
+            do_action(&s, actions[i]);
+            run->killed |= actions[i].kind == KILL;
+        }
+        if (!run->wrong && !run->killed) {
+            read_all(&s);
+        } else if (!run->wrong && actions[count - 1].kind == KILL) {
+            /* Opening writes nothing: what recovers is the first write. */
+            do_action(&s, (Action) { WRITE_PART, 0 });
+        }
+    }
+    history_end(&s);
+    return run;
+}
+
+void short_run_free(ShortRun *run)
+{
+    for (int i = 0; i < run->count; i++) {
+        guest_run_free(run->runs[i]);
+    }
+    g_array_unref(run->uses);
+    g_array_unref(run->points);
+    model_free(run->model);
+    g_free(run->wrong);
+    g_free(run->history);
+    g_free(run);
+}
+
+/* -- All histories -- */
+
+typedef struct Walk {
+    CrashContext *ctx;
+    const ShortChoice *choice;
+    const Kind *kind;
+    ShortKnown *known;
+    Action actions[MAX_ACTIONS];
+    unsigned histories;
+    unsigned unit;              /* what is shared out */
+} Walk;
+
+/* Whether the last of @count actions does something that is worth a look. */
+static bool last_is_fit(const Walk *k, unsigned count)
+{
+    const Action *a = &k->actions[count - 1];
+    ActionKind before = count > 1 ? a[-1].kind : REOPEN;
+    uint64_t size = SIZE;
+    int level = k->kind->child;
+
+    for (unsigned i = 0; i < count - 1; i++) {
+        ActionKind kind = k->actions[i].kind;
+
+        size = kind == GROW ? SIZE_LONG : kind == SHRINK ? SIZE_SHORT : size;
+        level += kind == SNAPSHOT;
+    }
+    switch (a->kind) {
+    case FLUSH:
+        return before != FLUSH && before != REOPEN && before != KILL;
+    case REOPEN:
+    case KILL:
+        return before != REOPEN && before != KILL;
+    case GROW:
+        return size != SIZE_LONG;
+    case SHRINK:
+        return size != SIZE_SHORT;
+    case COMPACT:
+        return before != COMPACT && (!k->kind->w.fixed || level);
+    case SNAPSHOT:
+        return level < CRASH_LEVELS - 1;
+    case COMMIT:
+        return level && before != COMMIT;
+    default:
+        return a->block * BLOCK < size;
+    }
+}
+
+/* Whether it is not another one with the first two blocks exchanged. */
+static bool is_needed(const Walk *k, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (k->actions[i].kind == SHRINK) {
+            return true;
+        }
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (has_block(k->actions[i].kind) && k->actions[i].block < 2) {
+            return k->actions[i].block == 0;
+        }
+    }
+    return true;
+}
+
+static void walk_judge(Walk *k, unsigned count)
+{
+    ShortRun *run = history_run(k->kind, k->actions, count);
+
+    k->histories++;
+    short_check(k->ctx, run, k->known);
+    short_run_free(run);
+}
+
+/* Go on from a history of @count actions. */
+static void walk(Walk *k, unsigned count)
+{
+    const ShortChoice *c = k->choice;
+
+    if (count < MAX(c->depth, 2)) {
+        k->unit++;
+    }
+    if (is_needed(k, count) && k->unit % c->parts == c->part - 1) {
+        walk_judge(k, count);
+    }
+    for (unsigned i = 0; i < ACTION_KINDS && count < c->depth; i++) {
+        for (unsigned block = 0; block < (has_block(i) ? BLOCKS : 1); block++) {
+            k->actions[count] = (Action) { i, block };
+            if (last_is_fit(k, count + 1) && !enough(k->ctx)) {
+                walk(k, count + 1);
+            }
+        }
+    }
+}
+
+/* -- Kinds of images -- */
+
+/* Let the parent have something in each block. */
+static void parent_fill(Kind *kind, CrashModel *model)
+{
+    CrashDisk *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1,
+                                 0, NULL);
+    static const int levels[] = { 0 };
+    BlockBackend *blk;
+
+    disk->instant = true;
+    blk = chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
+    for (uint64_t at = 0; at < SIZE; at += BLOCK) {
+        uint64_t sector = at / CRASH_SECTOR;
+        uint64_t count = 256 * KiB / CRASH_SECTOR;
+        unsigned index = model_begin(model, GUEST_WRITE, sector, count,
+                                     ++disk->now);
+        g_autofree uint8_t *buf = g_malloc(count * CRASH_SECTOR);
+
+        model_fill(model, index, sector, count, buf);
+        if (blk_pwrite(blk, at, count * CRASH_SECTOR, buf, 0) < 0) {
+            g_assert_not_reached();
+        }
+        model_end(model, index, ++disk->now, 0);
+    }
+    blk_unref(blk);
+    image_free(kind->images[0]);
+    kind->images[0] = image_copy(disk->view);
+    disk_free(disk);
+}
+
+/* The whole disk is of interest, and what it may get. */
+static void model_widen(CrashModel *model)
+{
+    for (uint64_t page = 0; page < SIZE_LONG / CRASH_PAGE; page++) {
+        CrashSpot spot = { .page = page };
+
+        g_array_append_val(model->spots, spot);
+    }
+    model_settle(model);
+    model_advance(model, CRASH_NEVER - 1);
+}
+
+static void kind_make(Kind *kind, const char *name)
+{
+    CrashRng rng = { 1 };
+    CrashFiles f = { .fit = true };
+    char *why;
+
+    kind->w = (CrashWorkload) {
+        .name = name,
+        .disk_kib = SIZE / KiB,
+        .block_mib = { 1 },
+        .only_512 = true,
+        .state_zero = true,
+        .fixed = !strcmp(name, "fixed"),
+    };
+    kind->child = !strcmp(name, "child");
+    crash_seed_guids(1);
+    kind->images[0] = chain_image_new(&kind->w, &kind->shape, NULL, 0, &rng);
+    kind->payload[0] = kind->shape.payload;
+    kind->before = model_new(NULL, NULL, &kind->shape);
+    if (kind->child) {
+        parent_fill(kind, kind->before);
+        /* A new child shows its parent. */
+        kind->w.state_zero = false;
+        kind->images[1] = chain_image_new(&kind->w, &kind->shape,
+                                          kind->images[0], 0, &rng);
+        kind->payload[1] = kind->shape.payload;
+    }
+    model_widen(kind->before);
+    kind->seen = g_new0(uint32_t, kind->before->spots->len * CRASH_SECTORS);
+    f.images[0] = kind->images[0];
+    f.images[1] = kind->images[1];
+    why = files_read(&f);
+    why = why ?: files_link(&f, kind->child);
+    why = why ?: check_spots(f.readers[kind->child], kind->before, kind->seen);
+    g_assert(!why);
+    files_free(&f);
+}
+
+static void kind_clear(Kind *kind)
+{
+    image_free(kind->images[0]);
+    image_free(kind->images[1]);
+    model_free(kind->before);
+    g_free(kind->seen);
+}
+
+bool short_run(CrashContext *ctx, const char *name, const ShortChoice *choice,
+               int number)
+{
+    Kind kind = { .child = false };
+    Walk k = {
+        .ctx = ctx,
+        .choice = choice,
+        .kind = &kind,
+        .known = short_known_new(),
+    };
+    int count;
+
+    kind_make(&kind, name);
+    ctx->workload = &kind.w;
+    ctx->shape = kind.shape;
+    if (!choice->history) {
+        walk(&k, 0);
+    } else {
+        count = history_parse(choice->history, k.actions);
+        for (int i = 0; i <= count; i++) {
+            if (i && !last_is_fit(&k, i)) {
+                count = -1;
+            } else {
+                walk_judge(&k, i);
+            }
+        }
+        if (count < 0) {
+            violation(ctx, NULL, "", "there is no such history");
+        }
+    }
+    printf("%sok %d short-%s: %u histories, %u points, %u cuts, %u states, "
+           "%u recovered, %u violations\n",
+           ctx->totals.violations ? "not " : "", number, name, k.histories,
+           ctx->totals.points, k.known->cuts,
+           ctx->totals.states, k.known->recovered, ctx->totals.violations);
+    fflush(stdout);
+    short_known_free(k.known);
+    kind_clear(&kind);
+    return !ctx->totals.violations;
+}
