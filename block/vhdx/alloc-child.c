@@ -147,7 +147,7 @@ child_publish_part(BlockDriverState *bs, uint64_t offset, const VHDXExtent *e,
  * Whether a block with the entry @entry, which was at @place when @alloc was
  * looked up, is still that: 1, 0 if there is nothing left to tell of what has
  * been written, or -EAGAIN if it is lost.  @alloc is NULL where the entry has
- * named the place by now.
+ * named the place by now. [write-overtaken]
  */
 static int child_still(BDRVVHDXState *s, uint64_t entry, uint64_t place,
                        const VHDXAlloc *alloc)
@@ -163,6 +163,7 @@ static int child_still(BDRVVHDXState *s, uint64_t entry, uint64_t place,
            vhdx_bat_offset(entry) == place;
 }
 
+/* [bits-barrier] */
 int coroutine_fn vhdx_alloc_child_publish(BlockDriverState *bs, uint64_t offset,
                                           const VHDXExtent *e)
 {

@@ -43,6 +43,7 @@ static void place_give_back(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
     }
 }
 
+/* [published-kept] */
 void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
 {
     assert(alloc->refs);
@@ -59,6 +60,7 @@ void vhdx_alloc_unref(BDRVVHDXState *s, VHDXAlloc *alloc)
     g_free(alloc);
 }
 
+/* [data-barrier] */
 void vhdx_alloc_enter(BDRVVHDXState *s, uint64_t index, uint64_t offset,
                       uint64_t bytes, bool kept, bool zero, VHDXAlloc **alloc)
 {
@@ -113,7 +115,10 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
     return 0;
 }
 
-/* Make the place of @alloc read as zeros, or wait until someone has. */
+/*
+ * Make the place of @alloc read as zeros, or wait until someone has.
+ * [place-zeroed]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_prepare(BlockDriverState *bs, VHDXAlloc *alloc)
 {
@@ -157,7 +162,7 @@ int coroutine_fn vhdx_alloc_share(BlockDriverState *bs, VHDXAlloc *alloc)
 /*
  * The place that is being given to @block, whose entry is @entry, or NULL.  One
  * that was looked for when the entry was another one does not count: its
- * writers are going to find that out.
+ * writers are going to find that out. [shared-place] [zeros-whole]
  */
 static VHDXAlloc *alloc_find(BDRVVHDXState *s, uint64_t block, uint64_t entry)
 {

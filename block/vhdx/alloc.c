@@ -18,7 +18,10 @@
 #include "trace.h"
 #include "alloc-int.h"
 
-/* Set the BAT entry of a block that now holds data, if nobody has yet. */
+/*
+ * Set the BAT entry of a block that now holds data, if nobody has yet.
+ * [publish-last]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
 {
@@ -100,6 +103,7 @@ vhdx_alloc_complete(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
     return ret;
 }
 
+/* [freed-detached] */
 void vhdx_alloc_free(BDRVVHDXState *s, uint64_t block, uint64_t place)
 {
     VHDXAlloc *alloc = vhdx_request_alloc(s, vhdx_bat_index(&s->geo, block));
@@ -127,6 +131,7 @@ void vhdx_alloc_cover(BDRVVHDXState *s, uint64_t block)
     vhdx_change_note(s);
 }
 
+/* [failed-zeroed] */
 int coroutine_fn
 vhdx_alloc_zero(BlockDriverState *bs, uint64_t block, uint64_t offset,
                 uint64_t bytes, BdrvRequestFlags flags)

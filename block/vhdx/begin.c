@@ -37,7 +37,10 @@
 static int coroutine_fn GRAPH_RDLOCK
 begin_locked(BlockDriverState *bs, VHDXWriteState to, Error **errp);
 
-/* Step 1 for @child: @now becomes @next.  Its parent's commit_lock is held. */
+/*
+ * Step 1 for @child: @now becomes @next.  Its parent's commit_lock is held.
+ * [middle-guid]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 child_tell(BlockDriverState *child, const VHDXGuid *now, const VHDXGuid *next,
            Error **errp)
@@ -139,7 +142,7 @@ static void GRAPH_RDLOCK children_lose(BlockDriverState *bs, bool merge)
     }
 }
 
-/* Give @bs a new DataWriteGuid, of which @children are told. */
+/* Give @bs a new DataWriteGuid, of which @children are told. [told-first] */
 static int coroutine_fn GRAPH_RDLOCK
 begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
 {
@@ -161,6 +164,7 @@ begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
     return 0;
 }
 
+/* [told-used] */
 static int coroutine_fn GRAPH_RDLOCK
 begin_data(BlockDriverState *bs, Error **errp)
 {
@@ -226,6 +230,7 @@ begin_linked(BlockDriverState *bs, BlockDriverState *parent, VHDXWriteState to,
     return ret;
 }
 
+/* [parent-locked] */
 int coroutine_fn vhdx_begin(BlockDriverState *bs, VHDXWriteState to)
 {
     BDRVVHDXState *s = bs->opaque, *p = NULL;

@@ -283,6 +283,7 @@ static bool bits_full(BDRVVHDXState *s, uint64_t place, uint64_t first,
     return true;
 }
 
+/* [bits-cleared] [bits-full] */
 int coroutine_fn vhdx_bitmap_set(BlockDriverState *bs, uint64_t place,
                                  uint64_t offset, uint64_t bytes, bool clear,
                                  bool *full)

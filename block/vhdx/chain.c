@@ -60,7 +60,7 @@ name_is_attached(BlockDriverState *bs, const char *name)
 
 /*
  * Let @loc be the locator of @bs.  If @parent is not NULL, the linkage is its
- * DataWriteGuid, and what it has is stable before.
+ * DataWriteGuid, and what it has is stable before. [link-flushed]
  */
 static int coroutine_fn GRAPH_RDLOCK
 locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
@@ -309,7 +309,7 @@ block_empty(BlockDriverState *bs, uint64_t block, uint64_t *count)
 
 /*
  * Requests are frozen: a block must not get another place, as PARTIALLY_PRESENT
- * again, before it is stable that it has none.
+ * again, before it is stable that it has none. [empty-stable]
  */
 static int coroutine_fn GRAPH_RDLOCK make_empty_frozen(BlockDriverState *bs)
 {

@@ -179,6 +179,7 @@ void vhdx_change_corrupted_event(BlockDriverState *bs, const char *message)
     vhdx_send_corrupted(bdrv_get_device_name(bs), node, message);
 }
 
+/* [change-counted] */
 void vhdx_change_note(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
@@ -217,6 +218,7 @@ void vhdx_change_stable(BDRVVHDXState *s, uint64_t change)
     s->change->stable = change;
 }
 
+/* [change-generation] */
 bool vhdx_change_take(BDRVVHDXState *s, uint64_t *last)
 {
     bool ordered = s->change->ordered;

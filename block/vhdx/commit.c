@@ -16,6 +16,10 @@
  * Where entries go, and when pages go in place, is told in ring.c; log.c opens
  * and closes the log.
  *
+ * Above a function that keeps a rule of crash safety the rule's name stands in
+ * brackets, here and in all files of the driver.  Its tests know the rules by
+ * these names.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
@@ -47,7 +51,10 @@ typedef struct Commit {
     uint32_t stable;                /* pages [0, stable) are stable there */
 } Commit;
 
-/* Empty the ring, all entries of which are stable.  Returns 0 or -errno. */
+/*
+ * Empty the ring, all entries of which are stable.  Returns 0 or -errno.
+ * [checkpoint-applied] [checkpoint-stable]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 checkpoint(BlockDriverState *bs)
 {
@@ -85,7 +92,7 @@ checkpoint(BlockDriverState *bs)
  * a power cut may leave only the first entries of a commit.  Sector bitmaps
  * come before the BAT, as an entry gives bits their meaning, and the BAT's
  * pages come from the last to the first: a bitmap's entry stands behind those
- * of its blocks.
+ * of its blocks. [bits-first]
  */
 static int child_order(const void *a, const void *b, void *opaque)
 {
@@ -100,7 +107,7 @@ static int child_order(const void *a, const void *b, void *opaque)
     return x_bat || y_bat ? x_bat - y_bat : vhdx_cache_page_compare(a, b);
 }
 
-/* Take all dirty pages.  lock is held. */
+/* Take all dirty pages.  lock is held. [taken-version] */
 static void commit_take(BDRVVHDXState *s, Commit *c)
 {
     VHDXPage *page;
@@ -124,7 +131,7 @@ static void commit_take(BDRVVHDXState *s, Commit *c)
     }
 }
 
-/* What is written of the commit is stable: apply may have it. */
+/* What is written of the commit is stable: apply may have it. [log-first] */
 static void commit_stable(BDRVVHDXState *s, Commit *c)
 {
     VHDX_LOCK_GUARD(s);
@@ -133,7 +140,7 @@ static void commit_stable(BDRVVHDXState *s, Commit *c)
     }
 }
 
-/* Give back what has not become stable, and free the commit. */
+/* Give back what has not become stable, and free the commit. [failed-dirty] */
 static void commit_end(BDRVVHDXState *s, Commit *c)
 {
     VHDX_LOCK_GUARD(s);
@@ -160,6 +167,7 @@ static bool data_is_named(BDRVVHDXState *s)
 /*
  * Flush what was written to the log, and with it all data.  If there is only
  * data, an error is the guest's to deal with, as it is with a raw file.
+ * [flush-stable]
  */
 static int coroutine_fn GRAPH_RDLOCK
 commit_flush(BlockDriverState *bs, Commit *c)
@@ -179,7 +187,7 @@ commit_flush(BlockDriverState *bs, Commit *c)
     return ret;
 }
 
-/* Make room in the ring for the next entry, of @count pages. */
+/* Make room in the ring for the next entry, of @count pages. [ring-room] */
 static int coroutine_fn GRAPH_RDLOCK
 commit_make_room(BlockDriverState *bs, Commit *c, uint32_t count)
 {
@@ -290,6 +298,7 @@ static int coroutine_fn GRAPH_RDLOCK apply_if_due(BlockDriverState *bs)
     return ret;
 }
 
+/* [data-barrier] */
 int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -334,7 +343,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
  * Cut a large free tail off the file.  Nothing may say any more that the file
  * is longer before it gets shorter: the checkpoint's entry tells the new end
  * twice, as what it has for certain and as what it needs.  If that can't be
- * had now, the image's closing will do it.
+ * had now, the image's closing will do it. [cut-announced] [cut-stable]
  */
 static void coroutine_fn GRAPH_RDLOCK cut_free_end(BlockDriverState *bs)
 {

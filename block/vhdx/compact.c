@@ -419,6 +419,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
     return pack(bs, c);
 }
 
+/* [move-frozen] */
 int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                                  BlockDriverAmendStatusCB *status_cb,
                                  void *cb_opaque, Error **errp)

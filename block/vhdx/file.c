@@ -121,6 +121,7 @@ void vhdx_file_set_fixed(BDRVVHDXState *s, bool fixed)
     s->file->fixed = fixed;
 }
 
+/* [flushed-length] */
 int coroutine_fn vhdx_file_flush(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;

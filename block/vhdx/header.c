@@ -87,6 +87,7 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     return 0;
 }
 
+/* [header-order] */
 int coroutine_fn vhdx_header_update(BlockDriverState *bs,
                                     const VHDXHeader *header, int copies)
 {

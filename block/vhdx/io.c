@@ -223,6 +223,7 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
  * reads as the parent, or some of its sectors do.  All of it is to read as
  * zeros if @whole.  The log is open.  lock is held, and dropped for I/O.
  * Returns how many bytes are done, 0 if it is to be called again, or -errno.
+ * [zeros-whole]
  */
 static int64_t coroutine_fn GRAPH_RDLOCK
 zero_child(BlockDriverState *bs, const ZeroRange *z, uint64_t entry, bool whole)

@@ -76,6 +76,7 @@ vhdx_link_write(BlockDriverState *bs, const VHDXGuid *linkage,
                          errp);
 }
 
+/* [link-flushed] */
 int coroutine_fn
 vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
 {

@@ -30,7 +30,7 @@
 /* How many places the closing of the log punches at the most */
 #define PUNCH_CLOSE 4096
 
-/* Make good what a failed flush may have lost. */
+/* Make good what a failed flush may have lost. [resume-data] */
 static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -100,7 +100,10 @@ int coroutine_fn vhdx_log_flush(BlockDriverState *bs)
     return ret;
 }
 
-/* Put the replay in place, so that neither header names the old log. */
+/*
+ * Put the replay in place, so that neither header names the old log.
+ * [replay-stable] [replay-named]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 replay_finish(BlockDriverState *bs, VHDXHeader *header)
 {
@@ -147,6 +150,7 @@ replay_finish(BlockDriverState *bs, VHDXHeader *header)
     return 0;
 }
 
+/* [log-named] */
 static int coroutine_fn GRAPH_RDLOCK first_entry(BlockDriverState *bs,
                                                  VHDXHeader *header)
 {
@@ -176,7 +180,7 @@ static int coroutine_fn GRAPH_RDLOCK first_entry(BlockDriverState *bs,
  * A header with the new GUIDs comes before anything else, and with LogGuid zero
  * in both copies, as the other one has had it or has been overwritten, the
  * log's space may be used again.  The log is named by a header only when it has
- * a valid entry, and used only when both name it.
+ * a valid entry, and used only when both name it. [log-kept]
  */
 int coroutine_fn vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
                                const VHDXGuid *data_write_guid)
@@ -227,7 +231,10 @@ int coroutine_fn vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
     return ret;
 }
 
-/* Put everything in place, and take the log's name out of the headers. */
+/*
+ * Put everything in place, and take the log's name out of the headers.
+ * [close-applied]
+ */
 static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -264,6 +271,7 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
     return ret;
 }
 
+/* [cut-announced] */
 int coroutine_fn vhdx_log_close(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;

@@ -204,7 +204,7 @@ entry_drop(BlockDriverState *bs, const VHDXMove *m)
 
 /*
  * Let @m's entry name the new place, in memory; the data has to be stable
- * before the entry.
+ * before the entry. [move-barrier]
  */
 static int coroutine_fn GRAPH_RDLOCK
 entry_move(BlockDriverState *bs, const VHDXMove *m)

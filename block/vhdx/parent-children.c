@@ -71,6 +71,7 @@ GPtrArray *vhdx_children_list(BlockDriverState *bs, VHDXChildren which)
     return list;
 }
 
+/* [told-used] */
 void vhdx_children_note(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;

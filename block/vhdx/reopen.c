@@ -220,7 +220,10 @@ begin_entry(BlockDriverState *bs, void *opaque, Error **errp)
     return ret;
 }
 
-/* @bs gets no change any more: let its children be as they are to stay. */
+/*
+ * @bs gets no change any more: let its children be as they are to stay.
+ * [overlay-linked]
+ */
 static void children_let_go(BlockDriverState *bs)
 {
     g_autoptr(GPtrArray) list = children_ref(bs, VHDX_CHILDREN_ALL);

@@ -242,7 +242,7 @@ zeros_apply(BlockDriverState *bs, uint64_t start, uint64_t end)
 /*
  * Make the file as long as the log says.  On a node that can't grow, that may
  * be more than it ever had, where nothing is: older versions of this driver
- * rounded its length up.
+ * rounded its length up. [replay-length]
  */
 static int coroutine_fn GRAPH_RDLOCK length_apply(BlockDriverState *bs)
 {

@@ -116,6 +116,7 @@ bool vhdx_request_frozen(BDRVVHDXState *s)
     return s->requests->frozen;
 }
 
+/* [freed-tickets] */
 uint64_t vhdx_request_oldest(BDRVVHDXState *s)
 {
     VHDXRequest *req = QTAILQ_FIRST(&s->requests->list);

@@ -136,6 +136,7 @@ bool vhdx_ring_has_given_up(BDRVVHDXState *s)
     return s->log->sequence < s->log->given_up;
 }
 
+/* [tail-stable] [resume-placed] */
 int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -153,6 +154,7 @@ int coroutine_fn vhdx_ring_flush_data(BlockDriverState *bs)
     return 0;
 }
 
+/* [flush-latched] */
 int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
 {
     int ret = vhdx_ring_flush_data(bs);
@@ -165,6 +167,7 @@ int coroutine_fn vhdx_ring_flush(BlockDriverState *bs)
     return ret;
 }
 
+/* [resume-log] */
 int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
@@ -195,6 +198,7 @@ int coroutine_fn vhdx_ring_rewind(BlockDriverState *bs)
     return ret;
 }
 
+/* [ring-reserve] */
 uint32_t vhdx_ring_room(BDRVVHDXState *s)
 {
     vhdx_assert_commit_locked(s);
@@ -250,7 +254,7 @@ ring_fill(BlockDriverState *bs, uint32_t end)
 
 /*
  * Where the log begins for a replay of the next entry: at the oldest one whose
- * pages may not be stable in place.
+ * pages may not be stable in place. [tail-stable]
  */
 static uint32_t ring_tail(const VHDXLog *log)
 {
@@ -285,6 +289,7 @@ ring_put(BlockDriverState *bs, const uint8_t *buf, uint64_t bytes)
                             buf + first);
 }
 
+/* [last-length] [entry-retried] */
 int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  const uint64_t *offsets,
                                  uint8_t *const *data)
@@ -337,6 +342,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     return 0;
 }
 
+/* [ring-reuse] */
 void vhdx_ring_release(BDRVVHDXState *s)
 {
     VHDXLog *log = s->log;
@@ -394,6 +400,7 @@ static unsigned pages_in_row(VHDXPage **pages, unsigned count)
     return n;
 }
 
+/* [log-first] */
 int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;

@@ -61,6 +61,7 @@ static void freed_add(BDRVVHDXState *s, GArray *list, uint64_t offset,
     g_array_append_val(list, freed);
 }
 
+/* [touched-old] */
 void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
                        bool touched)
 {
@@ -77,6 +78,7 @@ void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
     }
 }
 
+/* [freed-wait] */
 void vhdx_space_release(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 {
     vhdx_assert_locked(s);
@@ -99,6 +101,7 @@ void vhdx_space_commit_begin(BDRVVHDXState *s)
     freed_move(s->space->freed, s->space->committing);
 }
 
+/* [freed-wait] */
 void vhdx_space_commit_end(BDRVVHDXState *s, bool stable)
 {
     vhdx_assert_commit_locked(s);
@@ -194,7 +197,7 @@ static void free_end_punch(BDRVVHDXState *s)
 /*
  * Put some places that wait for nobody any more into the map, or forget them
  * if it is not @known what is free.  lock is held.  Returns whether there are
- * more.
+ * more. [freed-old]
  */
 static bool reclaim_some(BDRVVHDXState *s, bool known)
 {

@@ -418,7 +418,7 @@ int coroutine_fn vhdx_space_doubt(BlockDriverState *bs)
     return ret ? MIN(ret, 0) : doubt_blocks(bs, &geo);
 }
 
-/* The map is complete: @sp has it from now on. */
+/* The map is complete: @sp has it from now on. [tail-old] */
 static void scan_use(Scan *scan, VHDXSpace *sp)
 {
     g_free(sp->used);

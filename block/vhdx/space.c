@@ -233,7 +233,7 @@ space_extend(BlockDriverState *bs, uint64_t end)
 /*
  * Take a place of @bytes bytes that is known to be free, below the end or at
  * it.  lock is held.  Returns 0 if there is none now, or -EIO where there will
- * be none in this open, however long the file gets.
+ * be none in this open, however long the file gets. [zero-known]
  */
 static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
 {

@@ -183,7 +183,7 @@ static int child_in_use(int file)
  */
 static int child_told_too(int file)
 {
-    if (defect != TOLD_NOT_IN_USE &&
+    if (defect != TOLD_NOT_IN_USE &&  /* [told-used] */
         (defect != STALE_OVERLAY_TOLD || file != m.active)) {
         return FILES;
     }
@@ -217,6 +217,7 @@ static bool child_may_tidy(int child)
     int parent = locator_parent(l);
 
     return !m.tidying && !m.lock[child] && locator_linkage2(l) != NIL &&
+           /* [parent-locked] */
            (!m.lock[parent] || defect == TIDIED_UNLOCKED) &&
            (guid_now(parent) == locator_linkage(l) ||
             guid_now(parent) == locator_linkage2(l));
@@ -230,7 +231,7 @@ static void tidy_begin(int child)
     m.tidying = child;
     m.lock[child] = true;
     m.lock[parent] |= defect != TIDIED_UNLOCKED;
-    child_tidy(child, defect == TIDIED_TO_TOLD ?
+    child_tidy(child, defect == TIDIED_TO_TOLD ?  /* [told-first] */
                       locator_linkage2(locator_now(child)) : guid_now(parent));
 }
 
@@ -249,6 +250,7 @@ static void tidy_end(void)
 /* R4: whether the GUID was told to another child than the one in use now */
 static bool guid_is_good(int file)
 {
+    /* [told-used] */
     return defect == NO_R4 || m.told[file] == child_in_use(file);
 }
 
@@ -306,6 +308,7 @@ static bool is_in_chain(int file)
 
 static int guid_first(int to)
 {
+    /* [middle-guid] */
     return defect == MIDDLE_KEEPS_GUID || defect == TOLD_FROM_BELOW ? to :
            locator_parent(locator_now(m.active));
 }
@@ -324,14 +327,14 @@ static bool guid_is_last(int file, int to)
 
 static void told_flush(int child)
 {
-    if (defect != TOLD_UNFLUSHED) {
+    if (defect != TOLD_UNFLUSHED) {  /* [told-first] */
         file_flush(child);
     }
 }
 
 static void header_flush(int file)
 {
-    if (defect != HEADER_UNFLUSHED) {
+    if (defect != HEADER_UNFLUSHED) {  /* [told-first] */
         file_flush(file);
     }
 }

@@ -50,6 +50,7 @@ inline header() {
 /* With a child: it can be tidied later as well (R3), if it is read-only. */
 inline tell_and_take() {
     if
+    /* [told-first] */
     :: IS(HEADER_BEFORE_TELLING) -> header(); tell(); tidy()
     :: IS(TIDIED_BEFORE_HEADER) -> tell(); tidy(); header()
     :: WHEN(defect != HEADER_BEFORE_TELLING &&
@@ -128,7 +129,7 @@ inline copy() {
 
 inline copy_and_take_guids() {
     if
-    :: IS(DATA_BEFORE_HEADER) -> copy(); take_guids()
+    :: IS(DATA_BEFORE_HEADER) -> copy(); take_guids()  /* [told-first] */
     :: WHEN(defect != DATA_BEFORE_HEADER) -> take_guids(); copy()
     fi
 }
@@ -167,7 +168,7 @@ inline merge_end() {
     if
     :: WHEN(now.from == m.active) ->
         if
-        :: IS(EMPTY_BEFORE_FLUSH) -> drop_all()
+        :: IS(EMPTY_BEFORE_FLUSH) -> drop_all()  /* [empty-stable] */
         :: WHEN(defect != EMPTY_BEFORE_FLUSH) ->
             d_step { STEP(file_flush(now.to)) };
             if
@@ -178,7 +179,7 @@ inline merge_end() {
         fi
     :: WHEN(now.from != m.active) ->
         if
-        :: IS(LINKED_BEFORE_FLUSH)
+        :: IS(LINKED_BEFORE_FLUSH)  /* [link-flushed] */
         :: WHEN(defect != LINKED_BEFORE_FLUSH) ->
             d_step { STEP(file_flush(now.to)) }
         fi;
@@ -198,12 +199,12 @@ inline snapshot() {
     take_guid();
     d_step { STEP(guest_write(2, WRITTEN)) };
     if
-    :: IS(SNAPSHOT_UNFLUSHED)
+    :: IS(SNAPSHOT_UNFLUSHED)  /* [link-flushed] */
     :: WHEN(defect != SNAPSHOT_UNFLUSHED) ->
         d_step { STEP(file_flush(m.active)) }
     fi;
     if
-    :: IS(NOT_RELINKED)
+    :: IS(NOT_RELINKED)  /* [overlay-linked] */
     :: WHEN(defect != NOT_RELINKED) ->
         d_step { STEP(child_tidy(OVERLAY, guid_now(TOP))) };
         d_step { STEP(file_flush(OVERLAY)) }

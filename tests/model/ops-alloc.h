@@ -30,7 +30,7 @@ static Alloc *alloc_find(int block)
     bool absent = entry_state(bat_get(block)) == NOT_PRESENT;
 
     if (a && a->phase != PUBLISHED && a->partial != absent &&
-        defect != ZERO_TO_PARTIAL) {
+        defect != ZERO_TO_PARTIAL) {  /* [zeros-whole] */
         return NULL;
     }
     return a;
@@ -41,7 +41,7 @@ static bool has_ticket(int place)
 {
     for (int g = 0; g < guests; g++) {
         if (m.requests[g].active && m.requests[g].place == place + 1) {
-            return defect != NO_TICKETS;
+            return defect != NO_TICKETS;  /* [freed-tickets] */
         }
     }
     return false;
@@ -120,7 +120,9 @@ static Alloc *alloc_new(int block, int place)
     }
     *a = (Alloc) { .block = block, .place = place };
     a->partial = absent || defect == ZERO_TO_PARTIAL;
+    /* [place-zeroed] */
     a->phase = zero || a->partial || defect == NOT_ZEROED ? READY : NEW;
+    /* [bits-barrier] */
     a->barrier = !zero || (a->partial && defect != KNOWN_ZERO_NO_BARRIER);
     m.places[place].state = USED;
     return a;

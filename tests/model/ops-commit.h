@@ -17,14 +17,14 @@ static int commit_page(int n)
     static const uint8_t bat_first[] = { BITMAP_ENTRY, ENTRIES, BITS };
     static const uint8_t rising[] = { BITS, ENTRIES, BITMAP_ENTRY };
 
-    return defect == BAT_FIRST ? bat_first[n] :
+    return defect == BAT_FIRST ? bat_first[n] :  /* [bits-first] */
            defect == BAT_RISING ? rising[n] : child[n];
 }
 
 /* Take all dirty pages, and whether data must be stable before them. */
 static void commit_take(void)
 {
-    m.barrier = m.order && defect != NO_BARRIER;
+    m.barrier = m.order && defect != NO_BARRIER;  /* [bits-barrier] */
     m.order = false;
     for (int i = 0; i < PAGES; i++) {
         Page *page = &m.pages[i];
@@ -168,6 +168,7 @@ static const uint16_t *page_to_apply(const Page *page)
 
     if (page->in_log && !m.commit_lock) {
         version = &page->logged;
+    /* [log-first] */
     } else if (defect == APPLIED_EARLY && page->taken && m.written) {
         version = &page->committing;
     }
@@ -224,7 +225,7 @@ static void merge_copy(void)
 
 static void parent_flush(void)
 {
-    if (defect == PARENT_NOT_FLUSHED) {
+    if (defect == PARENT_NOT_FLUSHED) {  /* [empty-stable] */
         return;
     }
     for (int b = 0; b < blocks; b++) {

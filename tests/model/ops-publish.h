@@ -20,12 +20,14 @@ static int child_still(int e, const Request *r, const Alloc *a)
 
     if (a) {
         return (a->detached || is_present(e) || absent != a->partial) &&
+               /* [write-overtaken] */
                defect != NOT_LOOKED_AGAIN && defect != ZERO_TO_PARTIAL ? -1 : 1;
     }
-    if (defect == FREED_COMES_BACK) {
+    if (defect == FREED_COMES_BACK) {  /* [write-overtaken] */
         return entry_state(e) != FULLY_PRESENT;
     }
     return entry_state(e) == PARTIALLY_PRESENT &&
+           /* [write-overtaken] */
            (entry_place(e) == r->place - 1 || defect == PLACE_NOT_COMPARED);
 }
 
@@ -33,13 +35,14 @@ static int child_still(int e, const Request *r, const Alloc *a)
 static void child_publish_part(Request *r, Alloc *a)
 {
     uint16_t bits = m.pages[BITS].now;
-    bool clear = a || defect == SECOND_CLEARS;
+    bool clear = a || defect == SECOND_CLEARS;  /* [bits-cleared] */
     bool full;
 
     if (clear && defect != BITS_NOT_CLEARED) {
         bits &= ~(WHOLE << r->block * SECTORS);
     }
     bits |= r->mask << r->block * SECTORS;
+    /* [bits-full] */
     full = !a && (bits_of(bits, r->block) == WHOLE || defect == FULL_TOO_EARLY);
     page_set(BITS, bits);
     if (!m.pages[BITMAP_ENTRY].now) {
@@ -59,6 +62,7 @@ static void child_publish(int guest)
     int still;
 
     if (r->kind == DISCARD_PART ||
+        /* [zeros-whole] */
         (r->kind == ZERO_PART && defect == ZERO_WITHOUT_BITS)) {
         return;
     }
@@ -123,8 +127,9 @@ static void zero_whole(int guest)
     }
     if (is_present(e)) {
         m.places[entry_place(e)].state =
-            defect == FREED_AT_ONCE ? COMMITTED : FREED;
+            defect == FREED_AT_ONCE ? COMMITTED : FREED;  /* [freed-wait] */
     }
+    /* [zeros-whole] */
     if (entry_state(e) != NOT_PRESENT || defect != ZERO_OVER_ABSENT) {
         bat_set(block, ZEROS, 0);
     }

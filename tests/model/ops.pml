@@ -47,6 +47,7 @@ inline merge() {
     };
     if
     :: d_step {
+            /* [empty-stable] */
             WHEN(defect != EMPTY_NOT_COMMITTED) -> STEP(commit_begin())
         };
         commit_barrier();
@@ -56,6 +57,7 @@ inline merge() {
     d_step { STEP(parent_flush(); make_empty()) };
     if
     :: d_step {
+            /* [empty-stable] */
             WHEN(defect != EMPTY_UNCOMMITTED) -> STEP(commit_begin())
         };
         commit_barrier();
