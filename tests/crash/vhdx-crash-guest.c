@@ -52,11 +52,15 @@ static uint32_t guest_stamp(Guests *g)
 
 static int coroutine_fn guest_flush(Guests *g)
 {
-    unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0,
-                                 guest_stamp(g));
+    uint32_t start = guest_stamp(g), end;
+    unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, start);
     int ret = blk_co_flush(g->blk);
 
-    model_end(g->run->model, index, guest_stamp(g), ret);
+    end = guest_stamp(g);
+    model_end(g->run->model, index, end, ret);
+    if (ret == 0) {
+        model_resize_flushed(g->run->model, start, end);
+    }
     return ret;
 }
 

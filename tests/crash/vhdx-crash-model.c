@@ -126,6 +126,21 @@ void model_resize_end(CrashModel *model, unsigned index, uint32_t now, int ret)
     resize->ret = ret;
 }
 
+void model_resize_flushed(CrashModel *model, uint32_t start, uint32_t end)
+{
+    for (guint i = 0; i < model->resizes->len; i++) {
+        GuestResize *r = &g_array_index(model->resizes, GuestResize, i);
+
+        if (r->end < start && !r->undone) {
+            r->undone = end;
+        }
+    }
+}
+
+/*
+ * A write that fails may be in the file as a whole: so may the log entry of a
+ * resize that has found no space, until the next commit writes over it.
+ */
 bool model_allows_size(const CrashModel *model, uint64_t size)
 {
     bool allowed = size == model->first_size;
@@ -138,7 +153,8 @@ bool model_allows_size(const CrashModel *model, uint64_t size)
         }
         if (r->end <= model->now && r->ret == 0) {
             allowed = size == r->size;
-        } else if (r->end > model->now || r->ret != -ENOSPC) {
+        } else if (r->end > model->now || r->ret != -ENOSPC || !r->undone ||
+                   r->undone > model->now) {
             allowed |= size == r->size;
         }
     }

@@ -324,6 +324,7 @@ typedef struct GuestResize {
     uint32_t start;             /* stamps */
     uint32_t end;
     int ret;
+    uint32_t undone;            /* a flush after it has ended then, or 0 */
 } GuestResize;
 
 typedef struct CrashModel {
@@ -377,6 +378,11 @@ uint32_t model_decode(CrashPage *page, unsigned i, uint64_t *sector);
 unsigned model_resize_begin(CrashModel *model, uint64_t size,
                             uint64_t new_size, uint64_t max_size,
                             uint32_t now);
+/*
+ * A flush from @start to @end has worked: what a resize that found no space has
+ * left of itself in the log is not there any more.
+ */
+void model_resize_flushed(CrashModel *model, uint32_t start, uint32_t end);
 void model_resize_end(CrashModel *model, unsigned index, uint32_t now,
                       int ret);
 
