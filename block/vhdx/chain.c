@@ -94,13 +94,6 @@ locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
     return ret;
 }
 
-/* Whether the locator is that of a child of the image with @guid. */
-static bool locator_has(BDRVVHDXState *s, const VHDXGuid *guid)
-{
-    return s->locator && (vhdx_guid_equal(&s->locator->linkage, guid) ||
-                          vhdx_guid_equal(&s->locator->linkage2, guid));
-}
-
 /*
  * Whether the image reads the same over a parent with @guid: a user may name
  * any, but jobs have copied what is needed, and attached a parent.  Without a
@@ -111,16 +104,8 @@ content_stays(BlockDriverState *bs, const VHDXGuid *guid)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    return !s->params.has_parent || bs->backing || locator_has(s, guid);
-}
-
-/* What the DataWriteGuid of the open image @bs is. */
-static VHDXGuid data_write_guid(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    VHDX_LOCK_GUARD(s);
-    return s->header.data_write_guid;
+    return !s->params.has_parent || bs->backing ||
+           vhdx_parent_is_told(s, guid);
 }
 
 /*
@@ -195,11 +180,12 @@ name_take(BlockDriverState *bs, const char *name, BlockDriverState **parent,
           VHDXLocator *loc, Error **errp)
 {
     BlockDriverState *attached = *parent;
-    VHDXGuid guid = attached ? data_write_guid(attached) : vhdx_guid_nil;
+    VHDXGuid guid = attached ? vhdx_parent_data_write(attached) :
+                               vhdx_guid_nil;
     Error *err = NULL;
     int ret = name_store(bs, name, parent, loc, &err);
 
-    if (ret < 0 && attached && !locator_has(bs->opaque, &guid)) {
+    if (ret < 0 && attached && !vhdx_parent_is_told(bs->opaque, &guid)) {
         warn_reportf_err(err, "VHDX image '%s' gets the name of the parent "
                          "that is attached, '%s': ", bs->filename,
                          attached->filename);

@@ -31,36 +31,20 @@ static uint64_t parent_open_id(BlockDriverState *bs, BlockDriverState *parent)
            ((BDRVVHDXState *)parent->opaque)->parent->open_id : 0;
 }
 
-/* Whether the locator of @s has @guid, a DataWriteGuid. */
-static bool linkage_has(BDRVVHDXState *s, const VHDXGuid *guid)
-{
-    VHDX_LOCK_GUARD(s);
-    return s->locator && !vhdx_guid_is_nil(guid) &&
-           (vhdx_guid_equal(&s->locator->linkage, guid) ||
-            vhdx_guid_equal(&s->locator->linkage2, guid));
-}
-
-static VHDXGuid data_write_guid(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    VHDX_LOCK_GUARD(s);
-    return s->header.data_write_guid;
-}
-
 static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
                          Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     char linkage[UUID_STR_LEN], linkage2[UUID_STR_LEN], guid[UUID_STR_LEN];
-    VHDXGuid data_write = data_write_guid(parent);
+    VHDXGuid data_write = vhdx_parent_data_write(parent);
 
     if (!s->locator) {
         error_setg(errp, "The Parent Locator of '%s' can't be used: %s",
                    bs->filename, s->locator_error);
         return -EINVAL;
     }
-    if (linkage_has(s, &data_write) || vhdx_children_may_follow(parent, bs)) {
+    if (vhdx_parent_is_told(s, &data_write) ||
+        vhdx_children_may_follow(parent, bs)) {
         return 0;
     }
     uuid_unparse_lower(s->locator->linkage.id, linkage);
@@ -194,8 +178,8 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
     if (!p->id || !s->params.has_parent) {
         return;
     }
-    guid = data_write_guid(parent);
-    if (linkage_has(s, &guid)) {
+    guid = vhdx_parent_data_write(parent);
+    if (vhdx_parent_is_told(s, &guid)) {
         qatomic_set(&p->linked, true);
         /* It is to be found by its path the next time. */
         qatomic_set(&p->relink, p->guessed && parent_is_named(bs, parent));

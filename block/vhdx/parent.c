@@ -77,6 +77,22 @@ BlockDriverState *vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset,
            !qatomic_read(&below->copy_on_read) ? below : NULL;
 }
 
+bool vhdx_parent_is_told(BDRVVHDXState *s, const VHDXGuid *guid)
+{
+    VHDX_LOCK_GUARD(s);
+    return s->locator && !vhdx_guid_is_nil(guid) &&
+           (vhdx_guid_equal(&s->locator->linkage, guid) ||
+            vhdx_guid_equal(&s->locator->linkage2, guid));
+}
+
+VHDXGuid vhdx_parent_data_write(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    VHDX_LOCK_GUARD(s);
+    return s->header.data_write_guid;
+}
+
 bool vhdx_parent_was_linked(BDRVVHDXState *s)
 {
     return qatomic_read(&s->parent->linked);

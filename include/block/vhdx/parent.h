@@ -52,6 +52,14 @@ BlockDriverState *GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
 BlockDriverState *GRAPH_RDLOCK
 vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset, uint64_t bytes);
 
+/*
+ * Whether the locator has @guid, a DataWriteGuid other than nil, as one of its
+ * linkages; and that of the open image @bs, which may be a parent.  lock is not
+ * held.
+ */
+bool vhdx_parent_is_told(BDRVVHDXState *s, const VHDXGuid *guid);
+VHDXGuid vhdx_parent_data_write(BlockDriverState *bs);
+
 /* Whether the image that was attached last is that one; it may be gone. */
 bool vhdx_parent_was_linked(BDRVVHDXState *s);
 
