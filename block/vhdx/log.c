@@ -285,7 +285,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
             vhdx_space_reclaim(bs);
             vhdx_space_truncate(bs);
         }
-    } else if (s->header_unsure && !vhdx_change_is_broken(s)) {
+    } else if (!vhdx_change_is_broken(s)) {
         ret = vhdx_header_settle(bs);
     }
     qemu_co_mutex_unlock(&s->commit_lock);

@@ -72,7 +72,8 @@ BlockDriverState *vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset,
 {
     BlockDriverState *below = bs->backing ? bs->backing->bs : NULL;
 
-    return below && below->drv == bs->drv && !vhdx_parent_is_lost(bs->opaque) &&
+    return below && below->drv == bs->drv && below->backing &&
+           !vhdx_parent_is_lost(bs->opaque) &&
            QEMU_IS_ALIGNED(offset | bytes, below->bl.request_alignment) &&
            !qatomic_read(&below->copy_on_read) ? below : NULL;
 }

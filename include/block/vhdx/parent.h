@@ -44,10 +44,11 @@ BlockDriverState *GRAPH_RDLOCK vhdx_parent_node(BlockDriverState *bs);
 BlockDriverState *GRAPH_RDLOCK vhdx_parent_linked(BlockDriverState *bs);
 
 /*
- * The image in VHDX format beneath @bs if a read of a range, of bytes of the
- * disk, that it has nothing of may pass by it, as the block layer would do
- * nothing else with it: no filter stands between, and nothing is to be copied.
- * Who drains it waits for the request to @bs all the same.  Else NULL.
+ * The image in VHDX format beneath @bs, if it has a parent itself and a read of
+ * a range, of bytes of the disk, that it has nothing of may pass by it, as the
+ * block layer would do nothing else with it: no filter stands between, and
+ * nothing is to be copied.  Who drains it waits for the request to @bs all the
+ * same.  Else NULL.
  */
 BlockDriverState *GRAPH_RDLOCK
 vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset, uint64_t bytes);
