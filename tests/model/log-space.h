@@ -195,22 +195,10 @@ static void file_cut(void)
 
 /* -- Finding places for blocks, and sharing them -- */
 
-/* The place that @block is being given, or NULL */
-static Alloc *alloc_find(int block)
-{
-    for (int a = 0; a < ALLOCS; a++) {
-        if (m.allocs[a].refs && !m.allocs[a].detached &&
-            m.allocs[a].block == block) {
-            return &m.allocs[a];
-        }
-    }
-    return NULL;
-}
-
-/* The same to a request that writes there: [shared-place] */
+/* That place, if a request that writes there gets it: [shared-place] */
 static Alloc *alloc_share(int block)
 {
-    return defect == TWO_PLACES ? NULL : alloc_find(block);
+    return defect == TWO_PLACES ? NULL : alloc_of_block(block);
 }
 
 static Alloc *alloc_new(int block, int place)
@@ -355,71 +343,13 @@ static void place_zeroed(int guest)
     data_begin(guest);
 }
 
-/* Whether a request has waited for another one to zero its place */
-static bool has_waited(int guest)
-{
-    Request *r = &m.requests[guest];
-
-    return r->alloc && !r->zeroing && !r->writing &&
-           m.allocs[r->alloc - 1].phase >= READY;
-}
-
-/*
- * What has been written beside a request that goes on, where @r ends: not what
- * had been when @r began, if it was in @seen and is not in what @r has @beside.
- */
-static Values values_beside(const Request *r, Values seen, Values beside)
-{
-    return r->value | (r->failed ? seen : seen & beside);
-}
-
-/* The data has been written, or that has failed, and some of it has been. */
-static void data_end(Request *r)
-{
-    for (int i = 0; i < sectors; i++) {
-        Cell *cell = &m.places[r->place - 1].sector[i];
-
-        if (!(r->mask >> i & 1)) {
-            continue;
-        }
-        cell_written(cell, r->value,
-                     r->beside[i] | (r->failed ? cell->now : 0));
-        for (int g = 0; g < guests; g++) {
-            Request *other = &m.requests[g];
-
-            if (other != r && other->writing && other->place == r->place &&
-                other->mask >> i & 1) {
-                other->beside[i] = values_beside(r, other->beside[i],
-                                                 r->beside[i]);
-            }
-        }
-    }
-    r->writing = false;
-    memset(r->beside, 0, sizeof(r->beside));
-}
-
 /* A request ends: what was under way beside it may have won over it. */
 static void request_end(int guest)
 {
     Request *r = &m.requests[guest];
 
     alloc_unref(r);
-    for (int i = 0; i < sectors; i++) {
-        Cell *cell = &m.guest[r->block][i];
-
-        if (!(r->mask >> i & 1)) {
-            continue;
-        }
-        cell_written(cell, r->value, r->saw[i] | (r->failed ? cell->now : 0));
-        for (int g = 0; g < guests; g++) {
-            Request *other = &m.requests[g];
-
-            if (other != r && other->active && other->block == r->block &&
-                other->mask >> i & 1) {
-                other->saw[i] = values_beside(r, other->saw[i], r->saw[i]);
-            }
-        }
-    }
+    guest_written(r);
     memset(r, 0, sizeof(*r));
 }
 
@@ -431,7 +361,7 @@ static void write_end(int guest, bool failed)
 
     r->failed |= failed;
     m.fails -= failed;
-    data_end(r);
+    data_written(r);
     if (a && !failed && a->phase != PUBLISHED) {
         bat_set(r->block, a->place + 1);
         a->phase = PUBLISHED;
@@ -457,7 +387,7 @@ static void alloc_zero(int guest, const Alloc *a)
     if (a && a->touched && defect != FAILED_LEFT) {     /* [failed-zeroed] */
         r->place = a->place + 1;
         data_begin(guest);
-        data_end(r);
+        data_written(r);
     }
 }
 
@@ -465,7 +395,7 @@ static void alloc_zero(int guest, const Alloc *a)
 static void discard(int guest, int block)
 {
     Request *r = &m.requests[guest];
-    Alloc *a = alloc_find(block);
+    Alloc *a = alloc_of_block(block);
     int place = m.pages[block].now - 1;
 
     *r = (Request) {

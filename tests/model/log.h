@@ -209,6 +209,14 @@ static Model m;
 /* From MODEL */
 static int guests, blocks, sectors, places, slots, per_entry, kinds, starts;
 
+/* What has failed need not have any effect. */
+static bool may_do_nothing(const Request *r)
+{
+    return r->failed;
+}
+
+#include "requests.h"
+
 static const char *const kind_names[] = {
     "write", "discard", "flush", "move", "punch", "cut", "close",
 };

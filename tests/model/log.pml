@@ -64,7 +64,7 @@ inline commit() {
 inline write() {
     do
     :: d_step { WHEN(m.requests[ME].zeroing) -> STEP(place_zeroed(ME)) }
-    :: d_step { WHEN(has_waited(ME)) -> STEP(data_begin(ME)) }
+    :: d_step { WHEN(alloc_is_ready(ME)) -> STEP(data_begin(ME)) }
     :: d_step { WHEN(m.requests[ME].writing) -> STEP(write_end(ME, false)) };
         break
     :: d_step {

@@ -12,17 +12,6 @@
 
 /* -- Places -- */
 
-static Alloc *alloc_of_block(int block)
-{
-    for (int a = 0; a < ALLOCS; a++) {
-        if (m.allocs[a].refs && !m.allocs[a].detached &&
-            m.allocs[a].block == block) {
-            return &m.allocs[a];
-        }
-    }
-    return NULL;
-}
-
 /* The allocation that a write to @block shares, or NULL */
 static Alloc *alloc_find(int block)
 {
@@ -174,15 +163,6 @@ static void alloc_prepared(int guest)
     data_write(guest);
 }
 
-/* Whether a request has waited for another one to zero its place */
-static bool alloc_is_ready(int guest)
-{
-    Request *r = &m.requests[guest];
-
-    return r->alloc && !r->zeroing && !r->writing &&
-           m.allocs[r->alloc - 1].phase >= READY;
-}
-
 static void alloc_get(int guest, int place)
 {
     Request *r = &m.requests[guest];
@@ -198,32 +178,6 @@ static void alloc_get(int guest, int place)
         r->place = a->place + 1;
     }
     data_begin(guest, a);
-}
-
-static void data_written(int guest)
-{
-    Request *r = &m.requests[guest];
-
-    for (int i = 0; i < SECTORS; i++) {
-        Cell *cell = &m.places[r->place - 1].sector[i];
-
-        if (!(r->mask >> i & 1)) {
-            continue;
-        }
-        cell_written(cell, r->value, r->beside[i] |
-                     (r->kind == DISCARD_PART ? cell->now : 0));
-        for (int g = 0; g < guests; g++) {
-            Request *other = &m.requests[g];
-
-            if (other != r && other->writing && other->place == r->place &&
-                other->mask >> i & 1) {
-                other->beside[i] = values_beside(r, other->beside[i],
-                                                 r->beside[i]);
-            }
-        }
-    }
-    r->writing = false;
-    memset(r->beside, 0, sizeof(r->beside));
 }
 
 /* A value that nothing has, so that states are alike again when it is gone */

@@ -92,7 +92,7 @@ static void child_publish(int guest)
 /* The request's data has been written: it ends, or begins again. */
 static void request_written(int guest)
 {
-    data_written(guest);
+    data_written(&m.requests[guest]);
     child_publish(guest);
     if (!m.requests[guest].lost) {
         request_end(guest);

@@ -123,6 +123,14 @@ static Model m;
 /* From MODEL */
 static int guests, blocks, places, kinds, starts;
 
+/* A discard of a part need not have any effect. */
+static bool may_do_nothing(const Request *r)
+{
+    return r->kind == DISCARD_PART;
+}
+
+#include "requests.h"
+
 static const char *const kind_names[] = {
     "write", "zero", "zero-part", "discard-part", "copy-on-read", "flush",
     "make-empty",
@@ -282,37 +290,14 @@ static void alloc_unref(Request *r)
     r->alloc = 0;
 }
 
-/*
- * What has been written beside a request that goes on, where @r ends: not what
- * had been when @r began, if it was in @seen and is not in what @r has @beside.
- */
-static Values values_beside(const Request *r, Values seen, Values beside)
-{
-    return r->value | (r->kind == DISCARD_PART ? seen : seen & beside);
-}
-
 /* A request ends: what was under way beside it may have won over it. */
 static void request_end(int guest)
 {
     Request *r = &m.requests[guest];
 
     alloc_unref(r);
-    for (int i = 0; i < SECTORS; i++) {
-        Cell *cell = &m.guest[r->block][i];
-
-        if (r->kind >= COPY_ON_READ || !(r->mask >> i & 1)) {
-            continue;
-        }
-        cell_written(cell, r->value, r->saw[i] |
-                     (r->kind == DISCARD_PART ? cell->now : 0));
-        for (int g = 0; g < guests; g++) {
-            Request *other = &m.requests[g];
-
-            if (other != r && other->active && other->block == r->block &&
-                other->mask >> i & 1) {
-                other->saw[i] = values_beside(r, other->saw[i], r->saw[i]);
-            }
-        }
+    if (r->kind < COPY_ON_READ) {
+        guest_written(r);
     }
     memset(r, 0, sizeof(*r));
 }
