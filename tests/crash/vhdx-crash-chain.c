@@ -714,6 +714,20 @@ static void merge_flatten(Merge *m)
     merge_use(m, 2);
 }
 
+BlockDriverState *chain_overlay_open(int level, Error **errp)
+{
+    g_autofree char *image = image_name(level);
+    g_autofree char *file = file_name(level);
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "node-name", image);
+    qdict_put_str(options, "file", file);
+    qdict_put_null(options, "backing");
+    return bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
+                     BDRV_O_UNMAP, errp);
+}
+
 /*
  * An overlay that was made before the guest wrote is put upon the image that is
  * in use, without a flush.  That may stay writable.
@@ -721,21 +735,13 @@ static void merge_flatten(Merge *m)
 static void merge_snapshot(Merge *m)
 {
     BlockDriverState *base = blk_bs(m->g.blk), *overlay;
-    g_autofree char *image = image_name(1);
-    g_autofree char *file = file_name(1);
-    QDict *options = qdict_new();
     bool read_only = rng_chance(&m->g.rng, 50);
     Error *err = NULL;
     int ret;
 
     m->g.disk_size = MIN(m->g.disk_size, m->chain->shape.disk_size);
     merge_use(m, 2);
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_str(options, "node-name", image);
-    qdict_put_str(options, "file", file);
-    qdict_put_null(options, "backing");
-    overlay = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
-                        BDRV_O_UNMAP, &error_abort);
+    overlay = chain_overlay_open(1, &error_abort);
     merge_start(m);
     ret = bdrv_set_backing_hd(overlay, base, &err);
     if (ret < 0) {

@@ -162,9 +162,6 @@ static void do_snapshot(Short *s)
     CrashWorkload w = *s->w;
     int level = s->run->count;
     BlockDriverState *base = blk_bs(s->blk), *overlay;
-    g_autofree char *image = g_strdup_printf("image%d", level);
-    g_autofree char *file = g_strdup_printf("file%d", level);
-    QDict *options = qdict_new();
     CrashShape shape;
     CrashImage *img;
     Error *err = NULL;
@@ -176,12 +173,7 @@ static void do_snapshot(Short *s)
                           &s->rng);
     image_add(s, img, shape.payload);
     image_free(img);
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_str(options, "node-name", image);
-    qdict_put_str(options, "file", file);
-    qdict_put_null(options, "backing");
-    overlay = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE |
-                        BDRV_O_UNMAP, &err);
+    overlay = chain_overlay_open(level, &err);
     if (!overlay) {
         fails(s, "opening the overlay", 0, err);
         return;

@@ -791,6 +791,9 @@ BlockDriverState *chain_node(int level);
 CrashImage *chain_image_new(const CrashWorkload *w, CrashShape *shape,
                             const CrashImage *parent, int level, CrashRng *rng);
 
+/* Open the image number @level, writable, and without its parent. */
+BlockDriverState *chain_overlay_open(int level, Error **errp);
+
 /* Somebody who uses the node @bs, with these permissions */
 BlockBackend *chain_blk(BlockDriverState *bs, uint64_t perm);
 

@@ -185,19 +185,29 @@ static int coroutine_fn memory_preadv(BlockDriverState *bs, int64_t offset,
     return fault_after();
 }
 
+/* Begin a write of any kind, in which the file gets as long as it takes. */
+static int write_before(unsigned i, int64_t offset, int64_t bytes)
+{
+    int ret = fault_before();
+
+    if (ret == 0) {
+        file_touch(i, offset, offset + bytes);
+        files[i].size = MAX(files[i].size, offset + bytes);
+    }
+    return ret;
+}
+
 static int coroutine_fn memory_pwritev(BlockDriverState *bs, int64_t offset,
                                        int64_t bytes, QEMUIOVector *qiov,
                                        BdrvRequestFlags flags)
 {
     unsigned i = file_of(bs);
-    int ret = fault_before();
+    int ret = write_before(i, offset, bytes);
 
     if (ret < 0) {
         return ret;
     }
-    file_touch(i, offset, offset + bytes);
     qemu_iovec_to_buf(qiov, 0, files[i].data + offset, bytes);
-    files[i].size = MAX(files[i].size, offset + bytes);
     return fault_after();
 }
 
@@ -206,14 +216,12 @@ static int coroutine_fn memory_pwrite_zeroes(BlockDriverState *bs,
                                              BdrvRequestFlags flags)
 {
     unsigned i = file_of(bs);
-    int ret = fault_before();
+    int ret = write_before(i, offset, bytes);
 
     if (ret < 0) {
         return ret;
     }
-    file_touch(i, offset, offset + bytes);
     memset(files[i].data + offset, 0, bytes);
-    files[i].size = MAX(files[i].size, offset + bytes);
     return fault_after();
 }
 
