@@ -143,6 +143,18 @@ bool vhdx_parent_is_lost(BDRVVHDXState *s)
     return qatomic_read(&s->parent->lost);
 }
 
+int vhdx_parent_report_lost(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    if (!qatomic_xchg(&s->parent->reported, true)) {
+        error_report("VHDX image '%s' can't be read where its parent shows: "
+                     "the parent was changed, or is not the one that it had",
+                     bs->filename);
+    }
+    return -EIO;
+}
+
 void vhdx_parent_set_inactive(BDRVVHDXState *s, bool inactive)
 {
     s->parent->inactive = inactive;
@@ -278,12 +290,7 @@ int coroutine_fn vhdx_parent_preadv(BlockDriverState *bs, uint64_t offset,
 
     vhdx_assert_unlocked(s);
     if (vhdx_parent_is_lost(s)) {
-        if (!qatomic_xchg(&s->parent->reported, true)) {
-            error_report("VHDX image '%s' can't be read where its parent "
-                         "shows: the parent was changed, or is not the one "
-                         "that it had", bs->filename);
-        }
-        return -EIO;
+        return vhdx_parent_report_lost(bs);
     }
     if (!bs->backing) {
         qemu_iovec_memset(qiov, qiov_offset, 0, bytes);

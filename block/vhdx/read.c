@@ -32,7 +32,7 @@ read_elsewhere(BlockDriverState *bs, VHDXSource source, uint64_t place,
     switch (source) {
     case VHDX_SOURCE_ZERO:
         if (vhdx_parent_is_lost(bs->opaque)) {
-            return -EIO;
+            return vhdx_parent_report_lost(bs);
         }
         qemu_iovec_memset(qiov, qiov_offset, 0, bytes);
         return 0;

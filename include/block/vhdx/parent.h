@@ -86,6 +86,9 @@ void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked);
 void vhdx_parent_lose(BDRVVHDXState *s);
 bool vhdx_parent_is_lost(BDRVVHDXState *s);
 
+/* Report that for @bs, once.  Returns -EIO, for what would have read of it. */
+int vhdx_parent_report_lost(BlockDriverState *bs);
+
 /*
  * Whether another process may be changing the image; whether the user is about
  * to attach another parent; whether a reopen has made it writable, and if so
