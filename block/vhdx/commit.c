@@ -275,7 +275,7 @@ int coroutine_fn vhdx_commit_assure_length(BlockDriverState *bs)
 
 /*
  * Put pages in place in good time, while two of the largest entries still fit
- * into the log.  Lack of space is no error here: the next commit tries again.
+ * into the log.
  */
 static int coroutine_fn GRAPH_RDLOCK apply_if_due(BlockDriverState *bs)
 {
@@ -291,10 +291,6 @@ static int coroutine_fn GRAPH_RDLOCK apply_if_due(BlockDriverState *bs)
         /* Pages are kept until they are stable in place. */
         ret = vhdx_ring_flush(bs);
     }
-    if (!vhdx_change_is_broken(s) &&
-        vhdx_cache_count_logged(s) <= vhdx_cache_limit(s) / 2) {
-        return 0;
-    }
     return ret;
 }
 
@@ -309,6 +305,13 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 
     vhdx_assert_commit_locked(s);
     vhdx_assert_unlocked(s);
+    if (vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2) {
+        /* The commits before this one could not put their pages in place. */
+        ret = apply_if_due(bs);
+        if (ret < 0) {
+            return ret;
+        }
+    }
     WITH_VHDX_LOCK_GUARD(s) {
         barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
@@ -336,7 +339,14 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         }
     }
     trace_vhdx_commit_end(s, last, ret);
-    return ret < 0 ? ret : apply_if_due(bs);
+    if (ret == 0) {
+        /*
+         * If it fails, as where there is no space, this commit is stable all
+         * the same: a caller must not take back what it has made so.
+         */
+        (void)apply_if_due(bs);
+    }
+    return ret;
 }
 
 /*

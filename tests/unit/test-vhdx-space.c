@@ -5,7 +5,9 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/cache.h"
 #include "block/vhdx/create.h"
+#include "block/vhdx/lock.h"
 #include "vhdx-test-node.h"
 
 #define PAGE_BLOCKS 512             /* that a page of the BAT tells of */
@@ -333,6 +335,68 @@ static void test_growth_undone(void)
     }
 }
 
+/* The image opens as one of a disk of @bytes bytes, without an error in it. */
+static void check_size(const char *path, uint64_t bytes)
+{
+    BlockBackend *blk = open_image(path, BDRV_O_RDWR);
+
+    g_assert_cmpint(blk_getlength(blk), ==, bytes);
+    check_image(blk, 0);
+    blk_unref(blk);
+}
+
+/*
+ * A page of the BAT can't be put in place, so others wait as well, until there
+ * are so many that no change is taken any more.  A change of the disk's size has
+ * not been made, or is in the log, as its caller is told.
+ */
+static void test_not_in_place(void)
+{
+    const uint64_t page = 512 * MiB, larger = 60 * GiB;
+    unsigned failed = 0, count;
+
+    /* A cache of 64 pages may have half of them waiting. */
+    for (count = 28; count < 34; count++) {
+        uint64_t size = 40 * page;
+        BlockBackend *blk;
+        BDRVVHDXState *s;
+
+        create_sized("block_size=1M", size);
+        blk = open_image(image_path, BDRV_O_RDWR);
+        s = blk_bs(blk)->opaque;
+        WITH_VHDX_LOCK_GUARD(s) {
+            vhdx_cache_set_limit(s, VHDX_CACHE_SIZE_MIN);
+            node.full_at = s->bat.offset;
+        }
+        for (unsigned i = 0; i < count; i++) {
+            g_assert_cmpint(write_fill(blk, i * page, 4096, i + 1), >=, 0);
+        }
+        flush(blk);
+        if (blk_truncate(blk, larger, false, PREALLOC_MODE_OFF, 0, NULL) < 0) {
+            failed++;
+        } else {
+            size = larger;
+        }
+        copy_image();
+        check_size(copy_path, size);
+        node.full_at = 0;
+        for (unsigned i = 0; i < count; i++) {
+            g_assert_cmpint(write_fill(blk, i * page + MiB, 4096, i + 1), >=,
+                            0);
+        }
+        flush(blk);
+        copy_image();
+        check_size(copy_path, size);
+        for (unsigned i = 0; i < count; i++) {
+            check_fill(blk, i * page + MiB, 4096, i + 1);
+        }
+        check_image(blk, 0);
+        blk_unref(blk);
+    }
+    g_assert_cmpint(failed, >, 0);
+    g_assert_cmpint(failed, <, 6);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -349,6 +413,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/preallocation-inside",
                     test_preallocation_inside);
     g_test_add_func("/vhdx/space/growth-undone", test_growth_undone);
+    g_test_add_func("/vhdx/space/not-in-place", test_not_in_place);
     ret = g_test_run();
     test_node_finish();
     return ret;
