@@ -8,6 +8,8 @@
  *
  *   - the two whole blocks are alike, and in order of their use, unless the
  *     disk gets shorter, which takes a part of the second one
+ *   - the next part of a block is a part like any other, unless the one before
+ *     it has been written
  *   - what does nothing: a flush, a close or a kill where nothing has been
  *     done, a size that the disk has, a commit without a parent, a compaction
  *     or a commit twice
@@ -36,7 +38,9 @@ const char *const short_kinds[] = { "dynamic", "fixed", "child", NULL };
 
 typedef enum ActionKind {
     WRITE_PART,
+    WRITE_NEXT,
     WRITE_BLOCK,
+    ZERO_PART,
     ZERO_BLOCK,
     DISCARD_PART,
     DISCARD_BLOCK,
@@ -53,8 +57,8 @@ typedef enum ActionKind {
 
 /* In a history, the number of the block follows those that have one. */
 static const char *const action_names[] = {
-    "part", "write", "zero", "trim", "discard", "flush", "grow", "shrink",
-    "compact", "reopen", "snapshot", "commit", "kill",
+    "part", "next", "write", "blank", "zero", "trim", "discard", "flush",
+    "grow", "shrink", "compact", "reopen", "snapshot", "commit", "kill",
 };
 
 typedef struct Action {
@@ -298,7 +302,7 @@ static void do_request(Short *s, ActionKind kind, uint64_t at, uint64_t end)
     uint64_t sector = at / CRASH_SECTOR, count = (end - at) / CRASH_SECTOR;
     bool write = kind <= WRITE_BLOCK;
     unsigned index = model_begin(model, write ? GUEST_WRITE :
-                                 kind == ZERO_BLOCK ? GUEST_ZERO :
+                                 kind <= ZERO_BLOCK ? GUEST_ZERO :
                                  GUEST_DISCARD, sector, count, stamp(s));
     int ret;
 
@@ -307,7 +311,7 @@ static void do_request(Short *s, ActionKind kind, uint64_t at, uint64_t end)
 
         model_fill(model, index, sector, count, buf);
         ret = blk_pwrite(s->blk, at, end - at, buf, 0);
-    } else if (kind == ZERO_BLOCK) {
+    } else if (kind <= ZERO_BLOCK) {
         ret = blk_pwrite_zeroes(s->blk, at, end - at, BDRV_REQ_MAY_UNMAP);
     } else {
         ret = blk_pdiscard(s->blk, at, end - at);
@@ -327,6 +331,12 @@ static void do_action(Short *s, Action a)
     switch (a.kind) {
     case WRITE_PART:
         do_request(s, a.kind, at + 4 * KiB, at + 16 * KiB);
+        break;
+    case WRITE_NEXT:
+        do_request(s, a.kind, at + 16 * KiB, at + 24 * KiB);
+        break;
+    case ZERO_PART:
+        do_request(s, a.kind, at + 12 * KiB, at + 20 * KiB);
         break;
     case DISCARD_PART:
         do_request(s, a.kind, at + 8 * KiB, at + 64 * KiB);
@@ -556,12 +566,14 @@ static bool last_is_fit(const Walk *k, unsigned count)
     ActionKind before = count > 1 ? a[-1].kind : REOPEN;
     uint64_t size = SIZE;
     int level = k->kind->child;
+    bool part = false;
 
     for (unsigned i = 0; i < count - 1; i++) {
         ActionKind kind = k->actions[i].kind;
 
         size = kind == GROW ? SIZE_LONG : kind == SHRINK ? SIZE_SHORT : size;
         level += kind == SNAPSHOT;
+        part |= kind == WRITE_PART && k->actions[i].block == a->block;
     }
     switch (a->kind) {
     case FLUSH:
@@ -580,7 +592,7 @@ static bool last_is_fit(const Walk *k, unsigned count)
     case COMMIT:
         return level && before != COMMIT;
     default:
-        return a->block * BLOCK < size;
+        return a->block * BLOCK < size && (a->kind != WRITE_NEXT || part);
     }
 }
 
