@@ -105,14 +105,12 @@ static void teardown(Tree *tree, const void *data)
 /* @path with "TOP" in front replaced */
 static char *with_top(const Tree *tree, const char *path)
 {
-    const char *rest;
+    g_autofree char *top = g_strdelimit(g_strdup(tree->top), "/", '\\');
 
     if (!path || !g_str_has_prefix(path, "TOP")) {
         return g_strdup(path);
     }
-    rest = path + strlen("TOP");
-    return g_strconcat(g_strdelimit(g_strdup(tree->top), "/", '\\'), rest,
-                       NULL);
+    return g_strconcat(top, path + strlen("TOP"), NULL);
 }
 
 static VHDXLocator *locator_new(const Tree *tree, Paths paths)
