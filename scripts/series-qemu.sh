@@ -47,7 +47,7 @@ check-tables  check-report check-tables
 check         check check-int check-entry check-bat
 chain         flatten child chain
 open          open reopen
-driver        options create-parent create info vhdx +1-qapi +2-driver +4-iotests
+driver        options create-parent create info amend vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c
 sectors       convert +2-sectors
 docs          +5-docs
