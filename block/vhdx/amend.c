@@ -1,6 +1,10 @@
 /*
  * VHDX: what qemu-img amend changes
  *
+ * The Virtual Disk ID and the physical sector size are metadata items on which
+ * nothing else in the file depends.  Those that are changed together are the old
+ * ones or the new ones after a power cut.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
@@ -8,8 +12,12 @@
 #include "qapi/error.h"
 #include "qemu/option.h"
 #include "block/vhdx/amend.h"
+#include "block/vhdx/begin.h"
 #include "block/vhdx/call.h"
 #include "block/vhdx/compact.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/metadata-write.h"
+#include "block/vhdx/options.h"
 
 #define VHDX_OPT_COMPACT    "compact"
 
@@ -24,24 +32,130 @@ QemuOptsList vhdx_amend_opts = {
                     "free space with blocks from the end, 'zeroes' gives up "
                     "blocks full of zeros before that",
         },
+        {
+            .name = VHDX_OPT_DISK_ID,
+            .type = QEMU_OPT_STRING,
+            .help = "Give the disk another identity, as a copy needs that is "
+                    "used beside its original: a GUID, or 'new' for a random "
+                    "one",
+        },
+        {
+            .name = VHDX_OPT_PHYSICAL_SECTOR,
+            .type = QEMU_OPT_SIZE,
+            .help = "Physical sector size that the guest is told, 512 or 4096",
+        },
         { /* end of list */ }
     },
 };
 
-/* What vhdx_co_compact() is called with */
-typedef struct CompactCall {
+/* What is asked for */
+typedef struct Amend {
+    VHDXGuid disk_id;               /* nil: as it is */
+    uint32_t physical_sector;       /* bytes; 0: as it is */
+    bool compact;
     bool zeroes;
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
-} CompactCall;
+} Amend;
+
+static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
+{
+    const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
+    const char *disk_id = qemu_opt_get(opts, VHDX_OPT_DISK_ID);
+    uint64_t sector = qemu_opt_get_size(opts, VHDX_OPT_PHYSICAL_SECTOR, 0);
+
+    a->compact = compact;
+    a->zeroes = compact && !strcmp(compact, "zeroes");
+    if (compact && !a->zeroes && strcmp(compact, "space")) {
+        error_setg(errp, VHDX_OPT_COMPACT " can be 'space' or 'zeroes', not "
+                   "'%s'", compact);
+        return -EINVAL;
+    }
+    if (qemu_opt_get(opts, VHDX_OPT_PHYSICAL_SECTOR)) {
+        if (vhdx_options_check_sector_size(VHDX_OPT_PHYSICAL_SECTOR, sector,
+                                           errp) < 0) {
+            return -EINVAL;
+        }
+        a->physical_sector = sector;
+    }
+    if (disk_id && !strcmp(disk_id, "new")) {
+        a->disk_id = vhdx_guid_new();
+    } else if (disk_id) {
+        return vhdx_options_parse_disk_id(disk_id, &a->disk_id, errp);
+    }
+    return 0;
+}
+
+/* Let the disk be as @a has it. */
+static int coroutine_fn GRAPH_RDLOCK
+items_change(BlockDriverState *bs, const Amend *a, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXParams params = s->params;
+    uint8_t disk_id[16], sector[4];
+    VHDXItemChange changes[2];
+    unsigned count = 0;
+    int ret;
+
+    if (a->physical_sector && a->physical_sector != params.physical_sector) {
+        params.physical_sector = a->physical_sector;
+        stl_le_p(sector, params.physical_sector);
+        changes[count++] = (VHDXItemChange) {
+            .guid = &vhdx_item_physical_sector,
+            .buf = sector,
+            .length = sizeof(sector),
+            .flags = VHDX_ITEM_DISK,
+        };
+    }
+    if (!vhdx_guid_is_nil(&a->disk_id) &&
+        !vhdx_guid_equal(&a->disk_id, &params.disk_id)) {
+        params.disk_id = a->disk_id;
+        vhdx_guid_encode(&params.disk_id, disk_id);
+        changes[count++] = (VHDXItemChange) {
+            .guid = &vhdx_item_disk_id,
+            .buf = disk_id,
+            .length = sizeof(disk_id),
+            .flags = VHDX_ITEM_DISK,
+        };
+    }
+    if (!count) {
+        return 0;
+    }
+    if (params.has_parent) {
+        error_setg(errp, "The %s of a differencing image is that of its parent",
+                   changes[0].guid == &vhdx_item_disk_id ?
+                   "Virtual Disk ID" : "physical sector size");
+        return -ENOTSUP;
+    }
+    if (a->physical_sector && a->physical_sector < params.logical_sector) {
+        error_setg(errp, "A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu32 " is less "
+                   "than the logical sector size of %" PRIu32,
+                   a->physical_sector, params.logical_sector);
+        return -EINVAL;
+    }
+    ret = vhdx_begin(bs, VHDX_METADATA);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not begin to write");
+        return ret;
+    }
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = vhdx_metadata_change(bs, changes, count, errp);
+    if (ret == 0) {
+        VHDX_LOCK_GUARD(s);
+        s->params = params;
+    }
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
+}
 
 static int coroutine_fn GRAPH_RDLOCK
-compact_entry(BlockDriverState *bs, void *opaque, Error **errp)
+amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
-    CompactCall *call = opaque;
+    Amend *a = opaque;
+    int ret = items_change(bs, a, errp);
 
-    return vhdx_co_compact(bs, call->zeroes, call->status_cb, call->cb_opaque,
-                           errp);
+    return ret < 0 || !a->compact ? ret :
+           vhdx_co_compact(bs, a->zeroes, a->status_cb, a->cb_opaque, errp);
 }
 
 int coroutine_mixed_fn
@@ -49,20 +163,11 @@ vhdx_amend_options(BlockDriverState *bs, QemuOpts *opts,
                    BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
                    bool force, Error **errp)
 {
-    const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
-    bool zeroes = compact && !strcmp(compact, "zeroes");
-
-    if (!compact) {
-        return 0;
-    }
-    if (!zeroes && strcmp(compact, "space")) {
-        error_setg(errp, VHDX_OPT_COMPACT " can be 'space' or 'zeroes', not "
-                   "'%s'", compact);
-        return -EINVAL;
-    }
-    return vhdx_call(bs, compact_entry, &(CompactCall) {
-        .zeroes = zeroes,
+    Amend a = {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
-    }, errp);
+    };
+    int ret = amend_parse(opts, &a, errp);
+
+    return ret < 0 ? ret : vhdx_call(bs, amend_entry, &a, errp);
 }

@@ -77,7 +77,7 @@ item_write(BlockDriverState *bs, const VHDXItemChange *change, VHDXItem *all,
     *item = (VHDXItem) {
         .guid = *change->guid,
         .length = change->length,
-        .flags = VHDX_ITEM_REQUIRED,
+        .flags = VHDX_ITEM_REQUIRED | change->flags,
     };
     item->offset = place_find(s, all, count - 1, change->length);
     if (!item->offset) {

@@ -143,7 +143,8 @@ refuse(Error **errp, const char *option, uint64_t value,
     return -EINVAL;
 }
 
-static int sector_size_check(const char *option, uint64_t value, Error **errp)
+int vhdx_options_check_sector_size(const char *option, uint64_t value,
+                                   Error **errp)
 {
     if (value != 512 && value != 4096) {
         error_setg(errp, "Invalid %s %" PRIu64 "; must be 512 or 4096",
@@ -157,10 +158,10 @@ static int sector_size_check(const char *option, uint64_t value, Error **errp)
 static int options_check(const VHDXCreateOptions *opts, uint64_t block_size,
                          Error **errp)
 {
-    if (sector_size_check(VHDX_OPT_LOGICAL_SECTOR, opts->logical_sector,
-                          errp) ||
-        sector_size_check(VHDX_OPT_PHYSICAL_SECTOR, opts->physical_sector,
-                          errp)) {
+    if (vhdx_options_check_sector_size(VHDX_OPT_LOGICAL_SECTOR,
+                                       opts->logical_sector, errp) ||
+        vhdx_options_check_sector_size(VHDX_OPT_PHYSICAL_SECTOR,
+                                       opts->physical_sector, errp)) {
         return -EINVAL;
     }
     if (opts->size > VHDX_MAX_DISK_SIZE) {
@@ -246,17 +247,18 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
 
 /* -- Parsing -- */
 
-/* Take a GUID, also in the braces in which Windows prints it. */
-static int disk_id_parse(const char *text, VHDXGuid *guid, Error **errp)
+/* Windows prints a GUID in braces. */
+int vhdx_options_parse_disk_id(const char *text, VHDXGuid *guid, Error **errp)
 {
     size_t length = strlen(text);
     bool braces = length > 2 && text[0] == '{' && text[length - 1] == '}';
     g_autofree char *inner = braces ? g_strndup(text + 1, length - 2) :
                              g_strdup(text);
+    bool good = uuid_parse(inner, guid->id) == 0;
 
-    if (uuid_parse(inner, guid->id) < 0 || vhdx_guid_is_nil(guid)) {
+    if (!good || vhdx_guid_is_nil(guid)) {
         error_setg(errp, "Invalid %s '%s'; must be a GUID%s", VHDX_OPT_DISK_ID,
-                   text, vhdx_guid_is_nil(guid) ? " other than zero" : "");
+                   text, good ? " other than zero" : "");
         return -EINVAL;
     }
     return 0;
@@ -331,7 +333,8 @@ int vhdx_options_parse(BlockdevCreateOptionsVhdx *vhdx_opts,
         return refuse(errp, VHDX_OPT_BLOCK_SIZE, 0,
                       "Block size must be a multiple of 1 MB");
     }
-    return disk_id ? disk_id_parse(disk_id, &opts->disk_id, errp) : 0;
+    return disk_id ? vhdx_options_parse_disk_id(disk_id, &opts->disk_id, errp) :
+                     0;
 }
 
 BlockdevCreateOptions *vhdx_options_from_opts(QemuOpts *opts, Error **errp)

@@ -14,6 +14,7 @@ typedef struct VHDXItemChange {
     const VHDXGuid *guid;
     const uint8_t *buf;             /* NULL: there is no such item any more */
     uint32_t length;                /* bytes */
+    uint32_t flags;                 /* VHDX_ITEM_DISK, or 0 */
 } VHDXItemChange;
 
 /*

@@ -60,6 +60,16 @@ typedef struct VHDXLayout {
 int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
                      Error **errp);
 
+/*
+ * Take the value @text of disk_id, a GUID that may be in braces.  Returns 0, or
+ * -EINVAL with @errp set.
+ */
+int vhdx_options_parse_disk_id(const char *text, VHDXGuid *guid, Error **errp);
+
+/* Whether a sector can have @value bytes: 0, or -EINVAL with @option in @errp. */
+int vhdx_options_check_sector_size(const char *option, uint64_t value,
+                                   Error **errp);
+
 /* What -o knows. */
 extern QemuOptsList vhdx_create_opts;
 
