@@ -106,7 +106,9 @@ item_read(BlockDriverState *bs, const uint8_t *head, const VHDXItem *item,
         return vhdx_replay_read(bs, s->metadata.offset + item->offset,
                                 item->length, buf);
     }
-    memcpy(buf, head + item->offset, item->length);
+    if (item->length) {
+        memcpy(buf, head + item->offset, item->length);
+    }
     return 0;
 }
 

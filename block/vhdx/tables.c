@@ -316,7 +316,9 @@ void vhdx_metadata_encode(const VHDXParams *params, const VHDXItemData *more,
             .length = more[i].length,
             .flags = more[i].flags,
         };
-        memcpy(buf + offset, more[i].data, more[i].length);
+        if (more[i].length) {
+            memcpy(buf + offset, more[i].data, more[i].length);
+        }
         offset += more[i].length;
     }
     vhdx_metadata_table_encode(items, VHDX_KNOWN_ITEMS + more_count, buf);
