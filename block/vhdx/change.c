@@ -12,7 +12,8 @@
  *                            log closed
  *
  *     any state -- metadata could not be made stable --> BROKEN
- *     BROKEN -- resumed: all is written again ---------> the state before
+ *     BROKEN -- resumed: all is written again ---------> the state before, but
+ *                                                        for DATA: METADATA
  *     BROKEN -- loaded anew: open, activation ---------> READING
  *
  *   READING    No page is dirty or logged.  Reads go by way of the replay's
@@ -168,7 +169,8 @@ void coroutine_fn vhdx_change_latch(BlockDriverState *bs, const char *why)
 
 void coroutine_fn vhdx_change_unlatch(BDRVVHDXState *s)
 {
-    state_set(s, VHDX_BROKEN, s->change->before);
+    /* Children may have come meanwhile, which are to be told. */
+    state_set(s, VHDX_BROKEN, MIN(s->change->before, VHDX_METADATA));
 }
 
 void vhdx_change_corrupted_event(BlockDriverState *bs, const char *message)

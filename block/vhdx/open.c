@@ -36,7 +36,7 @@
  * so often is it tried, with so much time between.
  */
 #define SHARED_TRIES        5
-#define SHARED_WAIT_US      20000
+#define SHARED_WAIT_NS      (20 * SCALE_MS)
 
 /* -- State -- */
 
@@ -228,7 +228,7 @@ int coroutine_fn vhdx_open_load(BlockDriverState *bs, bool inactive,
 
     while ((ret = load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
            --tries) {
-        g_usleep(SHARED_WAIT_US);
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, SHARED_WAIT_NS);
     }
     return ret;
 }

@@ -50,7 +50,7 @@ static int linkage_check(BlockDriverState *bs, BlockDriverState *parent,
     uuid_unparse_lower(s->locator->linkage.id, linkage);
     uuid_unparse_lower(s->locator->linkage2.id, linkage2);
     uuid_unparse_lower(data_write.id, guid);
-    error_setg(errp, "'%s' does not go with its parent '%s': the child has "
+    error_setg(errp, "'%s' does not match its parent '%s': the child has "
                "parent_linkage {%s} and parent_linkage2 {%s}, but the "
                "DataWriteGuid of the parent is {%s}; if it is right as it is, "
                "'qemu-img rebase -u -f vhdx -b PATH -F vhdx %s' lets the child "
@@ -100,7 +100,7 @@ parent_judge(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
         return 0;
     }
     if (p->params.logical_sector != s->params.logical_sector) {
-        error_setg(errp, "'%s' does not go with its parent '%s': the logical "
+        error_setg(errp, "'%s' does not match its parent '%s': the logical "
                    "sector size is %" PRIu32 " in the child and %" PRIu32
                    " in the parent", bs->filename, parent->filename,
                    s->params.logical_sector, p->params.logical_sector);

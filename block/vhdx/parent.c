@@ -148,11 +148,17 @@ int vhdx_parent_report_lost(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
 
     if (!qatomic_xchg(&s->parent->reported, true)) {
-        error_report("VHDX image '%s' can't be read where its parent shows: "
-                     "the parent was changed, or is not the one that it had",
+        error_report("VHDX image '%s' cannot be read where it depends on its "
+                     "parent: the parent was changed or replaced",
                      bs->filename);
     }
     return -EIO;
+}
+
+void vhdx_parent_forget(BDRVVHDXState *s)
+{
+    s->parent->opened = false;
+    s->parent->given = true;
 }
 
 void vhdx_parent_set_inactive(BDRVVHDXState *s, bool inactive)

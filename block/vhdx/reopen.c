@@ -59,10 +59,10 @@ int vhdx_reopen_get_cache_size(QDict *options, uint64_t *size, Error **errp)
     }
     *size = qemu_opt_get_size(opts, VHDX_OPT_CACHE_SIZE, VHDX_CACHE_SIZE);
     if (*size < VHDX_CACHE_SIZE_MIN || *size > VHDX_CACHE_SIZE_MAX) {
-        error_setg(errp, VHDX_OPT_CACHE_SIZE " %" PRIu64 " is not from %"
-                   PRIu64 " to %" PRIu64 " bytes", *size,
+        error_setg(errp, VHDX_OPT_CACHE_SIZE " must be from %" PRIu64 " to %"
+                   PRIu64 " bytes, not %" PRIu64,
                    (uint64_t)VHDX_CACHE_SIZE_MIN,
-                   (uint64_t)VHDX_CACHE_SIZE_MAX);
+                   (uint64_t)VHDX_CACHE_SIZE_MAX, *size);
         goto out;
     }
     ret = 0;
@@ -319,6 +319,7 @@ void coroutine_fn vhdx_reopen_activate(BlockDriverState *bs, Error **errp)
         return;
     }
     vhdx_parent_set_inactive(s, false);
+    vhdx_parent_forget(s);
     if (vhdx_parent_check_perm(bs, 0, 0, errp) < 0) {
         vhdx_parent_set_inactive(s, true);
         return;

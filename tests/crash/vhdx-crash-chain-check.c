@@ -8,7 +8,7 @@
  *     is the DataWriteGuid of its parent
  *   - the guest's disk, read through the chain, is as the model allows; the
  *     driver opens it, writes to nothing, and reads the same
- *   - another child of a parent reads as it did at first, or does not go with
+ *   - another child of a parent reads as it did at first, or does not match
  *     its parent any more.  The driver refuses it then
  *   - the same holds for an overlay that was merged into an image which the
  *     guest goes on to use: it is as it was then, or refused
@@ -213,10 +213,10 @@ char *files_check_driver(CrashContext *ctx, const CrashFiles *f,
     blk = chain_open(f->levels, f->count, 0, &err);
     if (!blk && f->fit) {
         why = text("does not open: %s", error_get_pretty(err));
-    } else if (!blk && !strstr(error_get_pretty(err), "does not go with")) {
+    } else if (!blk && !strstr(error_get_pretty(err), "does not match")) {
         why = text("is refused by: %s", error_get_pretty(err));
     } else if (blk && !f->fit) {
-        why = text("opens, but does not go with its parent");
+        why = text("opens, but does not match its parent");
     }
     error_free(err);
     for (int i = 0; blk && !why && i < f->count; i++) {

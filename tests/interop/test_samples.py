@@ -148,7 +148,7 @@ def windows_other_parent(ctx):
     ctx.io(parent, ['write -q -P 7 65536 512'])
     text = run(ours('qemu-img'), 'convert', '-O', 'raw', path,
                ctx.path('raw'), status=1)
-    expect('does not go with its parent' in text and
+    expect('does not match its parent' in text and
            'f88d4d92-6fcc-408d-9bef-9b7c89f15c89' in text, text)
     with Image(path) as image:
         try:

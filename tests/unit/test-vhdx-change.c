@@ -122,7 +122,8 @@ static const Known picture[KNOWN_MAX][STEP_MAX] = {
         [NEW_DATA] = ABORTS,
         [CLOSED] = BROKEN_READING,
         [LATCH] = BROKEN_DATA,
-        [UNLATCH] = DATA,
+        /* A child may have come that knows of no change. */
+        [UNLATCH] = METADATA,
         [RESET] = READING,
         [NOTE] = BROKEN_DATA,
     },
@@ -562,7 +563,7 @@ static void coroutine_fn move_from(Known known)
     g_assert_false(vhdx_change_is_ordered(&other));
     if (known >= BROKEN_READING) {
         take_step(UNLATCH);
-        check_known(known - BROKEN_READING);
+        check_known(picture[known][UNLATCH]);
     }
     state_free(&other);
 }

@@ -90,6 +90,12 @@ bool vhdx_parent_is_lost(BDRVVHDXState *s);
 int vhdx_parent_report_lost(BlockDriverState *bs);
 
 /*
+ * What is attached is to be judged again, as what a user has given: another
+ * process may have changed the image, or given it another parent.
+ */
+void vhdx_parent_forget(BDRVVHDXState *s);
+
+/*
  * Whether another process may be changing the image; whether the user is about
  * to attach another parent; whether a reopen has made it writable, and if so
  * only that its parent can be written to: vhdx_parent_hold_writable() returns

@@ -221,7 +221,7 @@ def named_in_xml(tools, session, pool):
         other = tools.create(pool.path('else/stranger.vhdx'), SIZE)
         with Domain(session, 'c', disk_xml(two, more=below(other))) as domain:
             with Unchanged(two, other):
-                domain.start(fails=('does not go with its parent', other))
+                domain.start(fails=('does not match its parent', other))
 
 
 def alone(tools, session, pool, form):

@@ -238,9 +238,9 @@ def sibling(tools, session, pool):
     with step('a base that was merged into: a start on its other child fails'):
         with Domain(session, 'm', disk_xml(other)) as domain:
             with Unchanged(base, other):
-                domain.start(fails=('does not go with its parent', base))
+                domain.start(fails=('does not match its parent', base))
     with step('... and its merged child, too'):
         with Domain(session, 'm', disk_xml(one)) as domain:
             # no change since the pivot: the same content
             tools.io(base, 'write -q -P 9 0 64k')
-            domain.start(fails=('does not go with its parent', base))
+            domain.start(fails=('does not match its parent', base))

@@ -123,7 +123,7 @@ def vhdx_overlay(tools, session, pool):
             domain.destroy()
             tools.check(disk)
             tools.img('map', '-f', 'vhdx', five,
-                      fails='does not go with its parent')
+                      fails='does not match its parent')
 
     path = tools.create(pool.path('base'), '64M', form='qcow2')
     with step('a snapshot in vhdx over a qcow2 disk: refused, no file left'):
