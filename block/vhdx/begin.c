@@ -26,6 +26,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/header.h"
 #include "block/vhdx/link.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
@@ -89,7 +90,7 @@ children_tell(BlockDriverState *bs, GPtrArray *children, const VHDXGuid *next,
         ret = child_tell(child, &now, next, errp);
         trace_vhdx_tell_child(s, child->opaque, ret);
         if (ret < 0) {
-            error_prepend(errp, "its child '%s' can't be told: ",
+            error_prepend(errp, "its child '%s' cannot be updated: ",
                           child->filename);
             return ret;
         }
@@ -99,7 +100,7 @@ children_tell(BlockDriverState *bs, GPtrArray *children, const VHDXGuid *next,
 
 /*
  * Step 3 for all @children of @bs.  Where that fails they go on with two GUIDs,
- * until their next first change.
+ * until their next change, or until they are closed.
  */
 static void coroutine_fn GRAPH_RDLOCK
 children_confirm(BlockDriverState *bs, GPtrArray *children)
@@ -117,6 +118,7 @@ children_confirm(BlockDriverState *bs, GPtrArray *children)
             vhdx_parent_set_linked(c, true);
         } else {
             error_free(err);
+            vhdx_change_data_untold(c);
         }
         qemu_co_mutex_unlock(&c->commit_lock);
     }
@@ -150,6 +152,11 @@ begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
     VHDXGuid next = vhdx_guid_new();
     int ret;
 
+    /* What is told first is the GUID that the file has. */
+    ret = vhdx_header_settle(bs);
+    if (ret < 0) {
+        return ret;
+    }
     ret = children_tell(bs, children, &next, errp);
     if (ret < 0) {
         return ret;
@@ -175,8 +182,8 @@ begin_data(BlockDriverState *bs, Error **errp)
     int ret;
 
     if (children->len > 1 && vhdx_parent_got_writable(s)) {
-        error_setg(errp, "it has two children in use, '%s' and '%s', and would "
-                   "be right for one of them at the most",
+        error_setg(errp, "it has two children in use, '%s' and '%s'; a change "
+                   "can fit only one of them",
                    ((BlockDriverState *)children->pdata[0])->filename,
                    ((BlockDriverState *)children->pdata[1])->filename);
         return -EPERM;

@@ -114,8 +114,8 @@ content_stays(BlockDriverState *bs, const VHDXGuid *guid)
  * linkage alone.  Where a parent is attached what differs has been copied, and
  * an image without a parent so far reads the same over any.
  */
-static void disk_id_compare(BlockDriverState *bs, const char *name,
-                            const VHDXGuid *id)
+static void GRAPH_RDLOCK
+disk_id_compare(BlockDriverState *bs, const char *name, const VHDXGuid *id)
 {
     BDRVVHDXState *s = bs->opaque;
     char own[UUID_STR_LEN], has[UUID_STR_LEN];
@@ -131,12 +131,12 @@ static void disk_id_compare(BlockDriverState *bs, const char *name,
 
 /*
  * Get the paths to the parent @name into @loc: @parent, an image that is
- * attached, or NULL, and then its linkage, too.  @parent becomes NULL where
- * @name is another file.
+ * attached, or NULL, and then its linkage, too.  Where @name is another file
+ * and @new, @parent becomes NULL: else what is attached has just come there.
  */
 static int GRAPH_RDLOCK
-name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
-           VHDXLocator *loc, Error **errp)
+name_store(BlockDriverState *bs, const char *name, bool new,
+           BlockDriverState **parent, VHDXLocator *loc, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree char *child = vhdx_parent_local_path(bs);
@@ -150,7 +150,7 @@ name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
                    name);
         return -EINVAL;
     }
-    if (*parent && path && !vhdx_parent_path_is_same(path, has) &&
+    if (new && *parent && path && !vhdx_parent_path_is_same(path, has) &&
         g_file_test(path, G_FILE_TEST_EXISTS)) {
         *parent = NULL;
     }
@@ -173,7 +173,9 @@ name_store(BlockDriverState *bs, const char *name, BlockDriverState **parent,
 
 /*
  * The same for what the block layer asks for.  If a job has just attached
- * another parent it can't go back: that one's own name will do, and a warning.
+ * another parent it can't go back: that is the parent whatever its name is, and
+ * its own name will do, with a warning.  If @name is another image's, the next
+ * opening tells.
  */
 static int GRAPH_RDLOCK
 name_take(BlockDriverState *bs, const char *name, BlockDriverState **parent,
@@ -182,15 +184,15 @@ name_take(BlockDriverState *bs, const char *name, BlockDriverState **parent,
     BlockDriverState *attached = *parent;
     VHDXGuid guid = attached ? vhdx_parent_data_write(attached) :
                                vhdx_guid_nil;
+    bool new = !attached || vhdx_parent_is_told(bs->opaque, &guid);
     Error *err = NULL;
-    int ret = name_store(bs, name, parent, loc, &err);
+    int ret = name_store(bs, name, new, parent, loc, &err);
 
-    if (ret < 0 && attached && !vhdx_parent_is_told(bs->opaque, &guid)) {
-        warn_reportf_err(err, "VHDX image '%s' gets the name of the parent "
-                         "that is attached, '%s': ", bs->filename,
+    if (ret < 0 && !new) {
+        warn_reportf_err(err, "VHDX image '%s': the name of the attached "
+                         "parent, '%s', is stored instead: ", bs->filename,
                          attached->filename);
-        *parent = attached;
-        return name_store(bs, attached->filename, parent, loc, errp);
+        return name_store(bs, attached->filename, new, parent, loc, errp);
     }
     error_propagate(errp, err);
     return ret;
@@ -238,7 +240,7 @@ parent_name_first(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
     vhdx_request_freeze(s);
     ret = vhdx_child_check(bs, errp);
     if (ret < 0) {
-        error_prepend(errp, "'%s' can't get a parent: ", bs->filename);
+        error_prepend(errp, "'%s' cannot be given a parent: ", bs->filename);
     } else {
         ret = parent_name(bs, to, errp);
     }
@@ -251,17 +253,28 @@ int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
 {
     BDRVVHDXState *s = bs->opaque;
     const VHDXChainParent *to = opaque;
+    int ret;
 
-    if (!to->name || !*to->name) {
-        return s->params.has_parent ? vhdx_flatten(bs, errp) : 0;
+    if (!s->params.has_parent && (!to->name || !*to->name)) {
+        return 0;
     }
-    if (to->format && strcmp(to->format, "vhdx")) {
+    if (to->name && *to->name && to->format && strcmp(to->format, "vhdx")) {
         error_setg(errp, "The parent of a VHDX image must be in VHDX format, "
                    "not in '%s'", to->format);
         return -EINVAL;
     }
-    return s->params.has_parent ? parent_name(bs, to, errp) :
-           parent_name_first(bs, to, errp);
+    ret = !to->name || !*to->name ? vhdx_flatten(bs, errp) :
+          s->params.has_parent ? parent_name(bs, to, errp) :
+          parent_name_first(bs, to, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    /*
+     * Programs that look at an image in use, as libvirt does, and a host that
+     * waits for a migration, read the locator without the log.
+     */
+    (void)vhdx_commit_checkpoint(bs);
+    return 0;
 }
 
 /* -- Empty -- */

@@ -46,7 +46,10 @@ children_find(BlockDriverState *bs, BlockDriverState *node, VHDXChildren which,
         }
         above = c->opaque;
         if (above->drv && above->drv->is_filter) {
-            children_find(bs, above, which, list);
+            /* What a filter does not show, as the target of a backup, is not. */
+            if (c == bdrv_filter_child(above)) {
+                children_find(bs, above, which, list);
+            }
             continue;
         }
         if (above->drv != bs->drv || c != above->backing) {

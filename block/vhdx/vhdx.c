@@ -197,11 +197,12 @@ static int coroutine_mixed_fn
 vhdx_change_backing_file(BlockDriverState *bs, const char *name,
                          const char *format)
 {
+    VHDXChainParent to = { .name = name, .format = format };
     Error *err = NULL;
-    int ret = vhdx_call(bs, vhdx_chain_change_parent, &(VHDXChainParent) {
-        .name = name,
-        .format = format,
-    }, &err);
+    /* Whoever calls it in a coroutine has locked the graph. */
+    int ret = qemu_in_coroutine() ?
+              vhdx_chain_change_parent(bs, &to, &err) :
+              vhdx_call(bs, vhdx_chain_change_parent, &to, &err);
 
     if (ret < 0) {
         error_report_err(err);

@@ -20,7 +20,7 @@ from iotests import qemu_img, qemu_img_check, qemu_img_info
 # Disks that are no child are all the same one: no command warns then.
 DISK_ID = '9a4ad6a5-0c53-4e0a-8d8a-6d0f7c2c1b11'
 OPTIONS = ('-f', 'vhdx', '-d', 'unmap', '-t', 'writeback')
-NOT_ITS = 'does not go with its parent'
+NOT_ITS = 'does not match its parent'
 
 
 def file_node(path, driver='file'):
@@ -187,13 +187,14 @@ class ChainCase(iotests.QMPTestCase):
     def data_write(self, name):
         return self.header(name)['data_write_guid']
 
-    def locator(self, name):
+    def locator(self, name, log=False):
         '''
         The keys and values of a disk's locator, as they stand in its file,
-        which has no log; None where it has none
+        which has no log, or with @log one; None where it has none
         '''
         with Image(self.path(name)) as image:
-            self.assertEqual(image.header(image.current())['log_guid'], NIL)
+            self.assertEqual(image.header(image.current())['log_guid'] != NIL,
+                             log)
             flags = image.item('file parameters', 'II')[1]
             found = [item for item in image.items()
                      if item[0] == ITEMS['parent locator']]
