@@ -12,6 +12,7 @@
 #include "qemu/cutils.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "trace.h"
 
 struct VHDXFile {
     uint64_t size;                  /* bytes; changed with lock */
@@ -132,7 +133,9 @@ int coroutine_fn vhdx_file_flush(BlockDriverState *bs)
     WITH_VHDX_LOCK_GUARD(s) {
         size = s->file->size;
     }
+    trace_vhdx_file_flush(s);
     ret = bdrv_co_flush(bs->file->bs);
+    trace_vhdx_file_flush_end(s, ret);
     if (ret < 0) {
         /* What reads as zeros may be old data again after a power cut. */
         qatomic_set(&s->file->no_zeroes, true);

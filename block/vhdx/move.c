@@ -196,6 +196,7 @@ entry_drop(BlockDriverState *bs, const VHDXMove *m)
     VHDX_LOCK_GUARD(s);
     ret = vhdx_bat_get(bs, m->block, &old);
     if (ret == 0) {
+        trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from, 0);
         vhdx_bat_set(s, m->block, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
         place_leave(s, m);
     }
@@ -229,6 +230,8 @@ entry_move(BlockDriverState *bs, const VHDXMove *m)
         vhdx_bitmap_forget_new(s, m->from);
         vhdx_cache_drop(s, m->from, VHDX_BITMAP_SIZE);
     } else {
+        trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from,
+                              m->to);
         vhdx_bat_set(s, m->block, vhdx_bat_entry(vhdx_bat_state(old), m->to));
     }
     place_leave(s, m);

@@ -68,6 +68,7 @@ void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
     VHDXSpace *sp = s->space;
 
     vhdx_assert_locked(s);
+    trace_vhdx_space_return(s, offset, bytes, touched);
     if (touched) {
         /* The host may have given space to it, and get that back. */
         freed_add(s, sp->committed, offset, bytes);
@@ -371,6 +372,7 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
     *size = vhdx_file_size(s);
     s->space->end = vhdx_space_map_end(s->space);
     vhdx_file_set_size(s, cut_size(s, s->space->end));
+    trace_vhdx_space_cut_begin(s, *size, vhdx_file_size(s));
     vhdx_space_map_unpunch(s->space, s->space->end, UINT64_MAX);
     return true;
 }
@@ -380,6 +382,7 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
     vhdx_assert_commit_locked(s);
     vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
+    trace_vhdx_space_cut_undo(s, size);
     vhdx_file_set_size(s, size);
     /* Blocks that are gone may have been anywhere up to there. */
     s->space->zero_from = MAX(s->space->zero_from, size);

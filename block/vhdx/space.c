@@ -262,6 +262,7 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
         sp->free_end = MAX(sp->free_end, sp->end);
     }
     *zero = offset >= sp->zero_from && vhdx_file_trusts_zeroes(s);
+    trace_vhdx_space_take(s, offset, bytes, *zero);
     return offset;
 }
 
@@ -381,6 +382,9 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
     vhdx_assert_locked(s);
     if (offset && block) {
         sp->hint = (offset + bytes) / VHDX_MIB;
+    }
+    if (offset) {
+        trace_vhdx_space_take(s, offset, bytes, false);
     }
     return offset;
 }

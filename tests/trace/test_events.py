@@ -236,6 +236,46 @@ def relieve(ctx):
                    for e in step), 'nothing was put in place')
 
 
+FLUSH = 'file_flush', 'file_flush_end ret=0'
+
+
+def small_steps(ctx):
+    """What comes with other steps: flushes of the file, places that are taken
+    and given back, the length that a cut is going to leave."""
+    image = present(ctx, '256M', '64M')
+    with Session(ctx, image) as io:
+        log = io.layout.log
+    size = os.stat(image).st_size
+    # The second write of data
+    with begun(ctx, image, rule=errors('write_aio', iotype='write', state=2) |
+               nth('write_aio', 2)) as io:
+        io.trace.small = True
+        io.fails('write 100M 4k')
+        taken = 'space_take offset=%d bytes=%d zero=' % (size, MIB)
+        shows(io.events, 'space_scan', 'space_grow', taken + '1',
+              'alloc index=100', 'space_return offset=%d bytes=%d touched=1' %
+              (size, MIB))
+    # The entry of the first checkpoint
+    with begun(ctx, image, rule=errors('none', iotype='write', sector=(
+            log + 12 * KIB) // 512)) as io:
+        io.do('discard -q 24M 40M')
+        io.trace.small = True
+        io.do('flush')
+        shows([e for e in io.events if e.name != 'space_punch'], *COMMIT[:2],
+              *FLUSH, COMMIT[2], 'space_scan', 'space_reclaim',
+              'space_cut_begin from=%d to=%d' % (size, size - 40 * MIB),
+              'checkpoint', 'ring_apply ret=0', *FLUSH, 'ring_write ret=-5',
+              'space_cut_undo size=%d' % size)
+    with Session(ctx, image) as io:
+        io.do('discard -q 2M 1M')
+        first = io.layout.first
+    found = [e for e in tool(ctx, *COMPACT, image, small=True)
+             if e.name in ('space_take', 'block_move')]
+    to = first + 2 * MIB
+    shows(found, 'space_take offset=%d bytes=%d zero=0' % (to, MIB),
+          'block_move index=23 to=%d' % to)
+
+
 # -- Logs that are left --
 
 def replay(ctx):
@@ -408,10 +448,11 @@ def read_only_and_back(ctx):
 
 # -- Operations --
 
-def tool(ctx, *command, rule=None, status=0):
+def tool(ctx, *command, rule=None, status=0, small=False):
     """qemu-img on an image, the last of @command; what it traces, but for the
     pages that it reads."""
     trace = events.Trace(ctx.path('tool.trace'))
+    trace.small = small
     *command, image = command
     how = ['-f', 'vhdx']
     if rule is not None:
@@ -569,6 +610,7 @@ def declared(_):
 
 def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
-        life, reading, share, reuse, kept, discard, relieve, replay, failing,
+        life, reading, share, reuse, kept, discard, relieve, small_steps,
+        replay, failing,
         no_space, stopped, stopped_at_once, stays_stopped, read_only_and_back,
         resize, compact, compact_stopped, told, declared)]
