@@ -97,6 +97,21 @@ static bool ring_may_apply(void)
     return false;
 }
 
+/* One is written in place. */
+static void page_apply(int b)
+{
+    value_write(&m.disk.page[b], m.pages[b].logged);
+    m.pages[b].put = true;
+}
+
+/* Pages up to the newest entry are in place, if that one is stable. */
+static void ring_applied(void)
+{
+    if (!m.writing) {
+        m.ring.applied = m.ring.sequence;
+    }
+}
+
 /* Write all pages in place that are stable in the log. */
 static void ring_apply(void)
 {
@@ -106,13 +121,10 @@ static void ring_apply(void)
         if (defect == APPLIED_EARLY && page->written) {
             value_write(&m.disk.page[b], page->committing);
         } else if (page_is_to_apply(page)) {
-            value_write(&m.disk.page[b], page->logged);
-            page->put = true;
+            page_apply(b);
         }
     }
-    if (!m.writing) {
-        m.ring.applied = m.ring.sequence;
-    }
+    ring_applied();
     if (defect == SAFE_AT_APPLY) {      /* [tail-stable] */
         m.ring.safe = m.ring.applied;
     }
@@ -189,10 +201,9 @@ static void length_assure(void)
 }
 
 /* A commit takes all that is complete. */
-static void commit_begin(int committer)
+static void commit_take(int committer)
 {
     m.commit_lock = true;
-    length_assure();
     m.committer = committer;
     m.taken = m.changes;
     m.barrier = m.order && defect != NO_BARRIER;        /* [data-barrier] */
@@ -209,6 +220,12 @@ static void commit_begin(int committer)
             m.places[p].state = COMMITTING;
         }
     }
+}
+
+static void commit_begin(int committer)
+{
+    length_assure();
+    commit_take(committer);
     if (m.barrier) {
         file_flush_begin();
     }
@@ -239,6 +256,18 @@ static void commit_barrier_end(void)
     }
 }
 
+/* An entry of the commit gets page @b. */
+static void entry_add(Entry *entry, int b)
+{
+    Page *page = &m.pages[b];
+
+    if (defect == NEWEST_WRITTEN) {     /* [taken-version] */
+        page->committing = page->now;
+    }
+    entry->page[b] = page->committing + 1;
+    page->written = true;
+}
+
 /* The next entry of the commit, of as many pages as it may have */
 static void commit_entry(Entry *entry)
 {
@@ -247,11 +276,7 @@ static void commit_entry(Entry *entry)
         Page *page = &m.pages[b];
 
         if (page->taken && !page->written) {
-            if (defect == NEWEST_WRITTEN) {     /* [taken-version] */
-                page->committing = page->now;
-            }
-            entry->page[b] = page->committing + 1;
-            page->written = true;
+            entry_add(entry, b);
             n++;
         }
     }
@@ -303,10 +328,9 @@ static void commit_end(int how)
     }
 }
 
-/* What the log has got is stable; if that is all, so is the commit. */
-static void commit_flushed(void)
+/* What the log has got is stable. */
+static void commit_stable(void)
 {
-    file_flush_end();
     for (int b = 0; b < blocks; b++) {
         Page *page = &m.pages[b];
 
@@ -321,6 +345,13 @@ static void commit_flushed(void)
         m.writing = false;
         ring_release();
     }
+}
+
+/* If that is all, so is the commit. */
+static void commit_flushed(void)
+{
+    file_flush_end();
+    commit_stable();
     if (!commit_has_pages()) {
         commit_end(DONE);
     }

@@ -18,8 +18,8 @@ static void change_note(void)
 
 static void bat_set(int block, int entry)
 {
-    m.pages[block].now = entry;
-    m.pages[block].dirty = true;
+    PAGE_SET(block, entry);
+    PAGE_OF(block)->dirty = true;
     if (defect == MENDED_IN_PLACE) {    /* [log-first] */
         value_write(&m.disk.page[block], entry);
     }
@@ -169,15 +169,21 @@ static int map_end(void)
     return end;
 }
 
-/* Nothing is taken behind the last object from now on. */
-static void cut_begin(void)
+/* Nothing is taken behind @size from now on, where all is free. */
+static void cut_begin_at(int size)
 {
-    size_set(map_end());
+    size_set(size);
     for (int p = m.size; p < places; p++) {
         m.places[p].state = BEYOND;
         m.places[p].zero = false;
     }
     m.end = m.size;
+}
+
+/* Nothing is taken behind the last object from now on. */
+static void cut_begin(void)
+{
+    cut_begin_at(map_end());
 }
 
 /* The file is cut; if it gets longer again there will be zeros. */
@@ -201,10 +207,9 @@ static Alloc *alloc_share(int block)
     return defect == TWO_PLACES ? NULL : alloc_of_block(block);
 }
 
-static Alloc *alloc_new(int block, int place)
+/* A block gets a place, which is known to be @zero or is a @hole or not. */
+static Alloc *alloc_enter(int block, int place, bool zero, bool hole)
 {
-    bool hole = m.places[place].sector[0].now == ZERO;
-    bool zero = place_take(place);
     Alloc *a = m.allocs;
 
     while (a->refs) {
@@ -223,19 +228,37 @@ static Alloc *alloc_new(int block, int place)
     return a;
 }
 
-/* One that failed gives its place back, in which there may be anything. */
+static Alloc *alloc_new(int block, int place)
+{
+    bool hole = m.places[place].sector[0].now == ZERO;
+
+    return alloc_enter(block, place, place_take(place), hole);
+}
+
+/*
+ * A place that no block has got is given back.  If a write there has begun
+ * there may be anything.
+ */
+static void place_return(Place *place, bool zero, bool touched)
+{
+    if (!touched || (defect == TOUCHED_FOR_ZERO && zero)) { /* [touched-old] */
+        place->state = FREE;
+        place->zero = zero;
+    } else {
+        place->state = COMMITTED;
+    }
+    if (touched) {
+        place_forget(place);
+    }
+}
+
 static void alloc_unref(Request *r)
 {
     Alloc *a = &m.allocs[r->alloc - 1];
 
     if (r->alloc && --a->refs == 0) {
         if (a->phase != PUBLISHED) {
-            m.places[a->place].state = COMMITTED;
-            place_forget(&m.places[a->place]);
-            if (defect == TOUCHED_FOR_ZERO && a->zero) {  /* [touched-old] */
-                m.places[a->place].state = FREE;
-                m.places[a->place].zero = true;
-            }
+            place_return(&m.places[a->place], a->zero, a->touched);
         }
         memset(a, 0, sizeof(*a));
     }
@@ -353,6 +376,13 @@ static void request_end(int guest)
     memset(r, 0, sizeof(*r));
 }
 
+static void alloc_publish(Alloc *a)
+{
+    bat_set(a->block, a->place + 1);
+    a->phase = PUBLISHED;
+    m.order |= a->barrier;
+}
+
 /* The first whose data is written publishes the block. */
 static void write_end(int guest, bool failed)
 {
@@ -363,9 +393,7 @@ static void write_end(int guest, bool failed)
     m.fails -= failed;
     data_written(r);
     if (a && !failed && a->phase != PUBLISHED) {
-        bat_set(r->block, a->place + 1);
-        a->phase = PUBLISHED;
-        m.order |= a->barrier;
+        alloc_publish(a);
     } else if (a && failed && a->phase == PUBLISHED && !a->detached &&
                defect == PUBLISHED_UNDONE) {    /* [published-kept] */
         bat_set(r->block, 0);
@@ -391,11 +419,23 @@ static void alloc_zero(int guest, const Alloc *a)
     }
 }
 
+/* A block whose place is @place gives that up, so it is all zeros. */
+static void block_free(int block, int place)
+{
+    Alloc *a = alloc_of_block(block);
+
+    /* It is still being written to: later writes go elsewhere. */
+    if (a && defect != FREED_SHARED) {      /* [freed-detached] */
+        a->detached = true;
+    }
+    bat_set(block, 0);
+    place_release(place, defect == FREED_AT_ONCE);  /* [freed-wait] */
+}
+
 /* The block reads as zeros at once; a place that it had is free later. */
 static void discard(int guest, int block)
 {
     Request *r = &m.requests[guest];
-    Alloc *a = alloc_of_block(block);
     int place = m.pages[block].now - 1;
 
     *r = (Request) {
@@ -407,14 +447,9 @@ static void discard(int guest, int block)
         cell_write(&m.guest[block][i], ZERO);
     }
     if (place >= 0) {
-        /* It is still being written to: later writes go elsewhere. */
-        if (a && defect != FREED_SHARED) {      /* [freed-detached] */
-            a->detached = true;
-        }
-        bat_set(block, 0);
-        place_release(place, defect == FREED_AT_ONCE);  /* [freed-wait] */
+        block_free(block, place);
     } else {
-        alloc_zero(guest, a);
+        alloc_zero(guest, alloc_of_block(block));
     }
     request_end(guest);
 }
@@ -427,6 +462,15 @@ static bool may_move(int guest, int block, int place)
            (all_are_idle() || defect == MOVED_UNFROZEN);  /* [move-frozen] */
 }
 
+static void block_move(int block, int from, int place)
+{
+    if (defect != MOVED_UNFLUSHED) {    /* [move-barrier] */
+        m.order = true;
+    }
+    bat_set(block, place + 1);
+    place_release(from, defect == MOVED_FREED_AT_ONCE);  /* [freed-wait] */
+}
+
 static void move(int block, int place)
 {
     int from = m.pages[block].now - 1;
@@ -436,11 +480,7 @@ static void move(int block, int place)
     for (int i = 0; i < sectors; i++) {
         place_write(place, i, m.places[from].sector[i].now);
     }
-    if (defect != MOVED_UNFLUSHED) {    /* [move-barrier] */
-        m.order = true;
-    }
-    bat_set(block, place + 1);
-    place_release(from, defect == MOVED_FREED_AT_ONCE);  /* [freed-wait] */
+    block_move(block, from, place);
 }
 
 #endif

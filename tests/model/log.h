@@ -18,6 +18,9 @@
 #include <assert.h>
 #include "cell.h"
 
+#ifdef MODEL_OF_TRACES
+#include "trace-size.h"
+#else
 enum {
     BLOCKS = 3,
     SECTORS = 2,        /* of a block, at the most */
@@ -27,6 +30,16 @@ enum {
     SLOTS = 5,
     WRITTEN = 2,        /* what of a slot's writes is kept apart */
 };
+
+typedef uint8_t Count;
+
+/* A value that a cell may hold */
+#define VALUE(n) (1 << (n))
+
+/* Where the page of @block says that it is */
+#define PAGE_SET(block, entry) (m.pages[block].now = (entry))
+#define PAGE_OF(block) (&m.pages[block])
+#endif
 
 /* What DEFECT names, in the order of defect_names */
 enum {
@@ -68,28 +81,28 @@ static int defect;
 /* -- The file -- */
 
 typedef struct Header {
-    uint8_t sequence;   /* 0 where it is torn, or damaged */
-    uint8_t log;        /* whose name it has, or 0 */
+    Count sequence;   /* 0 where it is torn, or damaged */
+    Count log;        /* whose name it has, or 0 */
 } Header;
 
 typedef struct Entry {
-    uint8_t log;        /* whose it is; 0 if there is none, or a torn one */
-    uint8_t sequence;
-    uint8_t tail;       /* a slot */
-    uint8_t flushed;    /* FlushedFileOffset */
-    uint8_t last;       /* LastFileOffset */
-    uint8_t page[BLOCKS];       /* the block's entry plus 1, or 0: not in it */
+    Count log;        /* whose it is; 0 if there is none, or a torn one */
+    Count sequence;
+    Count tail;       /* a slot */
+    Count flushed;    /* FlushedFileOffset */
+    Count last;       /* LastFileOffset */
+    Count page[BLOCKS];       /* the block's entry plus 1, or 0: not in it */
 } Entry;
 
 typedef struct HeaderCell {
     Header stable, written;
-    uint8_t is_written;         /* since the last flush */
+    Count is_written;         /* since the last flush */
 } HeaderCell;
 
 typedef struct SlotCell {
     Entry stable, written[WRITTEN];
-    uint8_t writes;
-    uint8_t lost;               /* the last of them, by a flush that failed */
+    Count writes;
+    Count lost;               /* the last of them, by a flush that failed */
 } SlotCell;
 
 /* The metadata, and the length, each value of which is a bit */
@@ -103,51 +116,51 @@ typedef struct Disk {
 /* -- In memory -- */
 
 typedef struct Page {
-    uint8_t now;
-    uint8_t committing;
-    uint8_t logged;     /* stable there */
-    uint8_t dirty;
-    uint8_t taken;      /* by the commit under way */
-    uint8_t written;    /* ... and in the log */
-    uint8_t in_log;     /* not stable in place */
-    uint8_t put;        /* written in place */
-    uint8_t flushing;   /* ... before the flush under way began */
+    Count now;
+    Count committing;
+    Count logged;     /* stable there */
+    Count dirty;
+    Count taken;      /* by the commit under way */
+    Count written;    /* ... and in the log */
+    Count in_log;     /* not stable in place */
+    Count put;        /* written in place */
+    Count flushing;   /* ... before the flush under way began */
 } Page;
 
 enum { BEYOND, FREE, USED, FREED, COMMITTING, COMMITTED };
 
 typedef struct Place {
     Cell sector[SECTORS];
-    uint8_t state;
-    uint8_t zero;       /* known to read as zeros */
+    Count state;
+    Count zero;       /* known to read as zeros */
 } Place;
 
 enum { NEW, PREPARING, READY, PUBLISHED };
 
 /* A place that a block is to get */
 typedef struct Alloc {
-    uint8_t refs;
-    uint8_t block;
-    uint8_t place;
-    uint8_t phase;
-    uint8_t barrier;
-    uint8_t zero;       /* it was known to */
-    uint8_t touched;    /* a write there has begun */
-    uint8_t detached;
+    Count refs;
+    Count block;
+    Count place;
+    Count phase;
+    Count barrier;
+    Count zero;       /* it was known to */
+    Count touched;    /* a write there has begun */
+    Count detached;
 } Alloc;
 
 enum { WRITE, DISCARD, FLUSH, MOVE, PUNCH, CUT, CLOSE, KINDS };
 
 typedef struct Request {
-    uint8_t active;
-    uint8_t kind;
-    uint8_t block;
-    uint8_t mask;       /* which of its sectors */
-    uint8_t place;      /* from 1 on */
-    uint8_t alloc;      /* the same */
-    uint8_t zeroing;    /* its place, before it writes there */
-    uint8_t writing;
-    uint8_t failed;     /* or a flush meanwhile: it may have no effect */
+    Count active;
+    Count kind;
+    Count block;
+    Count mask;       /* which of its sectors */
+    Count place;      /* from 1 on */
+    Count alloc;      /* the same */
+    Count zeroing;    /* its place, before it writes there */
+    Count writing;
+    Count failed;     /* or a flush meanwhile: it may have no effect */
     Values value;
     Values beside[SECTORS];     /* written to the file meanwhile by others */
     Values saw[SECTORS];        /* ended meanwhile */
@@ -155,15 +168,15 @@ typedef struct Request {
 
 /* The ring, as in struct VHDXLog */
 typedef struct Ring {
-    uint8_t log;        /* its GUID */
-    uint8_t sequence;   /* of the newest entry */
-    uint8_t head;       /* the slot of the next */
-    uint8_t used;       /* slots before it that may not be overwritten */
-    uint8_t tail;       /* as the newest entry has it */
-    uint8_t applied;    /* pages up to this entry are in place */
-    uint8_t safe;       /* ... and stable there */
-    uint8_t stable;     /* entries up to this one are */
-    uint8_t given_up;   /* the last one that was not written, or taken back */
+    Count log;        /* its GUID */
+    Count sequence;   /* of the newest entry */
+    Count head;       /* the slot of the next */
+    Count used;       /* slots before it that may not be overwritten */
+    Count tail;       /* as the newest entry has it */
+    Count applied;    /* pages up to this entry are in place */
+    Count safe;       /* ... and stable there */
+    Count stable;     /* entries up to this one are */
+    Count given_up;   /* the last one that was not written, or taken back */
 } Ring;
 
 typedef struct Model {
@@ -174,34 +187,34 @@ typedef struct Model {
     Alloc allocs[ALLOCS];
     Request requests[GUESTS];
     Ring ring;
-    uint8_t ops;        /* that may still begin */
-    uint8_t fails;      /* writes that may still fail */
-    uint8_t flush_fails;
-    uint8_t broken;     /* a flush of metadata has failed */
-    uint8_t unsure;     /* the file's length may have been lost */
-    uint8_t no_zeroes;  /* nothing is known to read as zeros any more */
-    uint8_t closes;     /* and cuts of the tail that may still be */
-    uint8_t cuts;
-    uint8_t open;       /* the log is */
-    uint8_t replaying;
-    uint8_t frozen;
-    uint8_t order;      /* the next commit needs the barrier */
-    uint8_t barrier;    /* the one under way does */
-    uint8_t changes;    /* that are complete, and not stable */
-    uint8_t taken;      /* of these, by the commit under way */
-    uint8_t commit_lock;
-    uint8_t grow_lock;
-    uint8_t committer;  /* the guest whose flush it is, from 1 on */
-    uint8_t writing;    /* entries that are not stable are in the log */
-    uint8_t header;     /* the copy that counts */
-    uint8_t header_to;  /* the copy that is written */
-    uint8_t sequence;   /* of the header that counts */
-    uint8_t size;       /* of the file, as it is known */
-    uint8_t stable_size;
-    uint8_t end;        /* of the last object */
-    uint8_t flushing;   /* a flush of the file is under way, */
-    uint8_t flush_size; /* as it began with this */
-    uint8_t flush_applied;
+    Count ops;        /* that may still begin */
+    Count fails;      /* writes that may still fail */
+    Count flush_fails;
+    Count broken;     /* a flush of metadata has failed */
+    Count unsure;     /* the file's length may have been lost */
+    Count no_zeroes;  /* nothing is known to read as zeros any more */
+    Count closes;     /* and cuts of the tail that may still be */
+    Count cuts;
+    Count open;       /* the log is */
+    Count replaying;
+    Count frozen;
+    Count order;      /* the next commit needs the barrier */
+    Count barrier;    /* the one under way does */
+    Count changes;    /* that are complete, and not stable */
+    Count taken;      /* of these, by the commit under way */
+    Count commit_lock;
+    Count grow_lock;
+    Count committer;  /* the guest whose flush it is, from 1 on */
+    Count writing;    /* entries that are not stable are in the log */
+    Count header;     /* the copy that counts */
+    Count header_to;  /* the copy that is written */
+    Count sequence;   /* of the header that counts */
+    Count size;       /* of the file, as it is known */
+    Count stable_size;
+    Count end;        /* of the last object */
+    Count flushing;   /* a flush of the file is under way, */
+    Count flush_size; /* as it began with this */
+    Count flush_applied;
 } Model;
 
 static Model m;
@@ -256,8 +269,8 @@ static void header_write(Disk *d, int copy, int sequence, int log)
 /* A write of one value, which has ended */
 static void value_write(Cell *cell, int value)
 {
-    cell_write(cell, 1 << value);
-    cell_written(cell, 1 << value, 0);
+    cell_write(cell, VALUE(value));
+    cell_written(cell, VALUE(value), 0);
 }
 
 /* Headers and entries are written by whoever flushes, so never meanwhile. */
