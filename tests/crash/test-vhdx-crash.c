@@ -25,6 +25,7 @@ static char *opt_part;
 static char *opt_history;
 static char **opt_workloads;
 static char *opt_dump;
+static char *opt_record;
 static gboolean opt_list;
 static gboolean opt_verbose;
 static gboolean opt_stop;
@@ -50,6 +51,8 @@ static const GOptionEntry options[] = {
       "End with the first violation", NULL },
     { "dump", 'd', 0, G_OPTION_ARG_FILENAME, &opt_dump,
       "Store the first bad image here", "FILE" },
+    { "record", 'r', 0, G_OPTION_ARG_FILENAME, &opt_record,
+      "Cut nothing: record what the driver does, for tests/model", "FILE" },
     { "list", 'l', 0, G_OPTION_ARG_NONE, &opt_list,
       "List the workloads", NULL },
     { "verbose", 'v', 0, G_OPTION_ARG_NONE, &opt_verbose,
@@ -119,7 +122,11 @@ static bool workload_run(const CrashWorkload *w, int number)
          i++) {
         ctx.seed = opt_first + i;
         crash_seed_guids(ctx.seed);
-        check_seed(&ctx);
+        if (record_is_on()) {
+            record_seed(&ctx);
+        } else {
+            check_seed(&ctx);
+        }
         if (opt_verbose) {
             printf("# %s, seed %" PRIu64 ": so far %u states, %u violations\n",
                    w->name, ctx.seed, ctx.totals.states,
@@ -187,7 +194,9 @@ int main(int argc, char **argv)
     }
     if (opt_list) {
         for (const CrashWorkload *w = crash_workloads; w->name; w++) {
-            printf("%-14s %s\n", w->name, w->about);
+            if (!opt_record || record_can(w)) {
+                printf("%-14s %s\n", w->name, w->about);
+            }
         }
         return 0;
     }
@@ -200,7 +209,9 @@ int main(int argc, char **argv)
     }
     for (const CrashWorkload *w = crash_workloads;
          w->name && !opt_workloads; w++) {
-        g_ptr_array_add(chosen, (void *)w);
+        if (!opt_record || record_can(w)) {
+            g_ptr_array_add(chosen, (void *)w);
+        }
     }
 
     /* Images with a log and failing disks make the driver tell so. */
@@ -210,6 +221,9 @@ int main(int argc, char **argv)
     memory_keep();
     bdrv_init();
     qemu_init_main_loop(&error_abort);
+    if (opt_record) {
+        record_to(opt_record, &error_fatal);
+    }
     if (opt_short >= 0 || opt_history) {
         return short_run_all();
     }

@@ -155,6 +155,7 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
     CrashDisk *lead = disk->lead ?: disk;
     CrashOp *op = g_memdup2(&spec, sizeof(spec));
+    unsigned id;
     int ret;
 
     if (disk->dead) {
@@ -164,6 +165,7 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     op->start = ++lead->now;
     op->end = CRASH_NEVER;
     op->seed = rng_next(&lead->rng);
+    id = disk->instant ? 0 : record_op(op);
     disk->changes += op->kind != OP_READ && op->kind != OP_FLUSH;
     if (!disk->instant) {
         PendingOp pending = {
@@ -181,6 +183,9 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     op->ret = ret = disk_result(disk, op);
     op->end = ++lead->now;
     op_apply(disk->view, op);
+    if (id) {
+        record_op_end(id, ret, disk->view->size);
+    }
     if (op->kind == OP_FLUSH && ret < 0 && disk->fault.lose) {
         disk_lose(disk, op);
     }
@@ -318,6 +323,7 @@ disk_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
 
     *pnum = image_zeros(disk->view, offset, bytes);
     if (*pnum) {
+        record_zeros(offset, *pnum);
         return BDRV_BLOCK_ZERO;
     }
     *pnum = MIN(bytes, CRASH_PAGE - offset % CRASH_PAGE);

@@ -582,6 +582,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
 
     g.rng.state = rng_next(&rng);
     run->model = model_new(before, seen, shape);
+    record_run(base, run->model);
     run->payload = g.disk->payload = shape->payload;
     if (shape->parent_size) {
         disk_add_parent(g.disk, shape->parent_size, parent_page);
@@ -596,6 +597,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
 
         run->closed = guests_session(&g, actions, brief ? 2 : w->guests);
     }
+    record_run_end();
     guests_exempt(&g);
     run_end(run, g.disk);
     model_settle(run->model);

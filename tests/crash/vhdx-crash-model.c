@@ -83,6 +83,7 @@ unsigned model_begin(CrashModel *model, GuestKind kind, uint64_t sector,
     };
 
     g_array_append_val(model->ops, op);
+    record_guest(model->ops->len - 1, &op);
     return model->ops->len - 1;
 }
 
@@ -92,6 +93,7 @@ void model_end(CrashModel *model, unsigned index, uint32_t now, int ret)
 
     op->end = now;
     op->ret = ret;
+    record_guest_end(index, ret);
 }
 
 unsigned model_resize_begin(CrashModel *model, uint64_t size,

@@ -10,6 +10,7 @@
  * reader    a second VHDX reader, which knows nothing of the driver
  * guest     coroutines that use the disk
  * repair    damage to an image, and what mends it
+ * record    what a run did, told line by line
  * check     what must hold of one image, and of all that cuts can leave
  * chain-check  the same for the images of a chain
  *
@@ -733,6 +734,36 @@ char *check_spots(const CrashReader *r, const CrashModel *model,
 /* Check that the driver reads the same, in all these and some other pages. */
 char *check_reads(BlockBackend *blk, const CrashReader *r,
                   const CrashModel *model, CrashRng *rng);
+
+/* -- vhdx-crash-record.c -- */
+
+/* Let there be a record in the file @path from now on. */
+void record_to(const char *path, Error **errp);
+bool record_is_on(void);
+
+/* A run on @base begins, of which @model tells; it ends. */
+void record_run(const CrashImage *base, const CrashModel *model);
+void record_run_end(void);
+
+/*
+ * Tell that @op starts; returns what record_op_end() calls it, or 0.  When it
+ * ends the file has @size bytes.
+ */
+unsigned record_op(const CrashOp *op);
+void record_op_end(unsigned id, int ret, uint64_t size);
+
+/* The driver has been told that so much of the file reads as zeros. */
+void record_zeros(uint64_t offset, uint64_t bytes);
+
+/* A guest's request begins, which is the model's number @index; it ends. */
+void record_guest(unsigned index, const GuestOp *op);
+void record_guest_end(unsigned index, int ret);
+
+/* Whether the model knows all that is done in @w. */
+bool record_can(const CrashWorkload *w);
+
+/* Record @ctx->workload with @ctx->seed, and a run on what a cut leaves. */
+void record_seed(CrashContext *ctx);
 
 /* -- vhdx-crash-chain.c -- */
 
