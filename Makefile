@@ -2,7 +2,8 @@
 #
 # BUILD is the build folder, PREFIX where the programs are installed, SEEDS how
 # many random seeds check-crash takes, DEPTH how many actions the histories of
-# check-short have, RUNS how many inputs check-fuzz takes. One test alone:
+# check-short have, TRACES how many recorded runs check-model checks, RUNS how
+# many inputs check-fuzz takes. One test alone:
 # TEST=NAME (check-unit, -iotests, -interop, -trace, -model), WORKLOAD=NAME
 # (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE (check-fuzz).
 

@@ -1,6 +1,7 @@
 """
 The tags of rules: the table in tests/model/README.md has each, and it stands
-in the driver, at the mutation in tests/crash/mutations, and in the model
+in the driver, at the mutation in tests/crash/mutations, and in the model. A
+second table there has those that the checker of traces tells
 """
 import re
 from collections import namedtuple
@@ -15,6 +16,9 @@ DRIVER = 'block/vhdx'
 
 # Two words at the least, so that no index into an array looks like one
 TAG = re.compile(r'\[([a-z]+(?:-[a-z]+)+)\]')
+
+# A tag that the checker of traces tells
+TOLD = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 
 Rule = namedtuple('Rule', 'line tag functions mutations defects')
 
@@ -38,6 +42,35 @@ def read_table(top):
         if line.startswith('| ') and not line.startswith('| mutation'):
             without.update(names(line.split('|')[1].strip()))
     return rules, without
+
+
+def read_traced(top):
+    """The table of what is told of traces: functions of the model by tag"""
+    traced = {}
+    for line in (top / TABLE).read_text().splitlines():
+        columns = [word.strip() for word in line.strip('|').split('|')]
+        tag = TAG.fullmatch(columns[0])
+        if tag and len(columns) == 3:
+            traced[tag[1]] = names(columns[2])
+    return traced
+
+
+def trace_faults(top, known):
+    """What is wrong with that table"""
+    traced = read_traced(top)
+    checker, model = (
+        ''.join(path.read_text() for path in (top / MODELS).glob(pattern))
+        for pattern in ('trace-*.h', 'log*.h'))
+    model += (top / MODELS / 'requests.h').read_text()
+    for tag in sorted(set(traced) ^ set(TOLD.findall(checker))):
+        yield f'{TABLE} and the checker of traces do not agree on [{tag}]'
+    for tag in sorted(set(traced) - known):
+        yield f'{TABLE}: has no line for [{tag}], which is told of traces'
+    for tag, functions in traced.items():
+        for name in functions:
+            if not re.search(rf'^static .*\b{re.escape(name[:-2])}\(', model,
+                             re.M):
+                yield f'{TABLE}: [{tag}]: the log\'s model has no {name}'
 
 
 def read_mutations(top):
@@ -113,6 +146,7 @@ def faults(top=TOP):
             yield f'{MUTATIONS}: {name} has a tag or is told of, not both'
     for name in sorted(without - set(mutations)):
         yield f'{TABLE}: there is no mutation {name}'
+    yield from trace_faults(top, known)
     listed = [name for rule in rules for name in rule.defects]
     for name in sorted(defects ^ set(listed)):
         yield f'{TABLE} and {CONFIGS} do not agree on {name}'
