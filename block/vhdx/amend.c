@@ -2,8 +2,8 @@
  * VHDX: what qemu-img amend changes
  *
  * The Virtual Disk ID and the physical sector size are metadata items on which
- * nothing else in the file depends.  Those that are changed together are the old
- * ones or the new ones after a power cut.
+ * nothing else in the file depends.  After a power cut those that are changed
+ * together are the old ones or the new ones.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -128,8 +128,8 @@ items_change(BlockDriverState *bs, const Amend *a, Error **errp)
         return -ENOTSUP;
     }
     if (a->physical_sector && a->physical_sector < params.logical_sector) {
-        error_setg(errp, "A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu32 " is less "
-                   "than the logical sector size of %" PRIu32,
+        error_setg(errp, "A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu32 " is "
+                   "less than the logical sector size of %" PRIu32,
                    a->physical_sector, params.logical_sector);
         return -EINVAL;
     }

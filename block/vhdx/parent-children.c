@@ -46,7 +46,7 @@ children_find(BlockDriverState *bs, BlockDriverState *node, VHDXChildren which,
         }
         above = c->opaque;
         if (above->drv && above->drv->is_filter) {
-            /* What a filter does not show, as the target of a backup, is not. */
+            /* It does not show what else it has, as a backup's target. */
             if (c == bdrv_filter_child(above)) {
                 children_find(bs, above, which, list);
             }

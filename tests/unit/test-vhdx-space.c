@@ -347,8 +347,8 @@ static void check_size(const char *path, uint64_t bytes)
 
 /*
  * A page of the BAT can't be put in place, so others wait as well, until there
- * are so many that no change is taken any more.  A change of the disk's size has
- * not been made, or is in the log, as its caller is told.
+ * are so many that no change is taken any more.  A change of the disk's size
+ * has not been made, or is in the log, as its caller is told.
  */
 static void test_not_in_place(void)
 {

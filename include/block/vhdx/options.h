@@ -66,7 +66,7 @@ int vhdx_layout_plan(const VHDXCreateOptions *opts, VHDXLayout *layout,
  */
 int vhdx_options_parse_disk_id(const char *text, VHDXGuid *guid, Error **errp);
 
-/* Whether a sector can have @value bytes: 0, or -EINVAL with @option in @errp. */
+/* Whether a sector can have @value bytes: 0, or -EINVAL with @errp set */
 int vhdx_options_check_sector_size(const char *option, uint64_t value,
                                    Error **errp);
 
