@@ -2,10 +2,10 @@
  * VHDX: encoders and decoders
  *
  * Bytes to structs and back for the file identifier, headers and log entries.
- * What a field may hold is judged where it is decoded, so that the rest of the
- * driver only ever sees structs it can rely on.  Region tables and metadata
- * items, which are tables of their own, are in metadata.c; the BAT is in
- * bat.c.
+ * What a field may hold is judged here as well, of a header once it is known to
+ * be the current one.  Region tables and metadata items, which are tables of
+ * their own, are in tables.c; entries of the BAT are in geometry.c and
+ * bat-entry.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -2,9 +2,9 @@
  * VHDX: the block driver
  *
  * The disk image format of Hyper-V, as MS-VHDX revision 8.0 has it.  This file
- * ties the others together: probing, open and close, changes of an open image
- * from outside, and what is told about it.  layers.txt has the order of the
- * files, and state.h the rules of the locks.
+ * ties the others together: probing, open and close, what is told about an
+ * image, and the table of functions.  layers.txt has the order of the files,
+ * and state.h the rules of the locks.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -3,8 +3,8 @@
  *
  * All I/O to the protocol node of an open image goes through here, but for one
  * look at the BAT outside of a coroutine, in vhdx.c.  lock is not held by what
- * reads, writes, flushes or asks the node.  It returns 0 or -errno where nothing
- * else is said.
+ * reads, writes, flushes or asks the node.  It returns 0 or -errno where
+ * nothing else is said.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

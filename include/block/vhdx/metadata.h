@@ -11,7 +11,7 @@
 
 /*
  * Read region tables and metadata items: fills @s->bat, @s->metadata,
- * @s->params, @s->geo.  The log has been replayed to memory, and @s->space
+ * @s->params, @s->geo.  The log has been replayed to memory, and @s->file
  * knows the file's length.  Called by open.
  * Returns 0 or -errno.
  */

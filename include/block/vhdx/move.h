@@ -27,7 +27,7 @@ typedef struct VHDXMoveSet {
 
 /*
  * Add the payload block of BAT entry @index, or the sector bitmap block of a
- * child, present at @from, that may go to @to.  Returns whether the batch is
+ * child, present at @from, that may go to @to.  Returns whether the set is
  * full.
  */
 bool vhdx_move_add(BDRVVHDXState *s, VHDXMoveSet *set, uint64_t index,

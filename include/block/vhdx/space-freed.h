@@ -64,10 +64,11 @@ vhdx_space_punch(BlockDriverState *bs, unsigned most);
 
 /*
  * Where much is free at the end of the file, let the file end where the last
- * object does, in memory: @s->space's size and end are the smaller ones now,
- * and @size is set to the old size in bytes.  commit_lock and grow_lock are
- * held, and the latter until the cut has been undone or is stable.  Returns
- * false, with nothing changed, where there is too little to be cut.
+ * object does, in memory: the file's length and the end of what is in use are
+ * the smaller ones now, and @size is set to the old size in bytes.  commit_lock
+ * and grow_lock are held, and the latter until the cut has been undone or is
+ * stable.  Returns false, with nothing changed, where there is too little to be
+ * cut.
  */
 bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size);
 

@@ -57,7 +57,7 @@ void coroutine_fn GRAPH_RDLOCK
 vhdx_space_reserve_last_block(BlockDriverState *bs);
 
 /*
- * Set @s->space's size to what the node has now; the block layer alone would
+ * Set the file's length to what the node has now; the block layer alone would
  * tell what it knew before.  What is new to us is not known to be zero.  No
  * request takes space meanwhile, or grow_lock is held.  Returns 0 or -errno.
  */
@@ -66,10 +66,10 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_measure(BlockDriverState *bs);
 /*
  * Find a place of @bytes bytes, a multiple of 1 MiB.  @zero tells whether it
  * reads as zeros and will still do after a power cut.  lock is held; it may be
- * dropped before the place is found, but not after: a place that is neither in
- * @s->allocs nor in the BAT may be found again by a scan.  Returns the offset
- * in bytes, or -errno: -ENOSPC where file and node are full, -EIO where the BAT
- * has an entry that can't be right.
+ * dropped before the place is found, but not after: a place that neither the
+ * table of allocations (request.h) nor the BAT has may be found again by a
+ * scan.  Returns the offset in bytes, or -errno: -ENOSPC where file and node
+ * are full, -EIO where the BAT has an entry that can't be right.
  */
 int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes, bool *zero);

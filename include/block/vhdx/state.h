@@ -25,8 +25,8 @@
  * none), whether the log is open, @logged of pages and their number, the file's
  * length and whether the node can grow, and whether it is known what is free.
  *
- * lock.h has these locks as assertions: each function that says what its caller
- * holds asserts it.
+ * lock.h has these locks as assertions: most functions that say what their
+ * caller holds assert it.
  *
  * A page that is dirty, logged or being committed stays in memory, and so does
  * an allocation with a reference; other pointers to them end with lock.  What
@@ -93,11 +93,13 @@ typedef struct BDRVVHDXState {
     uint32_t region_count;
     uint64_t objects_end;           /* only blocks lie behind it, bytes */
     uint32_t disk_size_item;        /* its offset in the metadata region */
+    char *creator;
+    VHDXReplay *replay;             /* NULL: the log was clean at open */
+
+    /* Changed under commit_lock and lock */
     bool has_locator;               /* there is a Parent Locator */
     VHDXLocator *locator;           /* NULL: it can't be used ... */
     char *locator_error;            /* ... for this reason */
-    char *creator;
-    VHDXReplay *replay;             /* NULL: the log was clean at open */
 
     /* Changed under commit_lock */
     VHDXHeader header;              /* the current one */
