@@ -13,12 +13,8 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/error-report.h"
-#include "qemu/host-utils.h"
 #include "qemu/memalign.h"
-#include "qemu/range.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/cache.h"

@@ -15,7 +15,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "block/vhdx/check-report.h"
@@ -450,6 +449,10 @@ int coroutine_fn vhdx_check_metadata(BlockDriverState *bs, VHDXCheck *check)
     }
     disk_id_check(bs, check);
     item = vhdx_metadata_find(items, count, &vhdx_item_file_parameters);
+    if (!item) {
+        /* It was there when the image was opened. */
+        return -EINVAL;
+    }
     offset = s->metadata.offset + item->offset + FILE_PARAMETERS_BITS;
     ret = vhdx_replay_read(bs, offset, sizeof(bits), bits);
     if (ret < 0) {

@@ -37,13 +37,6 @@ uint64_t vhdx_compact_object(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     return vhdx_bat_is_present(s, entry) ? s->geo.block_size : 0;
 }
 
-/* Whether @entry, that of a sector bitmap block, names one. */
-static bool entry_is_bitmap(BDRVVHDXState *s, uint64_t entry)
-{
-    return s->params.has_parent &&
-           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-}
-
 /* Which blocks there are, and whether all is well with them. */
 static int coroutine_fn GRAPH_RDLOCK
 count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
@@ -68,8 +61,8 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             }
         }
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            c->bitmaps += entry_is_bitmap(s, entry);
-            c->unused += entry && !entry_is_bitmap(s, entry);
+            c->bitmaps += vhdx_bat_bitmap_is_present(s, entry);
+            c->unused += entry && !vhdx_bat_bitmap_is_present(s, entry);
             continue;
         }
         c->present += vhdx_bat_is_present(s, entry);
@@ -143,7 +136,7 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         int ret = 0;
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            if (entries[i] && !entry_is_bitmap(s, entries[i])) {
+            if (entries[i] && !vhdx_bat_bitmap_is_present(s, entries[i])) {
                 ret = clear_bitmap_entry(bs, index + i);
             }
         } else if (vhdx_bat_offset(entries[i]) &&

@@ -424,8 +424,8 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                                  BlockDriverAmendStatusCB *status_cb,
                                  void *cb_opaque, Error **errp)
 {
-    BDRVVHDXState *s = bs->opaque;
     ERRP_GUARD();
+    BDRVVHDXState *s = bs->opaque;
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
     int ret;
 

@@ -10,11 +10,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
-#include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"

@@ -22,7 +22,7 @@
 #define ITEM_ALIGN  8
 
 /* So many entries are on the table's first page. */
-#define PAGE_ITEMS  (VHDX_PAGE_SIZE / 32 - 1)
+#define PAGE_ITEMS  (VHDX_PAGE_SIZE / VHDX_TABLE_ENTRY_SIZE - 1)
 
 /* Read the table of items from the pages that have it. */
 static int coroutine_fn GRAPH_RDLOCK

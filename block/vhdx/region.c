@@ -316,12 +316,6 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     return to ? move_commit(bs, region, to, false) : 0;
 }
 
-static bool region_can_move(const VHDXRegion *region)
-{
-    return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
-           vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
-}
-
 int coroutine_fn
 vhdx_region_lower_all(BlockDriverState *bs, uint64_t limit, uint64_t far)
 {
@@ -331,7 +325,7 @@ vhdx_region_lower_all(BlockDriverState *bs, uint64_t limit, uint64_t far)
         VHDXRegion *region = &s->regions[i];
         int ret;
 
-        if (!region_can_move(region) ||
+        if (!vhdx_region_is_known(region) ||
             region->offset + region->length <= limit) {
             continue;
         }

@@ -175,10 +175,10 @@ void coroutine_fn vhdx_request_alloc_wake(BDRVVHDXState *s)
 
 void vhdx_request_alloc_offsets(BDRVVHDXState *s, GArray *offsets)
 {
-    vhdx_assert_locked(s);
     GHashTableIter iter;
     VHDXAlloc *alloc;
 
+    vhdx_assert_locked(s);
     g_hash_table_iter_init(&iter, s->requests->allocs);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
         g_array_append_val(offsets, alloc->offset);
@@ -187,10 +187,10 @@ void vhdx_request_alloc_offsets(BDRVVHDXState *s, GArray *offsets)
 
 bool vhdx_request_alloc_barrier(BDRVVHDXState *s)
 {
-    vhdx_assert_locked(s);
     GHashTableIter iter;
     VHDXAlloc *alloc;
 
+    vhdx_assert_locked(s);
     g_hash_table_iter_init(&iter, s->requests->allocs);
     while (g_hash_table_iter_next(&iter, NULL, (void **)&alloc)) {
         if (alloc->barrier) {

@@ -20,7 +20,6 @@
 #include "block/vhdx/bat-clear.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/change.h"
-#include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/space.h"

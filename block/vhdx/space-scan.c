@@ -94,13 +94,6 @@ static bool entry_keeps(uint64_t entry)
     return state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED;
 }
 
-/* Whether @entry, that of a sector bitmap block, names one. */
-static bool entry_is_bitmap(BDRVVHDXState *s, uint64_t entry)
-{
-    return s->params.has_parent &&
-           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
-}
-
 /*
  * Whatever an entry names may be in use, right or wrong.  Only metadata, which
  * has no checksum, says that an entry stands where a sector bitmap's does: it
@@ -127,7 +120,7 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         present = !bitmap && vhdx_bat_is_present(s, entry);
         if (offset && offset < end && present) {
             scan_mark(scan, offset, s->geo.block_size);
-        } else if (bitmap && entry_is_bitmap(s, entry)) {
+        } else if (bitmap && vhdx_bat_bitmap_is_present(s, entry)) {
             scan_mark(scan, offset, VHDX_BITMAP_SIZE);
         } else if (offset && offset < end) {
             scan_keep(scan, offset, s->geo.block_size,
@@ -138,7 +131,7 @@ scan_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             if (!s->params.has_parent) {
                 continue;
             }
-            present = entry_is_bitmap(s, entry);
+            present = vhdx_bat_bitmap_is_present(s, entry);
             end = offset + VHDX_BITMAP_SIZE;
         }
         /* What is present and in the file can at worst be marked twice. */
@@ -306,7 +299,7 @@ static bool doubt_is_bitmap(BDRVVHDXState *s, uint64_t index, uint64_t entry)
 {
     uint64_t block;
 
-    return entry_is_bitmap(s, entry) &&
+    return vhdx_bat_bitmap_is_present(s, entry) &&
            vhdx_bat_index_is_bitmap(&s->geo, index, &block);
 }
 

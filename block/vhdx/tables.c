@@ -85,8 +85,7 @@ static const VHDXGuid item_memory_label = {
 
 /* -- Region table -- */
 
-/* Whether @region is the BAT's or the metadata's. */
-static bool region_is_known(const VHDXRegion *region)
+bool vhdx_region_is_known(const VHDXRegion *region)
 {
     return vhdx_guid_equal(&region->guid, &vhdx_region_bat) ||
            vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
@@ -102,7 +101,7 @@ bool vhdx_region_table_require(uint8_t *buf)
         VHDXRegion region = { .guid = vhdx_guid_decode(entry) };
         uint32_t flags = ldl_le_p(entry + 28);
 
-        if (region_is_known(&region) && !(flags & VHDX_REGION_REQUIRED)) {
+        if (vhdx_region_is_known(&region) && !(flags & VHDX_REGION_REQUIRED)) {
             stl_le_p(entry + 28, flags | VHDX_REGION_REQUIRED);
             changed = true;
         }
@@ -144,8 +143,7 @@ bool vhdx_region_table_valid(const uint8_t *buf)
 bool vhdx_region_is_foreign(const VHDXRegion *region)
 {
     return !(region->flags & VHDX_REGION_REQUIRED) &&
-           !vhdx_guid_equal(&region->guid, &vhdx_region_bat) &&
-           !vhdx_guid_equal(&region->guid, &vhdx_region_metadata);
+           !vhdx_region_is_known(region);
 }
 
 /* Judge the place of @r by itself, and against header section and log. */

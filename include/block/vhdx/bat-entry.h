@@ -56,6 +56,13 @@ static inline bool vhdx_bat_is_present(BDRVVHDXState *s, uint64_t entry)
             vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT);
 }
 
+/* Whether @entry, that of a sector bitmap block, names one. */
+static inline bool vhdx_bat_bitmap_is_present(BDRVVHDXState *s, uint64_t entry)
+{
+    return s->params.has_parent &&
+           vhdx_bat_state(entry) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
 /*
  * Whether the file has all of payload block @block at @offset, of which the
  * last one may end where the disk does.

@@ -49,6 +49,9 @@ void vhdx_region_table_encode(const VHDXRegion *regions, uint32_t count,
 /* Whether signature and checksum of the region table copy @buf are right. */
 bool vhdx_region_table_valid(const uint8_t *buf);
 
+/* Whether @region is the BAT's or the metadata's. */
+bool vhdx_region_is_known(const VHDXRegion *region);
+
 /*
  * Whether @region is none that this driver reads, and may be ignored.  Nothing
  * that is wrong with its place keeps the image from being read.
