@@ -349,8 +349,8 @@ windows_check(BlockDriverState *bs, VHDXCheck *check)
          number = find_next_bit(c.windows, ALL_WINDOWS, number + 1)) {
         if (++count > MAX_WINDOWS) {
             check->result->check_errors++;
-            error_report("The blocks lie too far apart in the file: from "
-                         "offset 0x%" PRIx64 " on it is not checked",
+            error_report("Blocks lie too far apart in the file; it was not "
+                         "checked from offset 0x%" PRIx64 " on",
                          number * WINDOW_MIBS * VHDX_MIB);
             break;
         }
@@ -385,8 +385,8 @@ int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
         return ret;
     }
     check->doubt = true;
-    vhdx_check_note(check, "There is data behind each block where a longer one "
-                    "would have it: if the block size of %" PRIu32 " is "
+    vhdx_check_note(check, "Each block is followed by data where a larger "
+                    "block would have it: if the block size of %" PRIu32 " is "
                     "damaged, blocks read wrongly; free space is not used "
                     "again", s->geo.block_size);
     return 0;

@@ -188,8 +188,9 @@ int coroutine_fn vhdx_compact_drop_places(BlockDriverState *bs, VHDXCompact *c)
 
     ret = vhdx_space_doubt(bs);
     if (ret > 0) {
-        error_setg(c->errp, "There is data behind each block where a longer "
-                   "one would have it: the block size may be damaged");
+        error_setg(c->errp, "Each block is followed by data where a larger "
+                   "block would have it: the block size of %" PRIu32 " may be "
+                   "damaged", s->geo.block_size);
         return -EINVAL;
     }
     if (ret < 0) {

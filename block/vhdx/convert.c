@@ -78,8 +78,8 @@ void vhdx_convert_check(BlockBackend *target, BlockBackend *const *sources,
         bytes = logical_sector(sources[i]);
         if (bytes && bytes != own) {
             warn_report("The source has logical sectors of %" PRIu32 " bytes, "
-                        "the VHDX image of %" PRIu32 ": a guest may not find "
-                        "the partitions", bytes, own);
+                        "but the VHDX image has %" PRIu32 ": a guest may not "
+                        "find the partitions", bytes, own);
             return;
         }
     }

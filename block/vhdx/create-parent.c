@@ -157,7 +157,7 @@ items_take(BlockDriverState *parent, GArray *items, Error **errp)
         bytes += has[i].length;
         if (bytes > MAX_ITEM_BYTES) {
             error_setg(errp, "The parent has more than %u bytes of metadata "
-                       "that its child has to have", MAX_ITEM_BYTES);
+                       "that a child must inherit", MAX_ITEM_BYTES);
             return -ENOTSUP;
         }
         data = g_malloc(has[i].length);

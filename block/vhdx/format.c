@@ -109,19 +109,20 @@ const char *vhdx_other_format(const uint8_t *buf, size_t bytes)
         const char *magic;
         const char *what;
     } known[] = {
-        { 0, 8, "conectix", "a VHD image, the format before: use -f vpc" },
+        { 0, 8, "conectix", "a VHD image, the older format: use -f vpc" },
         { 0, 4, "QFI\xfb", "a qcow2 image: use -f qcow2" },
         { 0, 4, "KDMV", "a VMDK image: use -f vmdk" },
         { 0, 21, "# Disk DescriptorFile", "a VMDK image: use -f vmdk" },
         { 0x40, 4, "\x7f\x10\xda\xbe", "a VDI image: use -f vdi" },
         { 0, 4, "QED", "a QED image: use -f qed" },
         { 0, 6, "LUKS\xba\xbe", "a LUKS volume: use -f luks" },
-        { 0, 3, "\x1f\x8b\x08", "packed by gzip: unpack it" },
-        { 0, 6, "\xfd" "7zXZ", "packed by xz: unpack it" },
-        { 0, 4, "PK\3\4", "a zip file: unpack it" },
-        { 0, 3, "BZh", "packed by bzip2: unpack it" },
-        { 0, 4, "\x28\xb5\x2f\xfd", "packed by zstd: unpack it" },
-        { 0, 6, "7z\xbc\xaf\x27\x1c", "a 7z file: unpack it" },
+        { 0, 3, "\x1f\x8b\x08", "compressed with gzip: decompress it first" },
+        { 0, 6, "\xfd" "7zXZ", "compressed with xz: decompress it first" },
+        { 0, 4, "PK\3\4", "a zip file: unpack it first" },
+        { 0, 3, "BZh", "compressed with bzip2: decompress it first" },
+        { 0, 4, "\x28\xb5\x2f\xfd",
+          "compressed with zstd: decompress it first" },
+        { 0, 6, "7z\xbc\xaf\x27\x1c", "a 7z file: unpack it first" },
     };
 
     for (int i = 0; i < ARRAY_SIZE(known); i++) {

@@ -41,8 +41,8 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
          * Blocks that are not in the log yet have their place where old data
          * may show, as theirs, or the zeros around it, may be gone.
          */
-        error_report("VHDX image '%s': data of new blocks may be lost; writes "
-                     "stay stopped", bs->filename);
+        error_report("VHDX image '%s': data of new blocks may have been lost; "
+                     "writes remain disabled", bs->filename);
         return -EIO;
     }
     /* Where another program has written, nothing makes that good. */

@@ -177,7 +177,7 @@ vhdx_metadata_change(BlockDriverState *bs, const VHDXItemChange *changes,
     kept = items_drop_old(all, before, n, changes, count);
     if (MAX(kept, before) > PAGE_ITEMS) {
         error_setg(errp, "The metadata table has %" PRIu32 " entries; items "
-                   "can't be changed with more than %d", before,
+                   "can only be changed in a table of up to %d", before,
                    (int)PAGE_ITEMS);
         return -ENOTSUP;
     }

@@ -278,8 +278,7 @@ static int parent_options_check(BlockdevCreateOptionsVhdx *o, Error **errp)
         return -EINVAL;
     }
     if (!parent && !o->has_size) {
-        error_setg(errp, "The size of the disk is needed if there is no "
-                   "parent");
+        error_setg(errp, "An image without a parent needs a size");
         return -EINVAL;
     }
     if (parent && o->has_subformat && !differencing) {
@@ -289,8 +288,8 @@ static int parent_options_check(BlockdevCreateOptionsVhdx *o, Error **errp)
     }
     if (parent && o->has_preallocation &&
         o->preallocation != PREALLOC_MODE_OFF) {
-        error_setg(errp, "Preallocation mode '%s' makes no sense for an image "
-                   "with a parent", PreallocMode_str(o->preallocation));
+        error_setg(errp, "Preallocation mode '%s' is not supported for an "
+                   "image with a parent", PreallocMode_str(o->preallocation));
         return -EINVAL;
     }
     if (parent && format && strcmp(format, "vhdx")) {

@@ -78,7 +78,7 @@ static int region_read(int fd, const VHDXHeader *header, VHDXRegion *metadata,
     return -EINVAL;
 }
 
-/* Get the item @guid of @bytes bytes, which is to tell @what. */
+/* Get the item @guid, by name @what, of @bytes bytes. */
 static int item_read(int fd, const VHDXRegion *metadata, const VHDXItem *items,
                      uint32_t count, const VHDXGuid *guid, const char *what,
                      size_t bytes, uint8_t *buf, Error **errp)
@@ -86,7 +86,7 @@ static int item_read(int fd, const VHDXRegion *metadata, const VHDXItem *items,
     const VHDXItem *item = vhdx_metadata_find(items, count, guid);
 
     if (!item || item->length != bytes) {
-        error_setg(errp, "it has no item that tells its %s", what);
+        error_setg(errp, "its metadata has no valid '%s'", what);
         return -EINVAL;
     }
     return file_read(fd, metadata->offset + item->offset, bytes, buf, errp);
@@ -105,9 +105,9 @@ static int metadata_read(int fd, const VHDXRegion *metadata, uint32_t *sector,
         vhdx_metadata_table_decode(buf, metadata->length, &items, &count,
                                    errp) < 0 ||
         item_read(fd, metadata, items, count, &vhdx_item_logical_sector,
-                  "sectors", sizeof(size), size, errp) < 0 ||
-        item_read(fd, metadata, items, count, &vhdx_item_disk_id, "disk",
-                  sizeof(id), id, errp) < 0) {
+                  "Logical Sector Size", sizeof(size), size, errp) < 0 ||
+        item_read(fd, metadata, items, count, &vhdx_item_disk_id,
+                  "Virtual Disk ID", sizeof(id), id, errp) < 0) {
         return -EINVAL;
     }
     *sector = ldl_le_p(size);

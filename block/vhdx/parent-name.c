@@ -100,7 +100,7 @@ static int path_store(VHDXLocator *loc, const char *child, const char *parent,
     }
     if (strchr(parent, '\\')) {
         error_setg(errp, "The parent locator can't name '%s': there is a '\\' "
-                   "in it, which separates folders there", parent);
+                   "in it, which separates directories there", parent);
         return -EINVAL;
     }
     if (parent[0] != '/') {

@@ -168,7 +168,7 @@ static const char *fold_append(Search *s, GString *path, const char *part,
     const char *name;
 
     if (s->folders == FOLDERS_MAX) {
-        return "too many folders to look for it";
+        return "too many directories to search";
     }
     s->folders++;
     dir = g_dir_open(folder, 0, NULL);
@@ -186,8 +186,9 @@ static const char *fold_append(Search *s, GString *path, const char *part,
             continue;
         }
         if (found) {
-            error_setg(errp, "Which file is the parent of '%s' is not clear: "
-                       "both '%s%s' and '%s%s' fit '%s' but for letter case",
+            error_setg(errp, "It is not clear which file is the parent of "
+                       "'%s': '%s%s' and '%s%s' both match '%s' except for "
+                       "letter case",
                        s->child, path->str, found, path->str, name, part);
             return NULL;
         }
@@ -341,8 +342,8 @@ static char *found_form(const Search *s, const char *path, bool in_folder,
         folder = g_path_get_dirname(path);
         real = realpath(folder, NULL);
         if (!real) {
-            error_setg_errno(errp, errno, "The folder of the parent '%s' has "
-                             "no real path", path);
+            error_setg_errno(errp, errno, "Could not resolve the directory of "
+                             "the parent '%s'", path);
             return NULL;
         }
         form = g_strconcat(strcmp(real, "/") ? real : "", "/",

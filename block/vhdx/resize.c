@@ -256,7 +256,7 @@ disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
         return given_up;
     }
     if (s->params.has_parent) {
-        *what = "let the new blocks read as zeros";
+        *what = "mark the new blocks as zero";
         return vhdx_resize_cover_parent(bs, geo);
     }
     if (!s->params.leave_allocated) {

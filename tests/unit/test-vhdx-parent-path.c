@@ -578,7 +578,7 @@ static void test_long(Tree *tree, const void *data)
     g_string_prepend(loop, "..\\");
     g_string_append(loop, "\\sub\\p.vhdx");
     file(tree, "vm/sub/p.vhdx");
-    expect_none(tree, (Paths) { loop->str }, "too many folders", "tried");
+    expect_none(tree, (Paths) { loop->str }, "too many directories", "tried");
     g_string_truncate(loop, strlen("..\\VM") + 60 * strlen("\\..\\VM"));
     g_string_append(loop, "\\sub\\p.vhdx");
     expect_path(tree, (Paths) { loop->str }, "vm/sub/p.vhdx");
