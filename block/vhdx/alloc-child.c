@@ -198,10 +198,13 @@ int coroutine_fn vhdx_alloc_child_publish(BlockDriverState *bs, uint64_t offset,
         }
     } while (ret > 0);
 
-    if (ret == 0 && alloc) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (alloc) {
         vhdx_alloc_published(s, alloc);
-    } else if (ret == 0) {
+    } else {
         vhdx_change_order(s);
     }
-    return ret;
+    return 0;
 }

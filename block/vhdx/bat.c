@@ -204,14 +204,12 @@ int coroutine_fn vhdx_bat_get_run(BlockDriverState *bs, uint64_t block,
 
     vhdx_assert_locked(s);
     ret = entry_read(bs, block, &raw, &read_as);
+    *entry = read_as;
     if (ret == 0 && !entry_is_plain(s, read_as, s->geo.block_size) &&
         !entry_is_plain_part(s, read_as)) {
         ret = vhdx_bat_entry_use(bs, index, read_as, entry);
-    } else if (ret == 0) {
-        *entry = read_as;
     }
     if (ret < 0) {
-        *entry = read_as;
         return ret;
     }
     *count = 1;

@@ -325,10 +325,11 @@ int coroutine_fn vhdx_bitmap_clear(BlockDriverState *bs, uint64_t place,
 
     vhdx_assert_locked(s);
     ret = pages_have(bs, place, first, end);
-    if (ret == 0) {
-        bits_fill(s, place, first, end, false);
+    if (ret != 0) {
+        return ret;
     }
-    return ret;
+    bits_fill(s, place, first, end, false);
+    return 0;
 }
 
 int coroutine_fn vhdx_bitmap_is_full(BlockDriverState *bs, uint64_t block)

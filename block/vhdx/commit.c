@@ -325,9 +325,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         ret = vhdx_ring_flush(bs);
         barrier = ret < 0;
     }
-    if (ret == 0) {
-        ret = commit_write(bs, &commit);
-    }
+    ret = ret ?: commit_write(bs, &commit);
     commit_end(s, &commit);
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_commit_end(s, ret == 0);
@@ -339,14 +337,15 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         }
     }
     trace_vhdx_commit_end(s, last, ret);
-    if (ret == 0) {
-        /*
-         * If it fails, as where there is no space, this commit is stable all
-         * the same: a caller must not take back what it has made so.
-         */
-        (void)apply_if_due(bs);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    /*
+     * If it fails, as where there is no space, this commit is stable all the
+     * same: a caller must not take back what it has made so.
+     */
+    (void)apply_if_due(bs);
+    return 0;
 }
 
 /*

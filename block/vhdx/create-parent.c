@@ -181,6 +181,7 @@ parent_ask(const char *child, const char *name, VHDXCreateOptions *opts,
 {
     ERRP_GUARD();
     QDict *options = qdict_new();
+    g_autofree char *path = NULL;
     BlockDriverState *parent;
     int ret;
 
@@ -204,20 +205,21 @@ parent_ask(const char *child, const char *name, VHDXCreateOptions *opts,
         error_setg(errp, "'%s' would be its own parent: '%s' is the same file, "
                    "or has it as a parent", child, opts->parent);
         ret = -EINVAL;
-    } else if (chain_is_full(parent)) {
+        goto out;
+    }
+    if (chain_is_full(parent)) {
         vhdx_parent_error_chain(errp);
         ret = -EINVAL;
-    } else {
-        ret = parent_take(parent, opts, loc, errp);
+        goto out;
     }
-    if (ret == 0) {
-        ret = items_take(parent, items, errp);
+    ret = parent_take(parent, opts, loc, errp) ?:
+          items_take(parent, items, errp);
+    if (ret < 0) {
+        goto out;
     }
-    if (ret == 0) {
-        g_autofree char *path = vhdx_create_file_path(parent->file->bs);
-
-        ret = vhdx_parent_name_store(loc, child, opts->parent, path, errp);
-    }
+    path = vhdx_create_file_path(parent->file->bs);
+    ret = vhdx_parent_name_store(loc, child, opts->parent, path, errp);
+out:
     bdrv_co_unref(parent);
     return ret;
 }

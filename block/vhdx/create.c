@@ -392,14 +392,14 @@ int coroutine_fn vhdx_co_create(BlockdevCreateOptions *create_options,
         return -EIO;
     }
     child = vhdx_create_file_path(bs);
-    ret = vhdx_options_parse(vhdx_opts, &opts, errp);
-    if (ret == 0) {
-        ret = create_plan(child ?: bs->filename, &opts, &layout, errp);
+    ret = vhdx_options_parse(vhdx_opts, &opts, errp) ?:
+          create_plan(child ?: bs->filename, &opts, &layout, errp);
+    if (ret < 0) {
+        goto out;
     }
-    if (ret == 0) {
-        ret = create_on_node(bs, &opts, &layout, errp);
-        g_clear_pointer(&layout.items, g_array_unref);
-    }
+    ret = create_on_node(bs, &opts, &layout, errp);
+    g_clear_pointer(&layout.items, g_array_unref);
+out:
     bdrv_co_unref(bs);
     return ret;
 }

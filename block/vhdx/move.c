@@ -195,12 +195,13 @@ entry_drop(BlockDriverState *bs, const VHDXMove *m)
 
     VHDX_LOCK_GUARD(s);
     ret = vhdx_bat_get(bs, m->block, &old);
-    if (ret == 0) {
-        trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from, 0);
-        vhdx_bat_set(s, m->block, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
-        place_leave(s, m);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from, 0);
+    vhdx_bat_set(s, m->block, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
+    place_leave(s, m);
+    return 0;
 }
 
 /*

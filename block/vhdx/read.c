@@ -157,17 +157,22 @@ int coroutine_fn vhdx_co_preadv_part(BlockDriverState *bs, int64_t offset,
 
     vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
-    if (bytes && ret == 0) {
-        ret = vhdx_extent_lookup(bs, offset, bytes, &e);
-        if (ret == 0 && e.bytes < bytes) {
-            ret = read_pieces(bs, &e, offset, bytes, qiov, qiov_offset);
-        } else if (ret == 0) {
-            vhdx_unlock(s);
-            ret = piece_read(bs, e.source, e.file_offset, offset, bytes, qiov,
-                             qiov_offset);
-            vhdx_lock(s);
-        }
+    if (ret < 0 || !bytes) {
+        goto out;
     }
+    ret = vhdx_extent_lookup(bs, offset, bytes, &e);
+    if (ret < 0) {
+        goto out;
+    }
+    if (e.bytes < bytes) {
+        ret = read_pieces(bs, &e, offset, bytes, qiov, qiov_offset);
+    } else {
+        vhdx_unlock(s);
+        ret = piece_read(bs, e.source, e.file_offset, offset, bytes, qiov,
+                         qiov_offset);
+        vhdx_lock(s);
+    }
+out:
     vhdx_request_end(s, &req);
     vhdx_unlock(s);
     return ret;

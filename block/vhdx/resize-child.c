@@ -50,11 +50,8 @@ tail_zero(BlockDriverState *bs, uint64_t offset)
         return ret;
     }
     /* The file may have no more of it than the disk needs. */
-    ret = vhdx_space_extend_to(bs, e.file_offset + bytes);
-    if (ret == 0) {
-        ret = vhdx_file_pwrite_zeroes(bs, e.file_offset, bytes,
-                                      BDRV_REQ_MAY_UNMAP);
-    }
+    ret = vhdx_space_extend_to(bs, e.file_offset + bytes) ?:
+          vhdx_file_pwrite_zeroes(bs, e.file_offset, bytes, BDRV_REQ_MAY_UNMAP);
     VHDX_LOCK_GUARD(s);
     return vhdx_alloc_complete(bs, offset, &e, ret);
 }

@@ -353,10 +353,7 @@ disk_end_free(BlockDriverState *bs, const GArray *bitmaps, bool scan)
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    ret = vhdx_commit(bs);
-    if (ret == 0) {
-        ret = vhdx_bat_free_bitmaps(bs, bitmaps);
-    }
+    ret = vhdx_commit(bs) ?: vhdx_bat_free_bitmaps(bs, bitmaps);
     if (ret < 0) {
         return ret;
     }

@@ -239,17 +239,17 @@ ring_fill(BlockDriverState *bs, uint32_t end)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXLog *log = s->log;
-    int ret = 0;
 
-    while (log->filled < end && ret == 0) {
+    while (log->filled < end) {
         uint32_t bytes = MIN(FILL_BYTES, s->header.log_length - log->filled);
+        int ret = hole_fill(bs, s->header.log_offset + log->filled, bytes);
 
-        ret = hole_fill(bs, s->header.log_offset + log->filled, bytes);
-        if (ret == 0) {
-            log->filled += bytes;
+        if (ret < 0) {
+            return ret;
         }
+        log->filled += bytes;
     }
-    return ret;
+    return 0;
 }
 
 /*
@@ -379,13 +379,14 @@ static int coroutine_fn GRAPH_RDLOCK apply_entry(AioTask *task)
     BLKDBG_CO_EVENT(t->bs->file, BLKDBG_L2_UPDATE);
     ret = vhdx_file_pwritev(t->bs, t->pages[0]->offset, qiov.size, &qiov, 0);
     qemu_iovec_destroy(&qiov);
-    if (ret == 0) {
-        VHDX_LOCK_GUARD(s);
-        for (unsigned i = 0; i < t->count; i++) {
-            vhdx_cache_applied(s, t->pages[i]);
-        }
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    VHDX_LOCK_GUARD(s);
+    for (unsigned i = 0; i < t->count; i++) {
+        vhdx_cache_applied(s, t->pages[i]);
+    }
+    return 0;
 }
 
 /* How many of the @count sorted @pages lie next to each other. */
@@ -433,8 +434,9 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     ret = aio_task_pool_status(pool);
     aio_task_pool_free(pool);
     trace_vhdx_ring_apply(s, pages->len, ret);
-    if (ret == 0) {
-        s->log->applied = s->log->sequence;
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    s->log->applied = s->log->sequence;
+    return 0;
 }

@@ -453,10 +453,11 @@ int coroutine_fn vhdx_space_assure(BlockDriverState *bs)
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_file_set_size(s, size);
     }
-    if (ret == 0) {
-        vhdx_file_set_sure(s);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    vhdx_file_set_sure(s);
+    return 0;
 }
 
 void coroutine_fn vhdx_space_truncate(BlockDriverState *bs)

@@ -382,11 +382,8 @@ doubt_blocks(BlockDriverState *bs, const VHDXGeometry *geo)
         goto out;
     }
     ret = vhdx_bat_walk(bs, 0, geo->bat_entries, doubt_places, &d);
-    if (ret == 0) {
-        ret = d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
-    } else {
-        ret = MIN(ret, 0);
-    }
+    ret = ret ? MIN(ret, 0) :
+          d.blocks >= DOUBT_BLOCKS && d.data >= DOUBT_DATA;
 out:
     g_free(d.used);
     qemu_vfree(d.buf);
