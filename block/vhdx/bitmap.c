@@ -150,17 +150,24 @@ page_of(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t chunk = offset >> s->geo.block_bits >> s->geo.chunk_bits;
+    uint64_t version = vhdx_cache_version(s);
     uint64_t place;
     int ret;
 
-    ret = vhdx_bat_get_bitmap(bs, chunk, &place);
-    if (ret != 0) {
+    do {
+        ret = vhdx_bat_get_bitmap(bs, chunk, &place);
+    } while (ret > 0);
+    if (ret < 0) {
         return ret;
+    }
+    if (version != vhdx_cache_version(s)) {
+        return 1;
     }
     if (!place) {
         return vhdx_bat_report_no_bitmap(bs, chunk);
     }
-    return page_get(bs, place, offset >> ctz32(s->params.logical_sector), page);
+    ret = page_get(bs, place, offset >> ctz32(s->params.logical_sector), page);
+    return ret < 0 ? ret : version != vhdx_cache_version(s);
 }
 
 int coroutine_fn vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset,
@@ -349,7 +356,7 @@ int coroutine_fn vhdx_bitmap_is_full(BlockDriverState *bs, uint64_t block)
         if (ret < 0) {
             return ret;
         }
-        /* Where lock has been dropped nothing is found. */
+        /* Where others have changed something nothing is found. */
         if (ret == 0 && !in_block) {
             return 0;
         }

@@ -39,6 +39,14 @@
  */
 #define CHILD_AHEAD     16
 
+/*
+ * So many clean pages stay, whatever the limit is: those that a request needs
+ * at once.  These are the page of BAT with its block's entry, that with the
+ * entry of the block's sector bitmap, and up to 16 of the bits: 64 KiB for a
+ * block of 256 MiB.
+ */
+#define KEPT_PAGES      18
+
 struct VHDXCache {
     GHashTable *pages;              /* by offset */
     QTAILQ_HEAD(, VHDXPage) lru;    /* all pages, oldest first */
@@ -48,10 +56,13 @@ struct VHDXCache {
     CoQueue loaded;                 /* waits for loading to end */
     unsigned dirty;                 /* number of dirty pages */
     unsigned logged;                /* ... and of those in logged_list */
+    unsigned clean;                 /* ... of those that may be dropped */
+    unsigned kept;                  /* ... and of those that stay anyway */
     unsigned limit;                 /* number of buffers to use at the most */
     VHDXBuffers *buffers;
     uint64_t next_miss;             /* offset behind what was read last */
     uint64_t applied;               /* counts pages written in place */
+    uint64_t version;               /* counts changes in memory */
 };
 
 /* The version @data of @page is gone; its buffer is free if no other has it. */
@@ -77,6 +88,7 @@ void vhdx_cache_init(BDRVVHDXState *s)
     QTAILQ_INIT(&c->placed_list);
     qemu_co_queue_init(&c->loaded);
     c->limit = s->cache_size / VHDX_PAGE_SIZE;
+    c->kept = KEPT_PAGES;
 }
 
 void vhdx_cache_free(BDRVVHDXState *s)
@@ -86,6 +98,12 @@ void vhdx_cache_free(BDRVVHDXState *s)
     g_hash_table_destroy(c->pages);
     vhdx_buffers_free(c->buffers);
     g_free(c);
+}
+
+/* Whether @page may be dropped: it is as it is in the file. */
+static bool page_is_clean(const VHDXPage *page)
+{
+    return !page->loading && !page->dirty && !page->logged && !page->committing;
 }
 
 static VHDXPage *page_add(VHDXCache *c, uint64_t offset)
@@ -100,11 +118,19 @@ static VHDXPage *page_add(VHDXCache *c, uint64_t offset)
     return page;
 }
 
+/* The content of @page is there, or not to be had. */
+static void page_loaded(VHDXCache *c, VHDXPage *page)
+{
+    page->loading = false;
+    c->clean++;
+}
+
 static void page_remove(VHDXCache *c, VHDXPage *page)
 {
     uint8_t *data = page->data;
 
     assert(!page->dirty && !page->committing && !page->logged);
+    c->clean--;
     page->data = NULL;
     buffer_put(c, page, data);
     QTAILQ_REMOVE(&c->lru, page, next);
@@ -112,25 +138,28 @@ static void page_remove(VHDXCache *c, VHDXPage *page)
 }
 
 /*
- * Drop pages until there is room for @count more.  Those that can't go are
- * taken for recently used, so that they do not stand in the way the next time.
+ * Drop pages until there is room for @count more, or only @kept clean ones are
+ * left, those that were used last.  Those that can't go are taken for recently
+ * used, so that they do not stand in the way the next time.
+ *
+ * So memory is bounded by the limit or, if that is more, by what pages with
+ * changes take, @kept pages and those that are being read.
  */
-static void cache_evict(VHDXCache *c, unsigned count)
+static void cache_evict(VHDXCache *c, unsigned count, unsigned kept)
 {
     unsigned pages = g_hash_table_size(c->pages);
 
-    for (unsigned i = 0; i < pages; i++) {
+    for (unsigned i = 0; i < pages && c->clean > kept; i++) {
         VHDXPage *page = QTAILQ_FIRST(&c->lru);
 
         if (vhdx_buffers_in_use(c->buffers) + count <= c->limit) {
             return;
         }
-        if (page->loading || page->dirty || page->logged ||
-            page->committing) {
+        if (page_is_clean(page)) {
+            page_remove(c, page);
+        } else {
             QTAILQ_REMOVE(&c->lru, page, next);
             QTAILQ_INSERT_TAIL(&c->lru, page, next);
-        } else {
-            page_remove(c, page);
         }
     }
 }
@@ -144,7 +173,7 @@ void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes)
     if (vhdx_buffers_chunks(c->buffers) >
         DIV_ROUND_UP(c->limit, VHDX_CHUNK_BUFFERS)) {
         /* What is in use is scattered over all chunks, so drop all there is. */
-        cache_evict(c, c->limit);
+        cache_evict(c, c->limit, 0);
         vhdx_buffers_shrink(c->buffers);
     }
 }
@@ -169,6 +198,12 @@ uint64_t vhdx_cache_count_applied(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
     return s->cache->applied;
+}
+
+uint64_t vhdx_cache_version(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->cache->version;
 }
 
 unsigned vhdx_cache_count_buffers(BDRVVHDXState *s)
@@ -229,7 +264,7 @@ pages_load(BlockDriverState *bs, uint64_t offset, uint64_t end)
     int ret;
 
     c->next_miss = offset + count * VHDX_PAGE_SIZE;
-    cache_evict(c, count);
+    cache_evict(c, count, c->kept);
     qemu_iovec_init(&qiov, count);
     for (unsigned i = 0; i < count; i++) {
         pages[i] = page_add(c, offset + i * VHDX_PAGE_SIZE);
@@ -242,7 +277,7 @@ pages_load(BlockDriverState *bs, uint64_t offset, uint64_t end)
     vhdx_lock(s);
 
     for (unsigned i = 0; i < count; i++) {
-        pages[i]->loading = false;
+        page_loaded(c, pages[i]);
         if (ret < 0) {
             page_remove(c, pages[i]);
         }
@@ -333,15 +368,16 @@ void vhdx_cache_enter_zeroes(BDRVVHDXState *s, uint64_t offset)
     VHDXPage *page;
 
     vhdx_assert_locked(s);
-    cache_evict(s->cache, 1);
+    cache_evict(s->cache, 1, s->cache->kept);
     page = page_add(s->cache, offset);
     memset(page->data, 0, VHDX_PAGE_SIZE);
-    page->loading = false;
+    page_loaded(s->cache, page);
 }
 
 static void page_dirty(VHDXCache *c, VHDXPage *page)
 {
     if (!page->dirty) {
+        c->clean -= page_is_clean(page);
         page->dirty = true;
         c->dirty++;
         QTAILQ_INSERT_TAIL(&c->dirty_list, page, dirty_next);
@@ -359,6 +395,7 @@ uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page)
         page->data = memcpy(data, page->data, VHDX_PAGE_SIZE);
     }
     page_dirty(s->cache, page);
+    s->cache->version++;
     return page->data;
 }
 
@@ -402,6 +439,9 @@ void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable)
     vhdx_assert_commit_locked(s);
     vhdx_assert_locked(s);
     assert(data);
+    if (!stable) {
+        page_dirty(c, page);
+    }
     page->committing = NULL;
     if (stable) {
         if (page->placed) {
@@ -413,7 +453,6 @@ void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable)
         page->logged = data;
         buffer_put(c, page, old);
     } else {
-        page_dirty(c, page);
         buffer_put(c, page, data);
     }
 }
@@ -431,32 +470,53 @@ static void page_update(BDRVVHDXState *s, uint64_t at, uint64_t offset,
     }
 }
 
+/*
+ * Have the pages from @first up to @end in memory at once.  lock is held, and
+ * dropped where one is read.  Returns 0 or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+pages_have(BlockDriverState *bs, uint64_t first, uint64_t end)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool all;
+
+    /* Those that are read first may be dropped while others are read. */
+    do {
+        all = true;
+        for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
+            VHDXPage *page = vhdx_cache_find(s, at);
+
+            if (!page) {
+                int ret = vhdx_cache_get(bs, at, &page);
+
+                if (ret < 0) {
+                    return ret;
+                }
+                all = false;
+            }
+        }
+    } while (!all);
+    return 0;
+}
+
 int coroutine_fn vhdx_cache_write(BlockDriverState *bs, uint64_t offset,
                                    uint64_t bytes, const void *buf)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t first = QEMU_ALIGN_DOWN(offset, VHDX_PAGE_SIZE);
     uint64_t end = offset + bytes;
-    bool all;
+    unsigned count = DIV_ROUND_UP(end - first, VHDX_PAGE_SIZE);
     int ret;
 
     vhdx_assert_unlocked(s);
     VHDX_LOCK_GUARD(s);
-    /* Those that are read first may be dropped while others are read. */
-    do {
-        all = true;
-        for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
-            VHDXPage *page = vhdx_cache_peek(s, at);
-
-            if (!page) {
-                all = false;
-                ret = vhdx_cache_get(bs, at, &page);
-                if (ret < 0) {
-                    return ret;
-                }
-            }
-        }
-    } while (!all);
+    /* A locator takes up to 50 pages. */
+    s->cache->kept += count;
+    ret = pages_have(bs, first, end);
+    s->cache->kept -= count;
+    if (ret < 0) {
+        return ret;
+    }
     for (uint64_t at = first; at < end; at += VHDX_PAGE_SIZE) {
         page_update(s, at, offset, bytes, buf);
     }
@@ -521,6 +581,7 @@ void vhdx_cache_applied_settle(BDRVVHDXState *s, bool stable)
         if (stable) {
             page->placed = false;
             page->logged = NULL;
+            c->clean += page_is_clean(page);
             buffer_put(c, page, data);
         } else {
             page_logged(c, page);

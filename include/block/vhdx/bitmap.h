@@ -13,9 +13,10 @@
  * Find whether the sector at @offset of the disk is in its block, which is
  * PARTIALLY_PRESENT, or in the parent: @in_block.  @run gets how many of @bytes
  * bytes, which end within the block, that is true for; it may be less than it
- * could be.  lock is held; it is dropped where a page has to be read, and then
- * nothing is found: the caller has to look again.  Returns 0, 1 if it has been
- * dropped, -EIO with a message where there is no bitmap, or -errno of reading.
+ * could be.  lock is held; it is dropped where a page has to be read, and if
+ * another request changes something then, nothing is found: the caller has to
+ * look again.  Returns 0, 1 if that is so, -EIO with a message where there is
+ * no bitmap, or -errno of reading.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bitmap_get_run(BlockDriverState *bs, uint64_t offset, uint64_t bytes,

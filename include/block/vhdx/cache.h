@@ -34,9 +34,10 @@ void vhdx_cache_init(BDRVVHDXState *s);
 void vhdx_cache_free(BDRVVHDXState *s);
 
 /*
- * Let the cache take no more than @bytes bytes from now on.  If its memory is
- * more than that, drop clean pages and give it back, as far as pages with
- * changes let it.  lock is held.
+ * Let the cache take no more than @bytes bytes from now on, but for what pages
+ * with changes need and a few that one request does.  If its memory is more
+ * than that, drop clean pages and give it back, as far as pages with changes
+ * let it.  lock is held.
  */
 void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes);
 
@@ -56,6 +57,12 @@ unsigned vhdx_cache_count_logged(BDRVVHDXState *s);
  * that was not before.  lock is held.
  */
 uint64_t vhdx_cache_count_applied(BDRVVHDXState *s);
+
+/*
+ * A number that is another one once any page has been changed: what was found
+ * in pages holds as long as it stays, be they in memory or not.  lock is held.
+ */
+uint64_t vhdx_cache_version(BDRVVHDXState *s);
 
 /* Memory in use, in pages, and taken in chunks of 64 pages.  lock is held. */
 unsigned vhdx_cache_count_buffers(BDRVVHDXState *s);
