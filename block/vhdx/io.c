@@ -219,10 +219,65 @@ zero_absent(BlockDriverState *bs, const ZeroRange *z)
 }
 
 /*
+ * Whether the parent of @bs, as long as it is one, is known to read as zeros in
+ * @bytes bytes at @offset of the disk.  No lock is held.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+parent_is_zero(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    vhdx_assert_unlocked(bs->opaque);
+    while (bytes) {
+        int64_t n = 0;
+        int ret = bdrv_co_block_status_above(bs->backing->bs, NULL, offset,
+                                             bytes, &n, NULL, NULL);
+
+        if (ret < 0) {
+            return false;
+        }
+        if (!n) {
+            /* Behind its end */
+            return true;
+        }
+        if (!(ret & BDRV_BLOCK_ZERO)) {
+            return false;
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return true;
+}
+
+/*
+ * Whether the block that has @bytes bytes at @offset of the disk, and reads as
+ * the parent, reads as zeros in all the rest.  lock is held, and dropped.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+rest_is_zero(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t head = vhdx_in_block(&s->geo, offset);
+    uint64_t end = offset - head + vhdx_block_bytes(&s->geo, offset >>
+                                                    s->geo.block_bits);
+    bool zero;
+
+    vhdx_unlock(s);
+    zero = bs->backing && !vhdx_parent_is_lost(s) &&
+           parent_is_zero(bs, offset - head, head) &&
+           parent_is_zero(bs, offset + bytes, end - offset - bytes);
+    vhdx_lock(s);
+    return zero;
+}
+
+/*
  * The first block of @z, in a differencing image, has the entry @entry: it
  * reads as the parent, or some of its sectors do.  All of it is to read as
  * zeros if @whole.  The log is open.  lock is held, and dropped for I/O.
  * Returns how many bytes are done, 0 if it is to be called again, or -errno.
+ *
+ * A part of a block that is NOT_PRESENT and reads as zeros otherwise makes it
+ * ZERO as well: zeros that are copied from a sparse parent would fill the file.
+ * What the parent reads as does not change while it has a child in use, but
+ * others may have written to the block when the parent has been asked.
  * [zeros-whole]
  */
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -231,9 +286,18 @@ zero_child(BlockDriverState *bs, const ZeroRange *z, uint64_t entry, bool whole)
     BDRVVHDXState *s = bs->opaque;
     uint64_t block = z->offset >> s->geo.block_bits;
     uint64_t n = vhdx_to_block_end(&s->geo, z->offset, z->bytes);
+    uint64_t now = entry;
     VHDXExtent e;
     int ret;
 
+    if (!whole && !z->discard &&
+        vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
+        whole = rest_is_zero(bs, z->offset, n);
+        ret = vhdx_bat_get(bs, block, &now);
+        if (ret < 0 || now != entry) {
+            return ret;
+        }
+    }
     if (whole && vhdx_bat_state(entry) == VHDX_BLOCK_NOT_PRESENT) {
         vhdx_alloc_cover(s, block);
         return n;

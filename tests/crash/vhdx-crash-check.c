@@ -240,15 +240,25 @@ static char *check_unwritten(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
-/* How many of @count pages from @first on no request has ever touched. */
+/*
+ * How many of @count pages from @first on the parent has, and no request has
+ * ever touched.  Where it has none all reads as zeros, whoever has that.
+ */
 static uint64_t untouched(const CrashModel *model, uint64_t first,
                           uint64_t count)
 {
     uint64_t end = MIN(model->resized_from / CRASH_SECTORS, first + count);
+    guint next = model_spot(model, first);
+    uint64_t found = 0;
 
-    count = end > first ? end - first : 0;
-    return count - (model_spot(model, first + count) -
-                    model_spot(model, first));
+    for (uint64_t page = first; page < end; page++) {
+        bool spot = next < model->spots->len &&
+                    g_array_index(model->spots, CrashSpot, next).page == page;
+
+        next += spot;
+        found += !spot && parent_has(model->shape->parent_size, page);
+    }
+    return found;
 }
 
 /*

@@ -16,6 +16,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
+#include "block/vhdx/compat.h"
 #include "vhdx-crash.h"
 
 typedef struct PendingOp {
@@ -393,10 +394,34 @@ static int coroutine_fn parent_co_preadv(BlockDriverState *bs, int64_t offset,
         CrashPage *page = disk->parent_page(disk->parent_size,
                                             (offset + done) / CRASH_PAGE);
 
-        qemu_iovec_from_buf(qiov, done, page->data + at, n);
+        if (page) {
+            qemu_iovec_from_buf(qiov, done, page->data + at, n);
+        } else {
+            qemu_iovec_memset(qiov, done, 0, n);
+        }
         done += n;
     }
     return ret;
+}
+
+/* It is known where the zeros are, but it takes a while to say so. */
+static int coroutine_fn parent_co_block_status(BlockDriverState *bs,
+                                               VHDXStatusMode mode,
+                                               int64_t offset, int64_t bytes,
+                                               int64_t *pnum, int64_t *map,
+                                               BlockDriverState **file)
+{
+    CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
+    bool zero = !disk->parent_page(disk->parent_size, offset / CRASH_PAGE);
+    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ });
+
+    *pnum = MIN(bytes, CRASH_PAGE - offset % CRASH_PAGE);
+    while (*pnum < bytes &&
+           zero == !disk->parent_page(disk->parent_size,
+                                      (offset + *pnum) / CRASH_PAGE)) {
+        *pnum = MIN(bytes, *pnum + CRASH_PAGE);
+    }
+    return ret < 0 ? ret : zero ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA;
 }
 
 static int64_t coroutine_mixed_fn parent_getlength(BlockDriverState *bs)
@@ -412,6 +437,7 @@ static BlockDriver crash_parent = {
     .bdrv_refresh_limits    = disk_refresh_limits,
     .bdrv_co_getlength      = parent_getlength,
     .bdrv_co_preadv         = parent_co_preadv,
+    .bdrv_co_block_status   = parent_co_block_status,
 };
 
 /* -- Making and freeing -- */

@@ -211,7 +211,8 @@ static uint32_t model_first(const CrashModel *model, uint64_t sector)
     uint64_t at = sector * CRASH_SECTOR;
 
     /* A disk that gets longer has zeros there. */
-    if (at >= MIN(model->shape->parent_size, model->shape->disk_size) ||
+    if (at >= model->shape->disk_size ||
+        !parent_has(model->shape->parent_size, at / CRASH_PAGE) ||
         (at >= model->shape->zero_from && at < model->shape->zero_end)) {
         return 0;
     }

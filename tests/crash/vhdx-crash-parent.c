@@ -2,11 +2,12 @@
  * VHDX crash test: differencing images
  *
  * The parent says in each of its sectors that it is the parent's, and where it
- * belongs.  A child is made of a new image, by hand: what other programs may
- * leave in one is there, too.  Bits of blocks that are not PARTIALLY_PRESENT
- * are set, blocks read as zeros in each of the ways that there are, blocks have
- * all of their sectors and are PARTIALLY_PRESENT, with what the parent has in
- * them, and free space in the file is full of garbage.
+ * belongs, but for one MiB of five, which is zeros.  A child is made of a new
+ * image, by hand: what other programs may leave in one is there, too.  Bits of
+ * blocks that are not PARTIALLY_PRESENT are set, blocks read as zeros in each
+ * of the ways that there are, blocks have all of their sectors and are
+ * PARTIALLY_PRESENT, with what the parent has in them, and free space in the
+ * file is full of garbage.
  *
  * An image that is to get a parent has BAT entries that must not mean anything
  * when it has one.
@@ -18,12 +19,17 @@
 #include "vhdx-crash.h"
 #include "vhdx-test-child.h"
 
+bool parent_has(uint64_t bytes, uint64_t page)
+{
+    return page * CRASH_PAGE < bytes && page * CRASH_PAGE / MiB % 5 != 4;
+}
+
 CrashPage *parent_page(uint64_t bytes, uint64_t page)
 {
     static GHashTable *pages;
     CrashPage *found;
 
-    if (page * CRASH_PAGE >= bytes) {
+    if (!parent_has(bytes, page)) {
         return NULL;
     }
     if (!pages) {

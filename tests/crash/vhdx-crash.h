@@ -410,7 +410,10 @@ bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,
 
 /* -- vhdx-crash-parent.c -- */
 
-/* Guest page @page in a parent of @bytes bytes; NULL: zeros. */
+/* Whether guest page @page is in a parent of @bytes bytes, else: zeros. */
+bool parent_has(uint64_t bytes, uint64_t page);
+
+/* The page; NULL: zeros. */
 CrashPage *parent_page(uint64_t bytes, uint64_t page);
 
 /* -- vhdx-crash-reader.c -- */

@@ -2,7 +2,8 @@
  * VHDX unit tests: writes to a differencing image that meet in a certain order
  *
  * blkdebug under the image holds writes back while others run, or fails one.
- * The parent is full of one byte, so that it shows where it should not.
+ * The parent is full of one byte, so that it shows where it should not.  Where
+ * it has zeros, a test may write while the parent is asked for them.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -23,6 +24,9 @@
 static char *test_dir;
 static char *image_path;
 static char *parent_path;
+
+/* The node that is the parent, or NULL for a new one upon the file */
+static const char *parent_node;
 
 static void create_image(void)
 {
@@ -61,9 +65,13 @@ static BlockBackend *open_image(int fail)
         qdict_put_str(options, "file.inject-error.0.iotype", "write");
         qdict_put_bool(options, "file.inject-error.0.once", true);
     }
-    qdict_put_str(options, "backing.driver", "raw");
-    qdict_put_str(options, "backing.file.driver", "file");
-    qdict_put_str(options, "backing.file.filename", parent_path);
+    if (parent_node) {
+        qdict_put_str(options, "backing", parent_node);
+    } else {
+        qdict_put_str(options, "backing.driver", "raw");
+        qdict_put_str(options, "backing.file.driver", "file");
+        qdict_put_str(options, "backing.file.filename", parent_path);
+    }
     return blk_new_open(NULL, NULL, options,
                         BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP |
                         BDRV_O_NO_FLUSH,
@@ -302,6 +310,229 @@ static void test_write_failed(void)
     g_assert_cmpint(length_of_two(true), ==, length_of_two(false));
 }
 
+/* -- A part is zeroed where the parent has zeros -- */
+
+/* This block of the parent has them. */
+#define ZEROS       (5 * BLOCK)
+
+static void put_parent(int64_t at, size_t bytes, int fill)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    int fd = open(parent_path, O_RDWR);
+
+    memset(buf, fill, bytes);
+    g_assert_cmpint(pwrite(fd, buf, bytes, at), ==, bytes);
+    close(fd);
+}
+
+/* A write to @blk, that is done when the parent is asked, once */
+static struct Meanwhile {
+    BlockBackend *blk;
+    int64_t at;
+    int ret;
+} meanwhile;
+
+/* A sector of block ZEROS that has none */
+static int64_t parent_data;
+
+static int coroutine_fn GRAPH_RDLOCK
+parent_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                    int64_t bytes, int64_t *pnum, int64_t *map,
+                    BlockDriverState **file)
+{
+    BlockBackend *blk = g_steal_pointer(&meanwhile.blk);
+
+    if (blk) {
+        uint8_t buf[4096];
+
+        memset(buf, 3, sizeof(buf));
+        meanwhile.ret = blk_co_pwrite(blk, meanwhile.at, sizeof(buf), buf, 0);
+    }
+    if (offset < ZEROS || offset >= ZEROS + BLOCK) {
+        *pnum = 512;
+        return BDRV_BLOCK_DATA;
+    }
+    if (offset >= parent_data && offset - parent_data < 512) {
+        *pnum = MIN(bytes, parent_data + 512 - offset);
+        return BDRV_BLOCK_DATA;
+    }
+    *pnum = MIN(bytes, (parent_data > offset ? parent_data : ZEROS + BLOCK) -
+                       offset);
+    return BDRV_BLOCK_ZERO;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+parent_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+              QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int parent_open(BlockDriverState *bs, QDict *options, int flags,
+                       Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret == 0) {
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        bs->total_sectors = bs->file->bs->total_sectors;
+    }
+    return ret;
+}
+
+static BlockDriver bdrv_parent = {
+    .format_name            = "vhdx-test-parent",
+    .is_filter              = true,
+    .bdrv_open              = parent_open,
+    .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_preadv         = parent_preadv,
+    .bdrv_co_block_status   = parent_block_status,
+};
+
+/* Let the parent have them, but for the sector @data if that is not 0. */
+static BlockDriverState *zeros_begin(int64_t data)
+{
+    QDict *options = qdict_new();
+
+    put_parent(ZEROS, BLOCK, 0);
+    if (data) {
+        put_parent(data, 512, PARENT);
+    }
+    parent_data = data;
+    qdict_put_str(options, "driver", "raw");
+    qdict_put_str(options, "node-name", "parent");
+    qdict_put_bool(options, "read-only", true);
+    qdict_put_str(options, "file.driver", "vhdx-test-parent");
+    qdict_put_str(options, "file.file.driver", "file");
+    qdict_put_str(options, "file.file.filename", parent_path);
+    parent_node = "parent";
+    return bdrv_open(NULL, NULL, options, 0, &error_abort);
+}
+
+static void zeros_end(BlockDriverState *parent)
+{
+    bdrv_unref(parent);
+    parent_node = NULL;
+    put_parent(ZEROS, BLOCK, PARENT);
+}
+
+/* Whether block ZEROS is one of zeros as a whole, with no place. */
+static bool has_no_place(BlockBackend *blk)
+{
+    int64_t n;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    ret = bdrv_block_status(blk_bs(blk), ZEROS, BLOCK, &n, NULL, NULL);
+    g_assert_cmpint(ret, >=, 0);
+    return (ret & BDRV_BLOCK_ZERO) && !(ret & BDRV_BLOCK_OFFSET_VALID) &&
+           n == BLOCK;
+}
+
+/* Parts of the block are zeroed one by one: it takes no space. */
+static void test_zeros_over_zeros(BdrvRequestFlags flags)
+{
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { ZEROS, BLOCK, 0 },
+    };
+    BlockDriverState *parent = zeros_begin(0);
+    BlockBackend *blk;
+
+    for (int first = 0; first < 16; first += 5) {
+        blk = open_new(0);
+        for (int i = 0; i < 16; i++) {
+            int64_t at = ZEROS + (first + i) % 16 * 64 * KiB;
+
+            g_assert_cmpint(blk_pwrite_zeroes(blk, at, 64 * KiB, flags), >=, 0);
+            g_assert_true(has_no_place(blk));
+        }
+        end_with(blk, parts, 2);
+    }
+    zeros_end(parent);
+}
+
+static void test_write_zeros_over_zeros(void)
+{
+    test_zeros_over_zeros(0);
+}
+
+static void test_unmap_over_zeros(void)
+{
+    test_zeros_over_zeros(BDRV_REQ_MAY_UNMAP);
+}
+
+/* A sector of the block is none of zeros: it shows. */
+static void test_zeros_beside_data(void)
+{
+    const int64_t at = ZEROS + 64 * KiB;
+    const int64_t data[] = {
+        ZEROS, at - 512, at + 4096, ZEROS + BLOCK - 512,
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(data); i++) {
+        BlockDriverState *parent = zeros_begin(data[i]);
+        BlockBackend *blk = open_new(0);
+        const Part parts[] = {
+            { 0, BLOCK, 1 }, { ZEROS, data[i] - ZEROS, 0 },
+            { data[i], 512, PARENT },
+            { data[i] + 512, ZEROS + BLOCK - 512 - data[i], 0 },
+        };
+
+        g_assert_cmpint(blk_pwrite_zeroes(blk, at, 4096, 0), >=, 0);
+        end_with(blk, parts, 4);
+        zeros_end(parent);
+    }
+}
+
+/* The same with a write to the block that is under way, and comes last */
+static void test_zeros_under_write(void)
+{
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { ZEROS, 64 * KiB, 0 }, { ZEROS + 64 * KiB, 4096, 2 },
+        { ZEROS + 68 * KiB, BLOCK - 68 * KiB, 0 },
+    };
+    BlockDriverState *parent = zeros_begin(0);
+    BlockBackend *blk = open_new(0);
+    Write *held = hold_write(blk, ZEROS + 64 * KiB, 4096, 2);
+
+    g_assert_cmpint(blk_pwrite_zeroes(blk, ZEROS, 4096, 0), >=, 0);
+    check_fill(blk, ZEROS, BLOCK, 0);
+    g_assert_cmpint(release_write(held), >=, 0);
+    end_with(blk, parts, 4);
+    zeros_end(parent);
+}
+
+/* ... and with one that ends while the parent is asked */
+static void test_write_under_zeros(BdrvRequestFlags flags)
+{
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { ZEROS, 64 * KiB, 0 }, { ZEROS + 64 * KiB, 4096, 3 },
+        { ZEROS + 68 * KiB, BLOCK - 68 * KiB, 0 },
+    };
+    BlockDriverState *parent = zeros_begin(0);
+    BlockBackend *blk = open_new(0);
+
+    meanwhile = (struct Meanwhile) {
+        .blk = blk,
+        .at = ZEROS + 64 * KiB,
+        .ret = -EINPROGRESS,
+    };
+    g_assert_cmpint(blk_pwrite_zeroes(blk, ZEROS, 4096, flags), >=, 0);
+    g_assert_cmpint(meanwhile.ret, >=, 0);
+    end_with(blk, parts, 4);
+    zeros_end(parent);
+}
+
+static void test_write_under_write_zeros(void)
+{
+    test_write_under_zeros(0);
+}
+
+static void test_write_under_unmap(void)
+{
+    test_write_under_zeros(BDRV_REQ_MAY_UNMAP);
+}
+
 /* -- Another size of the disk -- */
 
 typedef struct Resize {
@@ -462,6 +693,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     bdrv_init();
+    bdrv_register(&bdrv_parent);
     qemu_init_main_loop(&error_abort);
     test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
     g_assert_nonnull(test_dir);
@@ -479,6 +711,14 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/child/bitmap/in-order", test_bitmap_in_order);
     g_test_add_func("/vhdx/child/bitmap/other-order", test_bitmap_other_order);
     g_test_add_func("/vhdx/child/write-failed", test_write_failed);
+    g_test_add_func("/vhdx/child/zeros/write", test_write_zeros_over_zeros);
+    g_test_add_func("/vhdx/child/zeros/unmap", test_unmap_over_zeros);
+    g_test_add_func("/vhdx/child/zeros/beside-data", test_zeros_beside_data);
+    g_test_add_func("/vhdx/child/zeros/under-write", test_zeros_under_write);
+    g_test_add_func("/vhdx/child/zeros/written-meanwhile",
+                    test_write_under_write_zeros);
+    g_test_add_func("/vhdx/child/zeros/unmapped-meanwhile",
+                    test_write_under_unmap);
     g_test_add_func("/vhdx/child/grow/over-parent", test_grow_over_parent);
     g_test_add_func("/vhdx/child/grow/under-write", test_grow_under_write);
     g_test_add_func("/vhdx/child/grow/behind-parent", test_grow_behind_parent);

@@ -76,6 +76,7 @@ typedef unsigned int VHDXStatusMode;
 #define bdrv_co_get_info            bdrv_get_info
 #define bdrv_co_getlength           bdrv_getlength
 #define bdrv_co_block_status(...)   bdrv_block_status(__VA_ARGS__)
+#define bdrv_co_block_status_above(...) bdrv_block_status_above(__VA_ARGS__)
 #define bdrv_co_open                bdrv_open
 #define bdrv_co_open_blockdev_ref   bdrv_open_blockdev_ref
 #define bdrv_co_unref               bdrv_unref
