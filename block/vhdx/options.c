@@ -462,15 +462,16 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
     if (vhdx_layout_plan(&parsed, &layout, errp) < 0) {
         return NULL;
     }
-    if (in_bs && parsed.parent) {
-        /* What of the source differs from the parent is not known. */
-        blocks = layout.geo.blocks;
-    } else if (in_bs && !parsed.fixed &&
-               measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
+    if (in_bs && !parsed.parent && !parsed.fixed &&
+        measure_blocks(in_bs, &layout, &blocks, errp) < 0) {
         return NULL;
     }
     info = g_new0(BlockMeasureInfo, 1);
     info->required = layout.file_size + (blocks << layout.geo.block_bits);
     info->fully_allocated = layout.full_size;
+    if (in_bs && parsed.parent) {
+        /* What of the source differs from the parent is not known. */
+        info->required = info->fully_allocated;
+    }
     return info;
 }
