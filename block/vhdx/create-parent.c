@@ -67,7 +67,7 @@ static int parent_take(BlockDriverState *parent, VHDXCreateOptions *opts,
     WITH_VHDX_LOCK_GUARD(p) {
         loc->linkage = p->header.data_write_guid;
     }
-    return 0;
+    return vhdx_locator_check_linkage(loc, opts->parent, errp);
 }
 
 char *coroutine_fn vhdx_create_file_path(BlockDriverState *bs)

@@ -270,6 +270,17 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
     return loc;
 }
 
+int vhdx_locator_check_linkage(const VHDXLocator *loc, const char *name,
+                               Error **errp)
+{
+    if (vhdx_guid_is_nil(&loc->linkage)) {
+        error_setg(errp, "The parent '%s' has no DataWriteGuid, by which its "
+                   "child would know it; write to it once", name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 VHDXLocator *vhdx_locator_relink(const VHDXLocator *loc,
                                  const VHDXGuid *linkage,
                                  const VHDXGuid *linkage2)

@@ -41,6 +41,14 @@ VHDXLocator *vhdx_locator_decode(const uint8_t *buf, uint32_t bytes,
 uint8_t *vhdx_locator_encode(const VHDXLocator *loc, uint32_t *bytes,
                              Error **errp);
 
+/*
+ * Whether an image can be told by the linkage of @loc, which is for the parent
+ * @name.  Returns 0, or -EINVAL with @errp set where it is nil: no image fits
+ * that.
+ */
+int vhdx_locator_check_linkage(const VHDXLocator *loc, const char *name,
+                               Error **errp);
+
 /* A copy of @loc with other linkages, to be freed. */
 VHDXLocator *vhdx_locator_relink(const VHDXLocator *loc,
                                  const VHDXGuid *linkage,
