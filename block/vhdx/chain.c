@@ -158,7 +158,8 @@ name_store(BlockDriverState *bs, const char *name, bool new,
         disk_id = ((BDRVVHDXState *)(*parent)->opaque)->params.disk_id;
     } else {
         ret = vhdx_parent_file_read(path, s->params.logical_sector,
-                                    &loc->linkage, &disk_id, errp);
+                                    &loc->linkage, &disk_id, errp) ?:
+              vhdx_locator_check_linkage(loc, name, errp);
         if (ret < 0) {
             return ret;
         }
