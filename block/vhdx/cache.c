@@ -540,11 +540,11 @@ void vhdx_cache_drop(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
 
 GPtrArray *vhdx_cache_logged_pages(BDRVVHDXState *s)
 {
-    vhdx_assert_commit_locked(s);
-    vhdx_assert_locked(s);
     GPtrArray *pages = g_ptr_array_new();
     VHDXPage *page;
 
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
     QTAILQ_FOREACH(page, &s->cache->logged_list, logged_next) {
         g_ptr_array_add(pages, page);
     }

@@ -5,12 +5,12 @@
  * each piece goes straight to its place there with no lock held.  read.c has
  * reads.
  *
- * Writing to a block that has no place yet is told in alloc.c.
+ * Writing to a block that has no place yet is told in alloc-place.c.
  *
  * Freeing a block takes its BAT entry away, in memory, at once.  Requests that
  * looked it up before may still be using the place.  Each request therefore
  * has a ticket, and freed space waits until all older tickets are back; see
- * space.c.
+ * space-freed.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
