@@ -33,7 +33,7 @@ state         compat state lock call change file parent parent-int
               parent-children parent-perm trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
 replay        replay replay-int replay-load
-cache         cache-buffer cache
+cache         cache-buffer cache cache-write
 bat           bat-entry bat bitmap unit/test-vhdx-bat.c
 metadata      metadata
 space-scan    request space-map space-scan space-int

@@ -26,6 +26,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/cache-write.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"

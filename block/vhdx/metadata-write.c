@@ -14,6 +14,7 @@
 #include "qapi/error.h"
 #include "qemu/range.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/cache-write.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata-write.h"

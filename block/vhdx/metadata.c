@@ -11,7 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/vhdx/bat-entry.h"
-#include "block/vhdx/cache.h"
+#include "block/vhdx/cache-write.h"
 #include "block/vhdx/locator.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata.h"

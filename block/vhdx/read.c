@@ -1,5 +1,5 @@
 /*
- * VHDX: reads
+ * VHDX: reads, and what is where
  *
  * A request is cut into pieces, each of which lies in one run of the file, or
  * of the parent of a differencing image, or reads as zeros; where a block has
@@ -22,6 +22,9 @@
 
 /* Pieces of a request that are read at the same time */
 #define WORKERS     8
+
+/* Blocks that are looked up under one lock for the status of a range */
+#define STATUS_BLOCKS   ((uint64_t)64 * 1024)
 
 /* Read what is not in its place in the file, if it is there at all. */
 static int coroutine_fn GRAPH_RDLOCK __attribute__((noinline))
@@ -176,4 +179,53 @@ out:
     vhdx_request_end(s, &req);
     vhdx_unlock(s);
     return ret;
+}
+
+int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
+                                      VHDXStatusMode mode, int64_t offset,
+                                      int64_t bytes, int64_t *pnum,
+                                      int64_t *map, BlockDriverState **file)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXRequest req;
+    VHDXExtent e = { .bytes = 0 };
+    int ret;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        ret = vhdx_request_begin(s, &req, offset, bytes);
+        if (ret == 0) {
+            bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
+            ret = vhdx_extent_lookup(bs, offset, bytes, &e);
+        }
+        vhdx_request_end(s, &req);
+    }
+    /*
+     * Whether the image or its parent has it is not known.  Who takes it for
+     * the image's, and can read it a moment later, would give it to the parent:
+     * for HMP commit there is a node between both by then that is all zeros.
+     */
+    if (ret < 0 && (!e.bytes || s->params.has_parent)) {
+        return ret;
+    }
+    *pnum = e.bytes;
+    if (ret < 0) {
+        /* Nobody knows what is there: those who read it get the error. */
+        return BDRV_BLOCK_DATA;
+    }
+    if (e.source != VHDX_SOURCE_FILE && vhdx_parent_is_lost(s)) {
+        return BDRV_BLOCK_DATA;
+    }
+    if (e.source == VHDX_SOURCE_ZERO) {
+        return BDRV_BLOCK_ZERO;
+    }
+    if (e.source == VHDX_SOURCE_PARENT) {
+        /* What has been detached may come back: not known, if not allocated. */
+        return bs->backing ? 0 : BDRV_BLOCK_DATA;
+    }
+    if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
+        return BDRV_BLOCK_DATA;
+    }
+    *map = e.file_offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | BDRV_BLOCK_RECURSE;
 }

@@ -27,6 +27,7 @@
 #include "block/vhdx/options.h"
 #include "block/vhdx/parent.h"
 #include "block/vhdx/parent-perm.h"
+#include "block/vhdx/read.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/reopen.h"
 #include "block/vhdx/resize.h"

@@ -11,6 +11,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/cache-write.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/space-freed.h"
 #include "vhdx-test-child.h"

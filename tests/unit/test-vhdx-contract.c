@@ -18,6 +18,7 @@
 #include "block/vhdx/begin.h"
 #include "block/vhdx/bitmap.h"
 #include "block/vhdx/cache.h"
+#include "block/vhdx/cache-write.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"

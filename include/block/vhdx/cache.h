@@ -64,6 +64,12 @@ uint64_t vhdx_cache_count_applied(BDRVVHDXState *s);
  */
 uint64_t vhdx_cache_version(BDRVVHDXState *s);
 
+/*
+ * Let @more clean pages stay than one request needs, or as many less, though
+ * the limit has been reached.  lock is held.
+ */
+void vhdx_cache_keep(BDRVVHDXState *s, int more);
+
 /* Memory in use, in pages, and taken in chunks of 64 pages.  lock is held. */
 unsigned vhdx_cache_count_buffers(BDRVVHDXState *s);
 unsigned vhdx_cache_count_chunks(BDRVVHDXState *s);
@@ -110,15 +116,6 @@ uint8_t *vhdx_cache_modify(BDRVVHDXState *s, VHDXPage *page);
  */
 VHDXPage *vhdx_cache_take_dirty(BDRVVHDXState *s);
 void vhdx_cache_settle(BDRVVHDXState *s, VHDXPage *page, bool stable);
-
-/*
- * Replace @bytes bytes of metadata at file offset @offset by @buf, in pages
- * that get dirty together.  No lock is held, or commit_lock; nobody else
- * changes these pages.  Returns 0 or -errno of reading what surrounds it.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_cache_write(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                  const void *buf);
 
 /*
  * Forget the pages in @bytes bytes at file offset @offset, none of which has a

@@ -1,5 +1,5 @@
 /*
- * VHDX: requests
+ * VHDX: requests that change something, and flushes
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -7,9 +7,12 @@
 #ifndef BLOCK_VHDX_IO_H
 #define BLOCK_VHDX_IO_H
 
-#include "block/vhdx/read.h"
 #include "block/vhdx/state.h"
 
+/*
+ * What the driver's .bdrv_co_pwritev_part, .bdrv_co_pwrite_zeroes and
+ * .bdrv_co_pdiscard have to be.  No lock is held.
+ */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
                      QEMUIOVector *qiov, size_t qiov_offset,
@@ -19,10 +22,8 @@ vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       BdrvRequestFlags flags);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
-int coroutine_fn GRAPH_RDLOCK
-vhdx_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
-                     int64_t bytes, int64_t *pnum, int64_t *map,
-                     BlockDriverState **file);
+
+/* .bdrv_co_flush: all that has been completed gets stable.  No lock is held. */
 int coroutine_fn GRAPH_RDLOCK vhdx_co_flush(BlockDriverState *bs);
 
 #endif
