@@ -176,6 +176,10 @@ int coroutine_fn vhdx_alloc_child_publish(BlockDriverState *bs, uint64_t offset,
 
     /* lock is dropped to read pages: all may be different then. */
     do {
+        if (vhdx_change_is_broken(s)) {
+            /* Changes stay in memory: there may be no room to read anything. */
+            return -EIO;
+        }
         ret = vhdx_bat_get(bs, block, &entry);
         if (ret < 0) {
             return ret;
