@@ -223,18 +223,17 @@ begin_linked(BlockDriverState *bs, BlockDriverState *parent, VHDXWriteState to,
              Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = 0;
+    int ret;
 
     if (vhdx_change_state(s) == VHDX_READING) {
         ret = begin_locked(bs, VHDX_METADATA, errp);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (ret == 0) {
-        ret = vhdx_link_settle(bs, parent, errp);
-    }
-    if (ret == 0 && vhdx_change_state(s) < to) {
-        ret = begin_locked(bs, to, errp);
-    }
-    return ret;
+    ret = vhdx_link_settle(bs, parent, errp);
+    return ret < 0 || vhdx_change_state(s) >= to ? ret :
+           begin_locked(bs, to, errp);
 }
 
 /* [parent-locked] */

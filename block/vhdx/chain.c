@@ -166,10 +166,11 @@ name_store(BlockDriverState *bs, const char *name, bool new,
     }
     ret = vhdx_parent_name_store(loc, child ?: bs->filename, name,
                                  path ?: has, errp);
-    if (ret == 0) {
-        disk_id_compare(bs, name, &disk_id);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    disk_id_compare(bs, name, &disk_id);
+    return 0;
 }
 
 /*

@@ -105,12 +105,13 @@ int coroutine_fn vhdx_child_prepare(BlockDriverState *bs)
 
     geometry_get(s, &geo);
     ret = vhdx_region_fit_bat(bs, &geo);
-    if (ret == 0) {
-        given_up = vhdx_bat_clear(bs, &s->geo, geo.bat_entries, false, NULL);
-        ret = MIN(given_up, 0);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_bat_walk(bs, 0, end, entries_mend, NULL);
+    given_up = vhdx_bat_clear(bs, &s->geo, geo.bat_entries, false, NULL);
+    if (given_up < 0) {
+        return given_up;
     }
+    ret = vhdx_bat_walk(bs, 0, end, entries_mend, NULL);
     return ret < 0 ? ret : vhdx_bat_cover(bs, 0, s->geo.blocks);
 }

@@ -166,27 +166,35 @@ parent_drop(BlockDriverState *bs, Error **errp)
     return ret;
 }
 
-/* Steps 2 to 5.  Requests are frozen. */
-static int coroutine_fn GRAPH_RDLOCK
-flatten_frozen(BlockDriverState *bs, Error **errp)
+/* Steps 2 to 4 */
+static int coroutine_fn GRAPH_RDLOCK blocks_flatten(BlockDriverState *bs)
 {
     g_autoptr(GArray) places = g_array_new(false, false, sizeof(uint64_t));
     uint64_t block = 0;
     int ret;
 
     ret = blocks_fill(bs, &block, UINT64_MAX);
-    if (ret == 0) {
-        ret = vhdx_commit(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = bitmaps_drop(bs, places);
+    ret = vhdx_commit(bs);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_commit(bs);
+    ret = bitmaps_drop(bs, places);
+    if (ret < 0) {
+        return ret;
     }
-    if (ret == 0) {
-        ret = vhdx_bat_free_bitmaps(bs, places);
-    }
+    ret = vhdx_commit(bs);
+    return ret < 0 ? ret : vhdx_bat_free_bitmaps(bs, places);
+}
+
+/* Steps 2 to 5.  Requests are frozen. */
+static int coroutine_fn GRAPH_RDLOCK
+flatten_frozen(BlockDriverState *bs, Error **errp)
+{
+    int ret = blocks_flatten(bs);
+
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write to '%s'", bs->filename);
         return ret;
@@ -204,10 +212,7 @@ int coroutine_fn vhdx_flatten(BlockDriverState *bs, Error **errp)
      * job has taken it away.
      */
     ret = vhdx_begin(bs, bs->backing || vhdx_parent_was_linked(s) ?
-                         VHDX_METADATA : VHDX_DATA);
-    if (ret == 0) {
-        ret = fill_in_parts(bs);
-    }
+                         VHDX_METADATA : VHDX_DATA) ?: fill_in_parts(bs);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write to '%s'", bs->filename);
         return ret;
