@@ -342,11 +342,12 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         return ret;
     }
     /*
-     * If it fails, as where there is no space, this commit is stable all the
-     * same: a caller must not take back what it has made so.
+     * If that fails, as where there is no space, this commit is stable all the
+     * same: a caller must not take back what it has made so.  But it may be
+     * that another program has written to the file: then nothing goes on.
      */
-    (void)apply_if_due(bs);
-    return 0;
+    ret = apply_if_due(bs);
+    return vhdx_change_is_broken(s) ? ret : 0;
 }
 
 /*
