@@ -152,10 +152,12 @@ begin_told(BlockDriverState *bs, GPtrArray *children, Error **errp)
     VHDXGuid next = vhdx_guid_new();
     int ret;
 
-    /* What is told first is the GUID that the file has. */
-    ret = vhdx_header_settle(bs);
-    if (ret < 0) {
-        return ret;
+    if (children->len) {
+        /* What is told first is the GUID that the file has. */
+        ret = vhdx_header_settle(bs);
+        if (ret < 0) {
+            return ret;
+        }
     }
     ret = children_tell(bs, children, &next, errp);
     if (ret < 0) {

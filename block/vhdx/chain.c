@@ -82,7 +82,15 @@ locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
         loc->linkage = p->header.data_write_guid;
     }
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = vhdx_link_set(bs, loc, errp);
+    if (parent && p->header_unsure) {
+        /* The file may have another one. */
+        error_setg(errp, "Could not write the header of the parent '%s'",
+                   parent->filename);
+        vhdx_locator_free(loc);
+        ret = -EIO;
+    } else {
+        ret = vhdx_link_set(bs, loc, errp);
+    }
     if (ret == 0) {
         vhdx_parent_set_linked(s, parent);
         vhdx_parent_set_named(s);

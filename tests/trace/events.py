@@ -15,7 +15,7 @@ DECLARED = re.compile(r'^vhdx_(\w+)\((.*?)\) (".*)$')
 NUMBER = re.compile(r'%(?:l|ll)?([dux])')
 CLOSE = 'data -> reading', 'metadata -> reading'
 BROKEN = ('reading -> broken', 'metadata -> broken', 'data -> broken')
-RESUMED = ('broken -> reading', 'broken -> metadata', 'broken -> data')
+RESUMED = ('broken -> reading', 'broken -> metadata')
 # What comes with other steps; the checker of tests/model wants it.
 SMALL = ('file_flush', 'file_flush_end', 'space_take', 'space_return',
          'space_cut_begin', 'space_cut_undo', 'block_move')

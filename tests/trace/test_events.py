@@ -389,15 +389,16 @@ def stopped(ctx):
         # The number of the entry that may be there is given to an empty one.
         io.do('reopen -w')
         shows(io.events, 'freeze', 'ring_rewind sequence=%d ret=0' %
-              (sequence - 1), 'write_state from=broken to=data', 'thaw',
+              (sequence - 1), 'write_state from=broken to=metadata', 'thaw',
               'commit_start pages=1 barrier=0', 'checkpoint',
               'ring_apply pages=0 ret=0',
               'ring_write sequence=%d pages=0 ret=0' % sequence,
               'ring_write sequence=%d pages=1 ret=0' % (sequence + 1),
               'commit_end ret=0')
-        # Zeros are not believed any more.
+        # Children may have come. Zeros are not believed any more.
         io.do('write -q -P 3 21M 4k', 'flush')
-        shows(io.events, 'alloc index=21 zero=0', 'alloc_publish index=21',
+        shows(io.events, 'header_write ret=0', 'header_write ret=0',
+              'write_state from=metadata to=data', 'alloc index=21 zero=0', 'alloc_publish index=21',
               'commit_start pages=1 barrier=1', *COMMIT[1:])
 
 
