@@ -31,6 +31,8 @@ typedef struct BDRVCrashState {
 /* The disk for which a node is being opened */
 static CrashDisk *opening;
 
+const CrashWatch *crash_watch;
+
 /* Let one operation that waits complete. */
 static void disk_step(void *opaque)
 {
@@ -166,7 +168,7 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     op->start = ++lead->now;
     op->end = CRASH_NEVER;
     op->seed = rng_next(&lead->rng);
-    id = disk->instant ? 0 : record_op(op);
+    id = disk->instant || !crash_watch ? 0 : crash_watch->op(op);
     disk->changes += op->kind != OP_READ && op->kind != OP_FLUSH;
     if (!disk->instant) {
         PendingOp pending = {
@@ -185,7 +187,7 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     op->end = ++lead->now;
     op_apply(disk->view, op);
     if (id) {
-        record_op_end(id, ret, disk->view->size);
+        crash_watch->op_end(id, ret, disk->view->size);
     }
     if (op->kind == OP_FLUSH && ret < 0 && disk->fault.lose) {
         disk_lose(disk, op);
@@ -324,7 +326,9 @@ disk_co_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
 
     *pnum = image_zeros(disk->view, offset, bytes);
     if (*pnum) {
-        record_zeros(offset, *pnum);
+        if (crash_watch) {
+            crash_watch->zeros(offset, *pnum);
+        }
         return BDRV_BLOCK_ZERO;
     }
     *pnum = MIN(bytes, CRASH_PAGE - offset % CRASH_PAGE);

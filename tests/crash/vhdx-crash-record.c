@@ -49,14 +49,6 @@ static const char *const guest_kinds[] = {
     [GUEST_FLUSH] = "flush",
 };
 
-void record_to(const char *path, Error **errp)
-{
-    module_call_init(MODULE_INIT_TRACE);
-    trace_init_backends();
-    trace_enable_events("vhdx_*");
-    recording = qemu_set_log_filename_flags(path, LOG_TRACE, errp);
-}
-
 bool record_is_on(void)
 {
     return recording;
@@ -165,7 +157,7 @@ static void record_writer(const CrashOp *op)
     image_page_unref(page);
 }
 
-unsigned record_op(const CrashOp *op)
+static unsigned record_op(const CrashOp *op)
 {
     bool zeros;
 
@@ -185,18 +177,33 @@ unsigned record_op(const CrashOp *op)
     return last_id;
 }
 
-void record_op_end(unsigned id, int ret, uint64_t size)
+static void record_op_end(unsigned id, int ret, uint64_t size)
 {
     if (in_run) {
         qemu_log("end %u %d %" PRIu64 "\n", id, ret, size);
     }
 }
 
-void record_zeros(uint64_t offset, uint64_t bytes)
+static void record_zeros(uint64_t offset, uint64_t bytes)
 {
     if (in_run) {
         qemu_log("zeros %" PRIu64 " %" PRIu64 "\n", offset, bytes);
     }
+}
+
+void record_to(const char *path, Error **errp)
+{
+    static const CrashWatch watch = {
+        .op = record_op,
+        .op_end = record_op_end,
+        .zeros = record_zeros,
+    };
+
+    crash_watch = &watch;
+    module_call_init(MODULE_INIT_TRACE);
+    trace_init_backends();
+    trace_enable_events("vhdx_*");
+    recording = qemu_set_log_filename_flags(path, LOG_TRACE, errp);
 }
 
 /* -- Requests of guests -- */

@@ -203,6 +203,18 @@ CrashImage *cursor_cut(CrashCursor *cur, CrashCut cut, CrashRng *rng,
 
 /* -- vhdx-crash-disk.c -- */
 
+/* Who is told what is done to disks, or NULL */
+typedef struct CrashWatch {
+    /* @op starts; returns what op_end() calls it, or 0. */
+    unsigned (*op)(const CrashOp *op);
+    /* It has ended, and the file has @size bytes. */
+    void (*op_end)(unsigned id, int ret, uint64_t size);
+    /* The driver has been told that so much of the file reads as zeros. */
+    void (*zeros)(uint64_t offset, uint64_t bytes);
+} CrashWatch;
+
+extern const CrashWatch *crash_watch;
+
 /* What kind of node it is; all false for a plain file. */
 typedef struct CrashNode {
     bool fixed_size;            /* can't grow or shrink, is full of garbage */
@@ -747,16 +759,6 @@ bool record_is_on(void);
 /* A run on @base begins, of which @model tells; it ends. */
 void record_run(const CrashImage *base, const CrashModel *model);
 void record_run_end(void);
-
-/*
- * Tell that @op starts; returns what record_op_end() calls it, or 0.  When it
- * ends the file has @size bytes.
- */
-unsigned record_op(const CrashOp *op);
-void record_op_end(unsigned id, int ret, uint64_t size);
-
-/* The driver has been told that so much of the file reads as zeros. */
-void record_zeros(uint64_t offset, uint64_t bytes);
 
 /* A guest's request begins, which is the model's number @index; it ends. */
 void record_guest(unsigned index, const GuestOp *op);

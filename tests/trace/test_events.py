@@ -398,7 +398,8 @@ def stopped(ctx):
         # Children may have come. Zeros are not believed any more.
         io.do('write -q -P 3 21M 4k', 'flush')
         shows(io.events, 'header_write ret=0', 'header_write ret=0',
-              'write_state from=metadata to=data', 'alloc index=21 zero=0', 'alloc_publish index=21',
+              'write_state from=metadata to=data',
+              'alloc index=21 zero=0', 'alloc_publish index=21',
               'commit_start pages=1 barrier=1', *COMMIT[1:])
 
 
