@@ -108,9 +108,7 @@ static void check_parts(BlockBackend *blk, const Part *parts, int count)
         check_fill(blk, parts[i].at, parts[i].bytes, parts[i].fill);
         done = parts[i].at + parts[i].bytes;
     }
-    if (done < DISK_SIZE) {
-        check_fill(blk, done, DISK_SIZE - done, PARENT);
-    }
+    check_fill(blk, done, DISK_SIZE - done, PARENT);
 }
 
 /* The same now, and when the image has been closed and opened again. */
