@@ -263,17 +263,18 @@ int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
 {
     BDRVVHDXState *s = bs->opaque;
     const VHDXChainParent *to = opaque;
+    bool none = !to->name || !*to->name;
     int ret;
 
-    if (!s->params.has_parent && (!to->name || !*to->name)) {
+    if (none && !s->params.has_parent) {
         return 0;
     }
-    if (to->name && *to->name && to->format && strcmp(to->format, "vhdx")) {
+    if (!none && to->format && strcmp(to->format, "vhdx")) {
         error_setg(errp, "The parent of a VHDX image must be in VHDX format, "
                    "not in '%s'", to->format);
         return -EINVAL;
     }
-    ret = !to->name || !*to->name ? vhdx_flatten(bs, errp) :
+    ret = none ? vhdx_flatten(bs, errp) :
           s->params.has_parent ? parent_name(bs, to, errp) :
           parent_name_first(bs, to, errp);
     if (ret < 0) {
