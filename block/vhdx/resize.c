@@ -452,21 +452,18 @@ disk_resize(BlockDriverState *bs, const VHDXParams *params,
     return 0;
 }
 
-int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
-                                  bool exact, PreallocMode prealloc,
-                                  BdrvRequestFlags flags, Error **errp)
+/* Requests are frozen: jobs may give the image a parent, or take it away. */
+static int coroutine_fn GRAPH_RDLOCK
+truncate_frozen(BlockDriverState *bs, uint64_t size, PreallocMode prealloc,
+                Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t old = s->params.disk_size;
+    VHDXParams params = s->params;
     VHDXGeometry geo;
-    VHDXParams params;
-    uint64_t size;
     int ret;
 
-    WITH_VHDX_LOCK_GUARD(s) {
-        params = s->params;
-    }
-    size = params.disk_size;
-    params.disk_size = offset;
+    params.disk_size = size;
     if (vhdx_params_check(&params, errp) < 0) {
         return -EINVAL;
     }
@@ -476,20 +473,27 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
                    ", and this one is differencing" : "");
         return -ENOTSUP;
     }
+    if (size == old) {
+        return 0;
+    }
     vhdx_geometry_init(&geo, &params);
-    vhdx_request_freeze(s);
-    if (offset == s->params.disk_size) {
-        /* It has it already: nothing changes. */
-        ret = 0;
-        goto out;
-    }
     ret = last_bitmap_check(bs, &geo, errp);
-    if (ret < 0) {
-        goto out;
+    if (ret == 0) {
+        ret = disk_resize(bs, &params, prealloc, errp);
+        trace_vhdx_resize(s, old, size, ret);
     }
-    ret = disk_resize(bs, &params, prealloc, errp);
-    trace_vhdx_resize(s, size, offset, ret);
-out:
+    return ret;
+}
+
+int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
+                                  bool exact, PreallocMode prealloc,
+                                  BdrvRequestFlags flags, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    vhdx_request_freeze(s);
+    ret = truncate_frozen(bs, offset, prealloc, errp);
     vhdx_request_thaw(s);
     return ret;
 }

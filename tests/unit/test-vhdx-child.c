@@ -12,6 +12,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
+#include "block/vhdx/state.h"
 #include "vhdx-test-child.h"
 #include "vhdx-test-hold.h"
 
@@ -632,6 +633,46 @@ static void test_grow_under_write(void)
     end_sized(blk, 12 * BLOCK);
 }
 
+static void coroutine_fn flatten_entry(void *opaque)
+{
+    Write *w = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    w->ret = bdrv_co_change_backing_file(blk_bs(w->blk), NULL, NULL, false);
+}
+
+/*
+ * A disk gets longer while the image is made one without a parent: it has none
+ * after that, either.
+ */
+static void test_grow_under_flatten(void)
+{
+    BlockBackend *blk = open_new(0);
+    BDRVVHDXState *s = blk_bs(blk)->opaque;
+    Write flatten = { .blk = blk, .ret = -EINPROGRESS };
+    Resize r;
+
+    /* What is held back is that its sector bitmap's place is given up. */
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
+    g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(blk), "cluster_free", "held"),
+                    ==, 0);
+    qemu_coroutine_enter(qemu_coroutine_create(flatten_entry, &flatten));
+    while (!bdrv_debug_is_suspended(blk_bs(blk), "held")) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_true(s->params.has_parent);
+    start_resize(&r, blk, DISK_SIZE + BLOCK);
+    g_assert_cmpint(r.ret, ==, -EINPROGRESS);
+    g_assert_cmpint(bdrv_debug_resume(blk_bs(blk), "held"), ==, 0);
+    end_resize(&r);
+    g_assert_cmpint(flatten.ret, ==, 0);
+    g_assert_false(s->params.has_parent);
+    check_fill(blk, 0, BLOCK, 1);
+    check_fill(blk, BLOCK, 4096, 2);
+    check_fill(blk, 2 * BLOCK, DISK_SIZE - BLOCK, 0);
+    end_sized(blk, DISK_SIZE + BLOCK);
+}
+
 /*
  * What was behind the end of a shorter disk does not come back: bits, and
  * entries in the rest of the chunk.
@@ -719,6 +760,7 @@ int main(int argc, char **argv)
                     test_write_under_unmap);
     g_test_add_func("/vhdx/child/grow/over-parent", test_grow_over_parent);
     g_test_add_func("/vhdx/child/grow/under-write", test_grow_under_write);
+    g_test_add_func("/vhdx/child/grow/under-flatten", test_grow_under_flatten);
     g_test_add_func("/vhdx/child/grow/behind-parent", test_grow_behind_parent);
     g_test_add_func("/vhdx/child/shrink", test_shrink_and_grow);
     ret = g_test_run();
