@@ -48,8 +48,7 @@ child_tell(BlockDriverState *child, const VHDXGuid *now, const VHDXGuid *next,
 {
     ERRP_GUARD();
     BDRVVHDXState *s = child->opaque;
-    g_autoptr(GPtrArray) above = vhdx_children_list(child,
-                                                    VHDX_CHILDREN_IN_USE);
+    g_autoptr(GPtrArray) above = NULL;
     int ret = 0;
 
     if (bdrv_is_read_only(child)) {
@@ -57,6 +56,7 @@ child_tell(BlockDriverState *child, const VHDXGuid *now, const VHDXGuid *next,
         return -EPERM;
     }
     qemu_co_mutex_lock(&s->commit_lock);
+    above = vhdx_children_list(child, VHDX_CHILDREN_IN_USE);
     if (above->len) {
         vhdx_change_data_untold(s);
     }

@@ -40,23 +40,26 @@ children_find(BlockDriverState *bs, BlockDriverState *node, VHDXChildren which,
     QLIST_FOREACH(c, &node->parents, next_parent) {
         BlockDriverState *above;
         BDRVVHDXState *s;
+        BlockDriver *drv;
 
         if (!c->klass->parent_is_bds) {
             continue;
         }
         above = c->opaque;
-        if (above->drv && above->drv->is_filter) {
+        /* None any more if it is just being closed. */
+        drv = qatomic_read(&above->drv);
+        if (drv && drv->is_filter) {
             /* It does not show what else it has, as a backup's target. */
             if (c == bdrv_filter_child(above)) {
                 children_find(bs, above, which, list);
             }
             continue;
         }
-        if (above->drv != bs->drv || c != above->backing) {
+        if (drv != bs->drv || c != above->backing) {
             continue;
         }
         s = above->opaque;
-        if (!qatomic_read(&s->parent->linked) || s->parent->inactive) {
+        if (!qatomic_read(&s->linked) || s->parent->inactive) {
             continue;
         }
         if (which == VHDX_CHILDREN_ALL ||

@@ -31,8 +31,7 @@ struct VHDXParent {
     Error *error;                   /* why it was not found, or NULL */
 
     /* Atomic */
-    bool linked;                    /* the locator tells its DataWriteGuid */
-    bool relink;                    /* ... has to: this is the one it names */
+    bool relink;                    /* the locator has to tell its GUID */
     bool lost;                      /* it is not what it is taken for */
     bool reported;                  /* ... and that was reported */
     uint64_t children;              /* a hash of those that are in use */

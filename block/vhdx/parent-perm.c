@@ -173,14 +173,14 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
     p->opened = true;
     qatomic_set(&p->lost, false);
     qatomic_set(&p->reported, false);
-    qatomic_set(&p->linked, false);
+    qatomic_set(&s->linked, false);
     qatomic_set(&p->relink, false);
     if (!p->id || !s->params.has_parent) {
         return;
     }
     guid = vhdx_parent_data_write(parent);
     if (vhdx_parent_is_told(s, &guid)) {
-        qatomic_set(&p->linked, true);
+        qatomic_set(&s->linked, true);
         /* It is to be found by its path the next time. */
         qatomic_set(&p->relink, p->guessed && parent_is_named(bs, parent));
     } else if (vhdx_children_may_follow(parent, bs) ||
@@ -188,7 +188,7 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
         /*
          * It was changed after the child was made, and before it was put here.
          */
-        qatomic_set(&p->linked, true);
+        qatomic_set(&s->linked, true);
         qatomic_set(&p->relink, true);
         vhdx_change_data_untold(s);
     }

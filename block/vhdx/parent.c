@@ -64,7 +64,7 @@ BlockDriverState *vhdx_parent_linked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
 
-    return qatomic_read(&s->parent->linked) ? vhdx_parent_node(bs) : NULL;
+    return qatomic_read(&s->linked) ? vhdx_parent_node(bs) : NULL;
 }
 
 BlockDriverState *vhdx_parent_beneath(BlockDriverState *bs, uint64_t offset,
@@ -96,14 +96,14 @@ VHDXGuid vhdx_parent_data_write(BlockDriverState *bs)
 
 bool vhdx_parent_was_linked(BDRVVHDXState *s)
 {
-    return qatomic_read(&s->parent->linked);
+    return qatomic_read(&s->linked);
 }
 
 bool vhdx_parent_link_is_due(BDRVVHDXState *s)
 {
     /* The parent may be changing the locator for itself. */
     VHDX_LOCK_GUARD(s);
-    if (!s->params.has_parent || !qatomic_read(&s->parent->linked)) {
+    if (!s->params.has_parent || !qatomic_read(&s->linked)) {
         return false;
     }
     return qatomic_read(&s->parent->relink) ||
@@ -117,8 +117,23 @@ void vhdx_parent_set_link_due(BDRVVHDXState *s)
 
 void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked)
 {
-    qatomic_set(&s->parent->linked, linked);
+    qatomic_set(&s->linked, linked);
     qatomic_set(&s->parent->relink, false);
+}
+
+int coroutine_fn vhdx_parent_leave(BlockDriverState *bs, void *opaque,
+                                   Error **errp)
+{
+    BlockDriverState *parent = vhdx_parent_linked(bs);
+
+    if (parent) {
+        BDRVVHDXState *p = parent->opaque;
+
+        qemu_co_mutex_lock(&p->commit_lock);
+        vhdx_parent_set_linked(bs->opaque, false);
+        qemu_co_mutex_unlock(&p->commit_lock);
+    }
+    return 0;
 }
 
 bool vhdx_parent_is_guessed(BDRVVHDXState *s)

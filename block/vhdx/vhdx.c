@@ -91,6 +91,7 @@ static void vhdx_close(BlockDriverState *bs)
         vhdx_reopen_settle(bs, &err) < 0) {
         error_report_err(err);
     }
+    (void)vhdx_call(bs, vhdx_parent_leave, NULL, NULL);
     vhdx_open_free(bs->opaque);
 }
 

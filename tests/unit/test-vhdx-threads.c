@@ -598,6 +598,66 @@ static void test_chain_small_cache(void)
     }
 }
 
+/* -- An overlay is closed while a thread begins to change its parent -- */
+
+#define OVERLAYS        8
+
+static void coroutine_fn overlay_write(void *opaque)
+{
+    Worker *w = opaque;
+    static const uint8_t buf[SECTOR];
+    int ret = blk_co_pwrite(w->run->blk, 0, sizeof(buf), buf, 0);
+
+    check_ret(w, ret);
+    qatomic_dec(&w->run->running);
+    aio_wait_kick();
+}
+
+static BlockDriverState *overlay_open(const char *path, const char *parent)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "backing", parent);
+    return bdrv_open(path, NULL, options, 0, &error_abort);
+}
+
+static void test_overlay_closed(void)
+{
+    g_autofree char *path = NULL;
+    Run *run;
+    Worker worker;
+
+    if (!can_do_threads()) {
+        return;
+    }
+    run = run_new(true);
+    worker = (Worker) { .run = run };
+    run_stack(run);
+    path = parent_path(0);
+    for (int round = 0; round < 10; round++) {
+        BlockDriverState *overlays[OVERLAYS];
+
+        /* It fits no more once the parent was changed. */
+        bdrv_img_create(image_path, "vhdx", path, "vhdx", NULL, UINT64_MAX,
+                        BDRV_O_RDWR, true, &error_abort);
+        run_open(run, path, 0, 80);
+        for (int i = 0; i < OVERLAYS; i++) {
+            overlays[i] = overlay_open(image_path,
+                                       bdrv_get_node_name(blk_bs(run->blk)));
+        }
+        qatomic_set(&run->running, 1);
+        aio_co_enter(iothread_get_aio_context(run->threads[0]),
+                     qemu_coroutine_create(overlay_write, &worker));
+        for (int i = 0; i < OVERLAYS; i++) {
+            bdrv_unref(overlays[i]);
+        }
+        AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&run->running));
+        blk_unref(run->blk);
+    }
+    run_end(run);
+}
+
 int main(int argc, char **argv)
 {
     const char *ops = getenv("VHDX_TEST_OPS");
@@ -626,6 +686,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/threads/many/chain", test_chain);
     g_test_add_func("/vhdx/threads/many/chain-small-cache",
                     test_chain_small_cache);
+    g_test_add_func("/vhdx/threads/many/overlay-closed", test_overlay_closed);
     ret = g_test_run();
 
     rmdir(test_dir);

@@ -23,8 +23,9 @@ bool GRAPH_RDLOCK vhdx_children_has_use(BlockDriverState *bs);
  * The images in VHDX format that have @bs as parent, by way of filters maybe,
  * and count on its DataWriteGuid.  One is in use where a device, a job or the
  * like can reach it from above; what has only a node is not, as the overlay
- * that a block job has committed.  No lock is needed.  Returns an array of
- * BlockDriverState * to be freed.
+ * that a block job has committed.  One that is being closed is left out.
+ * Outside of the main loop commit_lock is held, so that those in the list stay.
+ * Returns an array of BlockDriverState * to be freed.
  */
 GPtrArray *GRAPH_RDLOCK
 vhdx_children_list(BlockDriverState *bs, VHDXChildren which);

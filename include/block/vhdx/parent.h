@@ -79,6 +79,14 @@ void vhdx_parent_set_link_due(BDRVVHDXState *s);
 void vhdx_parent_set_linked(BDRVVHDXState *s, bool linked);
 
 /*
+ * @bs is about to be closed: the parent, which a thread may be changing, does
+ * not look at it any more.  @opaque is not used.  Returns 0.  The parent's
+ * commit_lock is not held.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_parent_leave(BlockDriverState *bs, void *opaque, Error **errp);
+
+/*
  * The parent that is attached is not what the image was made for any more, as
  * it has been changed, or there has to be one that is not there: what it has
  * can't be read.  That ends when another is attached.

@@ -123,6 +123,7 @@ typedef struct BDRVVHDXState {
     VHDXCache *cache;
     VHDXRequests *requests;
     VHDXParent *parent;
+    bool linked;                    /* to it, atomic: vhdx_parent_linked() */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
 
