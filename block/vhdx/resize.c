@@ -478,10 +478,11 @@ truncate_frozen(BlockDriverState *bs, uint64_t size, PreallocMode prealloc,
     }
     vhdx_geometry_init(&geo, &params);
     ret = last_bitmap_check(bs, &geo, errp);
-    if (ret == 0) {
-        ret = disk_resize(bs, &params, prealloc, errp);
-        trace_vhdx_resize(s, old, size, ret);
+    if (ret < 0) {
+        return ret;
     }
+    ret = disk_resize(bs, &params, prealloc, errp);
+    trace_vhdx_resize(s, old, size, ret);
     return ret;
 }
 
