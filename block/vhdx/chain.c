@@ -19,6 +19,7 @@
 #include "block/vhdx/child.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/flatten.h"
+#include "block/vhdx/header.h"
 #include "block/vhdx/link.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/parent.h"
@@ -82,12 +83,12 @@ locator_set(BlockDriverState *bs, BlockDriverState *parent, VHDXLocator *loc,
         loc->linkage = p->header.data_write_guid;
     }
     qemu_co_mutex_lock(&s->commit_lock);
-    if (parent && p->header_unsure) {
-        /* The file may have another one. */
-        error_setg(errp, "Could not write the header of the parent '%s'",
-                   parent->filename);
+    /* The file may have another one. */
+    ret = parent ? vhdx_header_settle(parent) : 0;
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the header of the parent "
+                         "'%s'", parent->filename);
         vhdx_locator_free(loc);
-        ret = -EIO;
     } else {
         ret = vhdx_link_set(bs, loc, errp);
     }

@@ -48,7 +48,7 @@ int coroutine_fn vhdx_header_load(BlockDriverState *bs, Error **errp)
         return -EINVAL;
     }
     s->header = headers[s->header_copy];
-    s->header_unsure = false;
+    qatomic_set(&s->header_unsure, false);
     return vhdx_header_check(&s->header, errp);
 }
 
@@ -64,7 +64,7 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     int ret;
 
     vhdx_header_encode(header, buf);
-    s->header_unsure = true;
+    qatomic_set(&s->header_unsure, true);
     BLKDBG_CO_EVENT(bs->file, BLKDBG_REFTABLE_UPDATE);
     ret = vhdx_file_pwrite(bs, VHDX_HEADER_OFFSET(copy), VHDX_HEADER_SIZE,
                            buf);
@@ -83,7 +83,7 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
         s->header.log_version = header->log_version;
     }
     s->header_copy = copy;
-    s->header_unsure = false;
+    qatomic_set(&s->header_unsure, false);
     return 0;
 }
 
@@ -118,7 +118,7 @@ int coroutine_fn vhdx_header_settle(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
 
     vhdx_assert_commit_locked(s);
-    if (!s->header_unsure) {
+    if (!qatomic_read(&s->header_unsure)) {
         return 0;
     }
     return vhdx_header_verify(bs) ?: vhdx_header_update(bs, &s->header, 1);

@@ -12,6 +12,7 @@
 #include "qapi/error.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/header.h"
 #include "block/vhdx/link.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata-write.h"
@@ -88,9 +89,11 @@ vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
     if (!vhdx_parent_link_is_due(s)) {
         return 0;
     }
-    /* The file may have another GUID than memory: both stay in the locator. */
-    ret = vhdx_change_is_broken(p) || p->header_unsure ? -EIO :
-          vhdx_change_log_is_open(p) ? vhdx_commit_locked(parent) : 0;
+    /* The file may have another GUID than memory. */
+    ret = vhdx_change_is_broken(p) ? -EIO : vhdx_header_settle(parent);
+    if (ret == 0 && vhdx_change_log_is_open(p)) {
+        ret = vhdx_commit_locked(parent);
+    }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not flush the parent '%s'",
                          parent->filename);

@@ -180,9 +180,15 @@ parent_take(BlockDriverState *bs, BlockDriverState *parent)
     }
     guid = vhdx_parent_data_write(parent);
     if (vhdx_parent_is_told(s, &guid)) {
+        BDRVVHDXState *below = parent->opaque;
+
         qatomic_set(&s->linked, true);
-        /* It is to be found by its path the next time. */
-        qatomic_set(&p->relink, p->guessed && parent_is_named(bs, parent));
+        /*
+         * It is to be found by its path the next time, and by this GUID: its
+         * file may have another one.
+         */
+        qatomic_set(&p->relink, qatomic_read(&below->header_unsure) ||
+                                (p->guessed && parent_is_named(bs, parent)));
     } else if (vhdx_children_may_follow(parent, bs) ||
                parent_is_named(bs, parent)) {
         /*

@@ -104,7 +104,7 @@ typedef struct BDRVVHDXState {
     /* Changed under commit_lock */
     VHDXHeader header;              /* the current one */
     int header_copy;                /* where it is: 0 or 1 */
-    bool header_unsure;             /* the other one may be newer than it */
+    bool header_unsure;             /* atomic: the other one may be newer */
     bool mend_region_table[2];      /* this copy is damaged */
     bool refused;                   /* why it can't be changed was reported */
     VHDXLog *log;
