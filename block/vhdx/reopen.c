@@ -309,10 +309,20 @@ int vhdx_reopen_inactivate(BlockDriverState *bs)
     return 0;
 }
 
+/* Whether the parent is in use, but not as that of @bs, which was left. */
+static bool GRAPH_RDLOCK is_left(BlockDriverState *bs)
+{
+    BlockDriverState *parent = vhdx_parent_node(bs);
+
+    return parent && !vhdx_children_has_use(bs) &&
+           vhdx_children_has_use(parent);
+}
+
 void coroutine_fn vhdx_reopen_activate(BlockDriverState *bs, Error **errp)
 {
     ERRP_GUARD();
     BDRVVHDXState *s = bs->opaque;
+    bool lost = false;
 
     if (vhdx_open_load_anew(bs, errp) < 0) {
         error_prepend(errp, "Could not open VHDX image again: ");
@@ -321,8 +331,18 @@ void coroutine_fn vhdx_reopen_activate(BlockDriverState *bs, Error **errp)
     vhdx_parent_set_inactive(s, false);
     vhdx_parent_forget(s);
     if (vhdx_parent_check_perm(bs, 0, 0, errp) < 0) {
-        vhdx_parent_set_inactive(s, true);
-        return;
+        lost = is_left(bs);
+        if (!lost) {
+            vhdx_parent_set_inactive(s, true);
+            return;
+        }
+        /* The guest goes on without it. */
+        error_free(*errp);
+        *errp = NULL;
     }
     vhdx_parent_set_perm(bs, 0, 0);
+    if (lost) {
+        vhdx_parent_set_linked(s, false);
+        vhdx_parent_lose(s);
+    }
 }
