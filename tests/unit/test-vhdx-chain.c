@@ -9,9 +9,11 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/option.h"
+#include "block/vhdx/state.h"
 #include "vhdx-test-cut.h"
 
-/* What there is to be made of each cut, beside nothing and all of it */
+/* What there is to be made of a cut, beside nothing and all of it */
 #define MIXTURES    3
 
 /* The child's content: what each block is full of, but for its first page */
@@ -38,6 +40,8 @@ static QDict *noted(int file)
     qdict_put_str(options, "file.driver", "vhdx-test-cut");
     qdict_put_str(options, "file.file.driver", "file");
     qdict_put_str(options, "file.file.filename", paths[file]);
+    /* Cuts are made of notes: no disk need have anything. */
+    qdict_put_bool(options, "file.file.cache.no-flush", true);
     return options;
 }
 
@@ -123,6 +127,22 @@ static void check_content(BlockBackend *blk, const Content *content)
     }
 }
 
+/* The Virtual Disk ID that the parent gets, with other physical sectors */
+static VHDXGuid amended_id;
+
+/* How many cuts have left a parent with the old ones, and with the new ones */
+static unsigned amended[2];
+
+/* The parent has both of the old ones, or both of the new ones. */
+static void check_amended(BlockDriverState *parent)
+{
+    BDRVVHDXState *s = parent->opaque;
+    bool new = vhdx_guid_equal(&s->params.disk_id, &amended_id);
+
+    g_assert_cmpuint(s->params.physical_sector, ==, new ? 512 : 4096);
+    amended[new]++;
+}
+
 /* What a cut has left is a chain, or an image alone, with this content. */
 static void check_files(const Content *content)
 {
@@ -133,12 +153,30 @@ static void check_files(const Content *content)
     qdict_put_bool(options, "force-share", true);
     blk = blk_new_open(cut_paths[CHILD], NULL, options, 0, &error_abort);
     check_content(blk, content);
+    if (blk_bs(blk)->backing) {
+        check_amended(blk_bs(blk)->backing->bs);
+    }
     blk_unref(blk);
 }
 
-/* End it, and look at each cut. */
-static void check_cuts(BlockBackend *blk, const Content *content)
+/* Whether a cut may leave something in @how that is not in @seen; note it. */
+static bool cut_is_new(GHashTable *seen, const Cut *cut, int how)
 {
+    const State *p = &cut->files[PARENT], *c = &cut->files[CHILD];
+    GBytes *parent = how & 1 ? p->now : p->stable;
+    GBytes *child = how & 2 ? c->now : c->stable;
+
+    if (how >= 4) {
+        return p->now != p->stable || c->now != c->stable;
+    }
+    return g_hash_table_add(seen, g_strdup_printf("%p %p", parent, child));
+}
+
+/* End it, and look at each cut, with some @mixtures. */
+static void check_cuts(BlockBackend *blk, const Content *content, int mixtures)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal,
+                                                       g_free, NULL);
     GRand *rand = g_rand_new_with_seed(5);
 
     check_content(blk, content);
@@ -149,10 +187,13 @@ static void check_cuts(BlockBackend *blk, const Content *content)
     for (guint i = 0; i < cuts->len; i++) {
         Cut *cut = &g_array_index(cuts, Cut, i);
 
-        for (int how = 0; how < 4 + MIXTURES; how++) {
+        for (int how = 0; how < 4 + mixtures; how++) {
             Survive parent = how >= 4 ? SOME : how & 1 ? ALL : NONE;
             Survive child = how >= 4 ? SOME : how & 2 ? ALL : NONE;
 
+            if (!cut_is_new(seen, cut, how)) {
+                continue;
+            }
             cut_make(cut_paths[PARENT], &cut->files[PARENT], parent, rand);
             cut_make(cut_paths[CHILD], &cut->files[CHILD], child, rand);
             check_files(content);
@@ -172,7 +213,7 @@ static void test_commit(void)
     BlockBackend *blk = make_chain(&content, false, 0);
 
     g_assert_cmpint(bdrv_commit(blk_bs(blk)), ==, 0);
-    check_cuts(blk, &content);
+    check_cuts(blk, &content, MIXTURES);
 }
 
 /* The same again, with writes in between */
@@ -188,7 +229,118 @@ static void test_commit_again(void)
     g_assert_cmpint(blk_flush(blk), ==, 0);
     cuts_begin();
     g_assert_cmpint(bdrv_commit(blk_bs(blk)), ==, 0);
-    check_cuts(blk, &content);
+    check_cuts(blk, &content, MIXTURES);
+}
+
+/*
+ * A header that can't be written is in the file all the same, each of both
+ * images in turn.  The guest writes what it has, and the merge is done again.
+ */
+static void test_header_fails_commit(void)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 1; !left; i++) {
+        Content content;
+        BlockBackend *blk = make_chain(&content, false, 0);
+
+        fail_header = i;
+        (void)bdrv_commit(blk_bs(blk));
+        left = fail_header;
+        fail_header = 0;
+        fill_write(blk, &content, 1, false, 21);
+        g_assert_cmpint(bdrv_commit(blk_bs(blk)), ==, 0);
+        check_cuts(blk, &content, 0);
+    }
+}
+
+/* What comes after a header that has failed, below a job that goes on */
+typedef enum Next {
+    AGAIN,                      /* the same again */
+    WRITE,                      /* the guest writes to the child */
+    NAME,                       /* the child, written to before, names it */
+} Next;
+
+/* The same while the parent stays writable, and @next comes: it works. */
+static void header_fails_in_job(Next next)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 1; !left; i++) {
+        Content content;
+        BlockBackend *blk = make_chain(&content, false, 0);
+        BlockBackend *to = blk_new(qemu_get_aio_context(), BLK_PERM_WRITE |
+                                   BLK_PERM_RESIZE, BLK_PERM_ALL);
+        BlockDriverState *base = bdrv_find_node("parent");
+
+        if (next == NAME) {
+            fill_write(blk, &content, 1, false, 21);
+        }
+        bdrv_reopen_set_read_only(base, false, &error_abort);
+        blk_insert_bs(to, base, &error_abort);
+        fail_header = i;
+        (void)write_fill(to, 2 * BLOCK, BLOCK, 22);
+        left = fail_header;
+        fail_header = 0;
+        if (next == NAME) {
+            g_assert_cmpint(bdrv_change_backing_file(blk_bs(blk), names[PARENT],
+                                                     "vhdx", false), ==, 0);
+        } else if (next == WRITE) {
+            fill_write(blk, &content, 1, false, 21);
+        }
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        g_assert_cmpint(write_fill(to, 2 * BLOCK, BLOCK, 22), >=, 0);
+        fill_write(blk, &content, 1, false, 21);
+        blk_unref(to);
+        check_cuts(blk, &content, 0);
+    }
+}
+
+static void test_header_fails_again(void)
+{
+    header_fails_in_job(AGAIN);
+}
+
+static void test_header_fails_write(void)
+{
+    header_fails_in_job(WRITE);
+}
+
+static void test_header_fails_name(void)
+{
+    header_fails_in_job(NAME);
+}
+
+/* An image whose header has failed gets an overlay, and stays writable. */
+static void test_header_fails_overlay(void)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 1; !left; i++) {
+        BlockBackend *base, *blk;
+        Content content;
+
+        make_parent(&content, false);
+        create(CHILD, names[PARENT]);
+        base = blk_new_open(NULL, NULL, noted(PARENT), BDRV_O_RDWR,
+                            &error_abort);
+        blk = open_chain(BDRV_O_NO_BACKING);
+        cuts_begin();
+        fail_header = i;
+        (void)write_fill(base, 2 * BLOCK, BLOCK, content.block[2]);
+        left = fail_header;
+        fail_header = 0;
+        cuts_end();
+        bdrv_set_backing_hd(blk_bs(blk), blk_bs(base), &error_abort);
+        fill_write(blk, &content, 1, false, 21);
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        /* What it was given for good is there. */
+        cuts_begin();
+        fill_write(blk, &content, 1, false, 21);
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        blk_unref(base);
+        check_cuts(blk, &content, 0);
+    }
 }
 
 /* The child gets a new locator, for the parent that it has. */
@@ -202,7 +354,7 @@ static void test_change_parent(void)
                                                  names[PARENT] : paths[PARENT],
                                                  "vhdx", false), ==, 0);
     }
-    check_cuts(blk, &content);
+    check_cuts(blk, &content, MIXTURES);
 }
 
 /* The same without that at hand */
@@ -218,7 +370,7 @@ static void test_change_parent_alone(void)
     }
     blk_unref(blk);
     chain = open_chain(0);
-    check_cuts(chain, &content);
+    check_cuts(chain, &content, MIXTURES);
 }
 
 /* The child becomes an image without a parent, which had only zeros. */
@@ -229,7 +381,7 @@ static void test_flatten(void)
 
     g_assert_cmpint(bdrv_change_backing_file(blk_bs(blk), NULL, NULL, false),
                     ==, 0);
-    check_cuts(blk, &content);
+    check_cuts(blk, &content, MIXTURES);
 }
 
 /* An image without a parent gets one, and reads as before. */
@@ -250,7 +402,34 @@ static void test_get_parent(void)
                                              false), ==, 0);
     blk_unref(blk);
     blk = open_chain(0);
-    check_cuts(blk, &content);
+    check_cuts(blk, &content, MIXTURES);
+}
+
+/* The parent alone gets another identity and other physical sectors. */
+static void test_amend(void)
+{
+    BlockBackend *blk;
+    QemuOpts *opts;
+    Content content;
+
+    make_parent(&content, false);
+    create(CHILD, names[PARENT]);
+    blk = blk_new_open(NULL, NULL, noted(PARENT), BDRV_O_RDWR, &error_abort);
+    opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
+                            &error_abort);
+    qemu_opt_set(opts, "disk_id", "new", &error_abort);
+    qemu_opt_set(opts, "physical_sector_size", "512", &error_abort);
+    cuts_begin();
+    cut_writes = true;
+    bdrv_amend_options(blk_bs(blk), opts, NULL, NULL, false, &error_abort);
+    amended_id = ((BDRVVHDXState *)blk_bs(blk)->opaque)->params.disk_id;
+    amended[false] = amended[true] = 0;
+    qemu_opts_del(opts);
+    blk_unref(blk);
+    cut_writes = false;
+    check_cuts(open_chain(0), &content, MIXTURES);
+    g_assert_cmpuint(amended[false], >, 0);
+    g_assert_cmpuint(amended[true], >, 0);
 }
 
 int main(int argc, char **argv)
@@ -261,11 +440,19 @@ int main(int argc, char **argv)
     test_cut_init();
     g_test_add_func("/vhdx/chain/commit", test_commit);
     g_test_add_func("/vhdx/chain/commit-again", test_commit_again);
+    g_test_add_func("/vhdx/chain/header-fails/commit",
+                    test_header_fails_commit);
+    g_test_add_func("/vhdx/chain/header-fails/again", test_header_fails_again);
+    g_test_add_func("/vhdx/chain/header-fails/write", test_header_fails_write);
+    g_test_add_func("/vhdx/chain/header-fails/name", test_header_fails_name);
+    g_test_add_func("/vhdx/chain/header-fails/overlay",
+                    test_header_fails_overlay);
     g_test_add_func("/vhdx/chain/change-parent", test_change_parent);
     g_test_add_func("/vhdx/chain/change-parent-alone",
                     test_change_parent_alone);
     g_test_add_func("/vhdx/chain/flatten", test_flatten);
     g_test_add_func("/vhdx/chain/get-parent", test_get_parent);
+    g_test_add_func("/vhdx/chain/amend", test_amend);
     ret = g_test_run();
     test_cut_finish();
     return ret;

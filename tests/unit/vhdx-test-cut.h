@@ -45,6 +45,12 @@ typedef struct Cut {
 static GArray *cuts;
 static State state[FILES];
 
+/* Whether cuts are also noted before each write. */
+static bool cut_writes;
+
+/* The how many'th header to be written fails when it is in its file, or 0. */
+static unsigned fail_header;
+
 static inline GBytes *file_content(const char *path, GBytes *old)
 {
     char *data;
@@ -119,6 +125,8 @@ static inline void cut_make(const char *path, const State *s, Survive which,
     const uint8_t *b = g_bytes_get_data(s->now, &now);
     g_autofree uint8_t *data = g_malloc0(MAX(stable, now));
 
+    /* What glib writes to a file that is there it makes stable. */
+    unlink(path);
     if (which == NONE) {
         g_assert_true(g_file_set_contents(path, (char *)a, stable, NULL));
         return;
@@ -145,7 +153,18 @@ static int coroutine_fn GRAPH_RDLOCK
 cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
             QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    int ret;
+
+    if (cut_writes) {
+        cut_note();
+    }
+    ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    if (ret == 0 && (offset == 64 * KiB || offset == 128 * KiB) &&
+        fail_header && --fail_header == 0) {
+        cut_note();
+        ret = -EIO;
+    }
+    return ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
