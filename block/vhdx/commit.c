@@ -36,21 +36,13 @@
 #include "block/vhdx/ring.h"
 #include "block/vhdx/space-freed.h"
 #include "trace.h"
+#include "commit-int.h"
 
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536
 
 /* How many places a flush punches, new ones or what others have left */
 #define PUNCH_FLUSH 64
-
-/* What a commit has taken from the cache, in order of the pages' offsets. */
-typedef struct Commit {
-    GPtrArray *pages;               /* VHDXPage */
-    uint8_t **data;                 /* what they held when taken */
-    uint64_t *offsets;
-    uint32_t written;               /* pages [0, written) are in the log */
-    uint32_t stable;                /* pages [0, stable) are stable there */
-} Commit;
 
 /*
  * Empty the ring, all entries of which are stable.  Returns 0 or -errno.
@@ -89,71 +81,6 @@ checkpoint(BlockDriverState *bs)
 }
 
 /*
- * Compare two VHDXPage * by their order in the log of a differencing image, as
- * a power cut may leave only the first entries of a commit.  Sector bitmaps
- * come before the BAT, as an entry gives bits their meaning, and the BAT's
- * pages come from the last to the first: a bitmap's entry stands behind those
- * of its blocks. [bits-first]
- */
-static int child_order(const void *a, const void *b, void *opaque)
-{
-    BDRVVHDXState *s = opaque;
-    const VHDXPage *x = *(VHDXPage **)a, *y = *(VHDXPage **)b;
-    bool x_bat = x->offset - s->bat.offset < s->bat.length;
-    bool y_bat = y->offset - s->bat.offset < s->bat.length;
-
-    if (x_bat && y_bat) {
-        return vhdx_cache_page_compare(b, a);
-    }
-    return x_bat || y_bat ? x_bat - y_bat : vhdx_cache_page_compare(a, b);
-}
-
-/* Take all dirty pages.  lock is held. [taken-version] */
-static void commit_take(BDRVVHDXState *s, Commit *c)
-{
-    VHDXPage *page;
-
-    *c = (Commit) { .pages = g_ptr_array_new() };
-    while ((page = vhdx_cache_take_dirty(s))) {
-        g_ptr_array_add(c->pages, page);
-    }
-    if (s->params.has_parent) {
-        g_ptr_array_sort_with_data(c->pages, child_order, s);
-    } else {
-        /* What lies together is read together when the log is replayed. */
-        g_ptr_array_sort(c->pages, vhdx_cache_page_compare);
-    }
-    c->data = g_new(uint8_t *, c->pages->len);
-    c->offsets = g_new(uint64_t, c->pages->len);
-    for (guint i = 0; i < c->pages->len; i++) {
-        page = g_ptr_array_index(c->pages, i);
-        c->offsets[i] = page->offset;
-        c->data[i] = page->committing;
-    }
-}
-
-/* What is written of the commit is stable: apply may have it. [log-first] */
-static void commit_stable(BDRVVHDXState *s, Commit *c)
-{
-    VHDX_LOCK_GUARD(s);
-    for (; c->stable < c->written; c->stable++) {
-        vhdx_cache_settle(s, g_ptr_array_index(c->pages, c->stable), true);
-    }
-}
-
-/* Give back what has not become stable, and free the commit. [failed-dirty] */
-static void commit_end(BDRVVHDXState *s, Commit *c)
-{
-    VHDX_LOCK_GUARD(s);
-    for (guint i = c->stable; i < c->pages->len; i++) {
-        vhdx_cache_settle(s, g_ptr_array_index(c->pages, i), false);
-    }
-    g_ptr_array_unref(c->pages);
-    g_free(c->data);
-    g_free(c->offsets);
-}
-
-/*
  * Whether something that is not in the log yet, or is going to be, relies on
  * data that was written before: new blocks in space that is not known to read
  * as zeros, and what is done with requests frozen.
@@ -171,7 +98,7 @@ static bool data_is_named(BDRVVHDXState *s)
  * [flush-stable]
  */
 static int coroutine_fn GRAPH_RDLOCK
-commit_flush(BlockDriverState *bs, Commit *c)
+commit_flush(BlockDriverState *bs, VHDXCommit *c)
 {
     BDRVVHDXState *s = bs->opaque;
     bool entries = c->written > c->stable;
@@ -182,7 +109,7 @@ commit_flush(BlockDriverState *bs, Commit *c)
         vhdx_change_latch(bs, "failed to flush the data of new blocks");
     }
     if (ret == 0 && entries) {
-        commit_stable(s, c);
+        vhdx_commit_stable(s, c);
         vhdx_ring_release(s);
     }
     return ret;
@@ -190,7 +117,7 @@ commit_flush(BlockDriverState *bs, Commit *c)
 
 /* Make room in the ring for the next entry, of @count pages. [ring-room] */
 static int coroutine_fn GRAPH_RDLOCK
-commit_make_room(BlockDriverState *bs, Commit *c, uint32_t count)
+commit_make_room(BlockDriverState *bs, VHDXCommit *c, uint32_t count)
 {
     int ret;
 
@@ -208,7 +135,7 @@ commit_make_room(BlockDriverState *bs, Commit *c, uint32_t count)
 
 /* Write the pages to the log, in as many entries as it takes. */
 static int coroutine_fn GRAPH_RDLOCK
-commit_write_entries(BlockDriverState *bs, Commit *c)
+commit_write_entries(BlockDriverState *bs, VHDXCommit *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint32_t quarter = s->header.log_length / VHDX_LOG_SECTOR / 4;
@@ -247,7 +174,7 @@ commit_write_entries(BlockDriverState *bs, Commit *c)
 
 /* Write the pages to the log, and flush. */
 static int coroutine_fn GRAPH_RDLOCK
-commit_write(BlockDriverState *bs, Commit *c)
+commit_write(BlockDriverState *bs, VHDXCommit *c)
 {
     int ret = commit_write_entries(bs, c), flushed;
 
@@ -301,7 +228,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
     bool barrier;
-    Commit commit;
+    VHDXCommit commit;
     int ret = 0;
 
     vhdx_assert_commit_locked(s);
@@ -316,7 +243,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     WITH_VHDX_LOCK_GUARD(s) {
         barrier = vhdx_change_take(s, &last);
         vhdx_space_commit_begin(s);
-        commit_take(s, &commit);
+        vhdx_commit_take(s, &commit);
     }
     trace_vhdx_commit_start(s, last, commit.pages->len, barrier);
     /* If it fails, FlushedFileOffset stays what it was, which is as good. */
@@ -327,7 +254,7 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
         barrier = ret < 0;
     }
     ret = ret ?: commit_write(bs, &commit);
-    commit_end(s, &commit);
+    vhdx_commit_end(s, &commit);
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_space_commit_end(s, ret == 0);
         if (barrier) {
