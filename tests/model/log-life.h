@@ -7,7 +7,7 @@
 #ifndef MODEL_LOG_LIFE_H
 #define MODEL_LOG_LIFE_H
 
-#include "log-ring.h"
+#include "log-early.h"
 
 /* -- Headers -- */
 
@@ -160,6 +160,17 @@ static void tail_begin(void)
 {
     m.cuts--;
     m.commit_lock = m.grow_lock = true;
+    if (m.early && defect != EARLY_UNSETTLED) { /* [early-settled] */
+        file_flush_begin();
+    }
+}
+
+static void tail_announce(void)
+{
+    if (m.flushing) {
+        file_flush_end();
+        commit_stable();
+    }
     cut_begin();
     if (defect != CUT_UNANNOUNCED) {            /* [cut-announced] */
         checkpoint_begin();

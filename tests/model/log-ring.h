@@ -59,9 +59,9 @@ static void ring_entry(Entry *entry)
     }
 }
 
-static void ring_write(const Entry *entry)
+/* @entry has been written at the head. */
+static void ring_advance(const Entry *entry)
 {
-    slot_write(&m.disk, m.ring.head, entry);
     m.ring.tail = entry->tail;
     m.ring.sequence = entry->sequence;
     m.ring.head = slot_at(m.ring.head + 1);
@@ -73,6 +73,12 @@ static void ring_write(const Entry *entry)
     if (defect == RELEASED_EARLY) {     /* [ring-reuse] */
         ring_release();
     }
+}
+
+static void ring_write(const Entry *entry)
+{
+    slot_write(&m.disk, m.ring.head, entry);
+    ring_advance(entry);
 }
 
 static bool page_is_to_apply(const Page *page)
@@ -107,7 +113,7 @@ static void page_apply(int b)
 /* Pages up to the newest entry are in place, if that one is stable. */
 static void ring_applied(void)
 {
-    if (!m.writing) {
+    if (!m.writing || (m.early && defect == EARLY_COUNTS_APPLIED)) {
         m.ring.applied = m.ring.sequence;
     }
 }
@@ -200,21 +206,27 @@ static void length_assure(void)
     }
 }
 
-/* A commit takes all that is complete. */
-static void commit_take(int committer)
+/* Take the dirty pages; what an entry beside its data has stays with it. */
+static void pages_take(void)
 {
-    m.commit_lock = true;
-    m.committer = committer;
-    m.taken = m.changes;
-    m.barrier = m.order && defect != NO_BARRIER;        /* [data-barrier] */
-    m.order = false;
     for (int b = 0; b < blocks; b++) {
         Page *page = &m.pages[b];
 
-        page->taken = page->dirty;
-        page->committing = page->dirty ? page->now : 0;
-        page->dirty = false;
+        if (page->dirty) {
+            page->taken = true;
+            page->committing = page->now;
+            page->dirty = false;
+        }
     }
+}
+
+/* A commit takes all that is complete. */
+static void commit_take(void)
+{
+    m.taken = m.changes;
+    m.barrier = m.order && defect != NO_BARRIER;        /* [data-barrier] */
+    m.order = false;
+    pages_take();
     for (int p = 0; p < places; p++) {
         if (m.places[p].state == FREED) {
             m.places[p].state = COMMITTING;
@@ -222,12 +234,40 @@ static void commit_take(int committer)
     }
 }
 
+static bool has_dirty_pages(void)
+{
+    for (int b = 0; b < blocks; b++) {
+        if (m.pages[b].dirty) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Begin the commit's own work. */
+static void commit_start(void)
+{
+    commit_take();
+    if (m.barrier) {
+        file_flush_begin();
+    }
+}
+
+/*
+ * What an entry beside its data has is stable before other pages are taken:
+ * each has but one version that is written.
+ */
 static void commit_begin(int committer)
 {
     length_assure();
-    commit_take(committer);
-    if (m.barrier) {
+    m.commit_lock = true;
+    m.committer = committer;
+    if (m.early && (has_dirty_pages() || m.order) &&
+        defect != EARLY_UNSETTLED) {    /* [early-settled] */
+        m.settling = true;
         file_flush_begin();
+    } else {
+        commit_start();
     }
 }
 
@@ -244,7 +284,7 @@ static bool commit_has_pages(void)
 /* Whether entries before must leave the ring first, which are stable */
 static bool commit_needs_checkpoint(void)
 {
-    return commit_has_pages() &&
+    return !m.settling && commit_has_pages() &&
            (!ring_has_room() || m.ring.sequence < m.ring.given_up);
 }
 
@@ -341,10 +381,19 @@ static void commit_stable(void)
             page->committing = 0;
         }
     }
+    m.early = false;
     if (m.writing) {
         m.writing = false;
         ring_release();
     }
+}
+
+static void commit_settled(void)
+{
+    m.settling = false;
+    file_flush_end();
+    commit_stable();
+    commit_start();
 }
 
 /* If that is all, so is the commit. */
@@ -419,7 +468,9 @@ static bool data_is_named(void)
  */
 static void commit_flush_fail(void)
 {
-    bool metadata = m.barrier || m.writing || m.ring.applied != m.ring.safe;
+    bool writing = m.writing &&                         /* [early-latched] */
+                   !(m.early && defect == EARLY_NOT_LATCHED);
+    bool metadata = m.barrier || writing || m.ring.applied != m.ring.safe;
 
     m.flush_fails--;
     if (m.barrier) {
@@ -427,7 +478,7 @@ static void commit_flush_fail(void)
         m.barrier = false;
     }
     m.broken = (metadata || data_is_named()) && defect != NEVER_LATCHED;
-    m.writing = false;          /* [flush-latched] */
+    m.writing = m.early = m.settling = false;   /* [flush-latched] */
     file_flush_fail();
     commit_pages_again();
     commit_end(LOST);

@@ -398,8 +398,9 @@ static void write_end(int guest, bool failed)
                defect == PUBLISHED_UNDONE) {    /* [published-kept] */
         bat_set(r->block, 0);
     }
-    if (defect != NOT_COUNTED) {        /* [change-counted] */
-        change_note();
+    if (defect != NOT_COUNTED &&
+        !(a && a->early && defect == EARLY_NOT_COUNTED)) {
+        change_note();                  /* [change-counted] */
     }
     request_end(guest);
 }

@@ -55,7 +55,10 @@ enum {
     TRIM_BEFORE_CLOSE, CUT_UNANNOUNCED, CUT_UNFLUSHED, RETRIED_FURTHER_ON,
     FAILED_PAGES_CLEAN, MOVED_UNFLUSHED, MOVED_FREED_AT_ONCE, MOVED_UNFROZEN,
     FAILED_LEFT, NEVER_LATCHED, RESUME_TRUSTS_LOG, RESUME_TRUSTS_PLACED,
-    RESUME_LOST_DATA, PUBLISHED_UNDONE,
+    RESUME_LOST_DATA, PUBLISHED_UNDONE, EARLY_OLD, EARLY_BARRIER,
+    EARLY_UNPUBLISHED, EARLY_UNLOCKED, EARLY_STABLE, EARLY_FREES,
+    EARLY_UNSETTLED, EARLY_COUNTS_APPLIED, EARLY_NO_ROOM, EARLY_NOT_COUNTED,
+    EARLY_FAILED_CLEAN, EARLY_NOT_LATCHED,
 };
 
 static const char *const defect_names[] = {
@@ -74,6 +77,10 @@ static const char *const defect_names[] = {
     "moved-unflushed", "moved-freed-at-once", "moved-unfrozen",
     "failed-left", "never-latched", "resume-trusts-log",
     "resume-trusts-placed", "resume-lost-data", "published-undone",
+    "early-old", "early-barrier", "early-unpublished", "early-unlocked",
+    "early-stable", "early-frees", "early-unsettled", "early-counts-applied",
+    "early-no-room", "early-not-counted", "early-failed-clean",
+    "early-not-latched",
 };
 
 static int defect;
@@ -103,6 +110,7 @@ typedef struct SlotCell {
     Entry stable, written[WRITTEN];
     Count writes;
     Count lost;               /* the last of them, by a flush that failed */
+    Count flying;             /* it is under way */
 } SlotCell;
 
 /* The metadata, and the length, each value of which is a bit */
@@ -147,9 +155,10 @@ typedef struct Alloc {
     Count zero;       /* it was known to */
     Count touched;    /* a write there has begun */
     Count detached;
+    Count early;      /* published while its data is written */
 } Alloc;
 
-enum { WRITE, DISCARD, FLUSH, MOVE, PUNCH, CUT, CLOSE, KINDS };
+enum { WRITE, DISCARD, FLUSH, MOVE, PUNCH, CUT, CLOSE, EARLY, KINDS };
 
 typedef struct Request {
     Count active;
@@ -206,6 +215,9 @@ typedef struct Model {
     Count grow_lock;
     Count committer;  /* the guest whose flush it is, from 1 on */
     Count writing;    /* entries that are not stable are in the log */
+    Count early;      /* one of them was written beside data */
+    Count early_write; /* it is being written */
+    Count settling;   /* a commit makes that stable before it begins */
     Count header;     /* the copy that counts */
     Count header_to;  /* the copy that is written */
     Count sequence;   /* of the header that counts */
@@ -231,7 +243,7 @@ static bool may_do_nothing(const Request *r)
 #include "requests.h"
 
 static const char *const kind_names[] = {
-    "write", "discard", "flush", "move", "punch", "cut", "close",
+    "write", "discard", "flush", "move", "punch", "cut", "close", "early",
 };
 
 static bool is_kind(int kind)
@@ -273,7 +285,10 @@ static void value_write(Cell *cell, int value)
     cell_written(cell, VALUE(value), 0);
 }
 
-/* Headers and entries are written by whoever flushes, so never meanwhile. */
+/*
+ * Headers and entries are written by whoever flushes, so never meanwhile; but
+ * for an entry beside its data.
+ */
 static void disk_flush_begin(Disk *d)
 {
     for (int b = 0; b < BLOCKS; b++) {
@@ -292,7 +307,7 @@ static void disk_flush_end(Disk *d)
     for (int i = 0; i < SLOTS; i++) {
         SlotCell *slot = &d->slot[i];
 
-        if (slot->writes && !slot->lost) {
+        if (slot->writes && !slot->lost && !slot->flying) {
             *slot = (SlotCell) { .stable = slot->written[slot->writes - 1] };
         }
     }

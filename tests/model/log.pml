@@ -31,6 +31,7 @@ inline checkpoint() {
 /* What commit_begin() has begun, up to commit_end() */
 inline commit() {
     do
+    :: d_step { WHEN(m.settling) -> STEP(commit_settled()) }
     :: d_step {
             WHEN(commit_needs_checkpoint()) ->
             STEP(commit_barrier_end(); checkpoint_begin())
@@ -38,11 +39,15 @@ inline commit() {
         checkpoint();
         d_step { STEP(checkpoint_end()) }
     :: d_step {
-            WHEN(!commit_needs_checkpoint() && commit_may_fail()) ->
+            WHEN(!m.settling && !commit_needs_checkpoint() &&
+                 commit_may_fail()) ->
             STEP(commit_fail())
         };
         break
-    :: d_step { WHEN(!commit_needs_checkpoint()) -> STEP(commit_write()) };
+    :: d_step {
+            WHEN(!m.settling && !commit_needs_checkpoint()) ->
+            STEP(commit_write())
+        };
         if
         :: d_step { WHEN(commit_has_pages()) -> STEP(commit_flushed()) }
         :: d_step { WHEN(!commit_has_pages()) -> STEP(commit_flushed()) };
@@ -51,7 +56,7 @@ inline commit() {
             break
         fi
     :: d_step {
-            WHEN(m.barrier && flush_may_fail()) ->
+            WHEN((m.barrier || m.settling) && flush_may_fail()) ->
             STEP(commit_flush_fail())
         };
         break
@@ -65,6 +70,7 @@ inline write() {
     do
     :: d_step { WHEN(m.requests[ME].zeroing) -> STEP(place_zeroed(ME)) }
     :: d_step { WHEN(alloc_is_ready(ME)) -> STEP(data_begin(ME)) }
+    :: d_step { WHEN(may_early(ME)) -> STEP(early_begin(ME)) }
     :: d_step { WHEN(m.requests[ME].writing) -> STEP(write_end(ME, false)) };
         break
     :: d_step {
@@ -156,6 +162,7 @@ inline close_log() {
 
 inline cut_tail() {
     d_step { WHEN(may_cut()) -> STEP(tail_begin()) };
+    d_step { STEP(tail_announce()) };
     if
     :: WHEN(defect != CUT_UNANNOUNCED) -> checkpoint()
     :: WHEN(defect == CUT_UNANNOUNCED)
@@ -180,9 +187,11 @@ proctype keeper() {
     od
 }
 
-/* Pages go in place, and the file grows, beside all that. */
+/* Pages go in place, and entries beside their data end, beside all that. */
 proctype apply() {
     do
+    :: d_step { WHEN(m.early_write) -> STEP(early_end(false)) }
+    :: d_step { WHEN(m.early_write && m.fails) -> STEP(early_end(true)) }
     :: d_step { WHEN(ring_may_apply()) -> STEP(ring_apply()) }
     od
 }
