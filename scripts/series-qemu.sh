@@ -40,7 +40,7 @@ space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit-pages commit metadata-write log link begin
-io            extent mixed read alloc-int alloc-place alloc-child alloc io
+io            extent mixed read alloc-int alloc-place alloc-child alloc early io
 resize        region bat-clear resize resize-int resize-child
 compact       move compact compact-int compact-drop compact-child compact-slide
 check-tables  check-report check-tables
@@ -51,7 +51,7 @@ driver        options create-parent create info amend vhdx +1-qapi +2-driver +4-
               unit/test-vhdx-create.c
 sectors       convert +2-sectors
 docs          +5-docs
-unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,every-call,flush-failed}.c
+unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,early,every-call,flush-failed}.c
               unit/test-vhdx-{open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c

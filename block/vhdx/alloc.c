@@ -81,6 +81,33 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     return 0;
 }
 
+/* [early-zero] */
+bool vhdx_alloc_is_zero(BDRVVHDXState *s, const VHDXExtent *e)
+{
+    vhdx_assert_locked(s);
+    for (unsigned i = 0; i < e->allocs; i++) {
+        if (e->alloc[i]->phase != VHDX_ALLOC_READY || e->alloc[i]->barrier ||
+            e->alloc[i]->detached) {
+            return false;
+        }
+    }
+    return e->allocs && !s->params.has_parent;
+}
+
+/* [early-published] */
+int coroutine_fn
+vhdx_alloc_publish_early(BlockDriverState *bs, const VHDXExtent *e)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < e->allocs && ret == 0; i++) {
+        if (!e->alloc[i]->detached) {
+            ret = alloc_publish(bs, e->alloc[i]);
+        }
+    }
+    return ret;
+}
+
 int coroutine_fn
 vhdx_alloc_complete(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
                     int ret)

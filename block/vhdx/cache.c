@@ -189,6 +189,12 @@ unsigned vhdx_cache_count_changed(BDRVVHDXState *s)
     return s->cache->dirty + s->cache->logged;
 }
 
+unsigned vhdx_cache_count_dirty(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->cache->dirty;
+}
+
 unsigned vhdx_cache_count_logged(BDRVVHDXState *s)
 {
     return s->cache->logged;

@@ -10,13 +10,13 @@
 #include "block/vhdx/state.h"
 
 /* What a commit has taken from the cache, in order of the pages' offsets. */
-typedef struct VHDXCommit {
+struct VHDXCommit {
     GPtrArray *pages;               /* VHDXPage */
     uint8_t **data;                 /* what they held when taken */
     uint64_t *offsets;
     uint32_t written;               /* pages [0, written) are in the log */
     uint32_t stable;                /* pages [0, stable) are stable there */
-} VHDXCommit;
+};
 
 /* Take all dirty pages.  lock is held. */
 void vhdx_commit_take(BDRVVHDXState *s, VHDXCommit *c);

@@ -41,8 +41,53 @@
 /* So many pieces of freed space, not yet committed, are 1.5 MiB of memory. */
 #define FREED_MAX   65536
 
+/* An entry that is written early has so many pages at the most. */
+#define EARLY_PAGES 8
+
 /* How many places a flush punches, new ones or what others have left */
 #define PUNCH_FLUSH 64
+
+/* The entry that was written early is @stable, or is to count for nothing. */
+static void early_end(BDRVVHDXState *s, bool stable)
+{
+    VHDXCommit *c = s->early;
+
+    vhdx_assert_commit_locked(s);
+    if (!c) {
+        return;
+    }
+    s->early = NULL;
+    if (stable) {
+        vhdx_commit_stable(s, c);
+    }
+    vhdx_commit_end(s, c);
+    g_free(c);
+}
+
+void vhdx_commit_forget_early(BDRVVHDXState *s)
+{
+    early_end(s, false);
+}
+
+/*
+ * Let an entry that was written early be one like all others: stable, so that
+ * its pages may be put in place, or taken once more. [early-settled]
+ */
+static int coroutine_fn GRAPH_RDLOCK early_settle(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (!s->early) {
+        return 0;
+    }
+    ret = vhdx_ring_flush(bs);
+    early_end(s, ret == 0);
+    if (ret == 0) {
+        vhdx_ring_release(s);
+    }
+    return ret;
+}
 
 /*
  * Empty the ring, all entries of which are stable.  Returns 0 or -errno.
@@ -57,6 +102,10 @@ checkpoint(BlockDriverState *bs)
     vhdx_assert_commit_locked(s);
     trace_vhdx_checkpoint(s);
     ret = vhdx_header_verify(bs);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = early_settle(bs);
     if (ret < 0) {
         return ret;
     }
@@ -95,19 +144,20 @@ static bool data_is_named(BDRVVHDXState *s)
 /*
  * Flush what was written to the log, and with it all data.  If there is only
  * data, an error is the guest's to deal with, as it is with a raw file.
- * [flush-stable]
+ * [flush-stable] [early-latched]
  */
 static int coroutine_fn GRAPH_RDLOCK
 commit_flush(BlockDriverState *bs, VHDXCommit *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool entries = c->written > c->stable;
+    bool entries = c->written > c->stable || s->early;
     bool data_only = !entries && vhdx_ring_applied_is_stable(s);
     int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
 
     if (ret < 0 && data_only && data_is_named(s)) {
         vhdx_change_latch(bs, "failed to flush the data of new blocks");
     }
+    early_end(s, ret == 0);
     if (ret == 0 && entries) {
         vhdx_commit_stable(s, c);
         vhdx_ring_release(s);
@@ -227,12 +277,22 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
-    bool barrier;
+    bool barrier, settle;
     VHDXCommit commit;
     int ret = 0;
 
     vhdx_assert_commit_locked(s);
     vhdx_assert_unlocked(s);
+    WITH_VHDX_LOCK_GUARD(s) {
+        settle = vhdx_cache_count_dirty(s) || vhdx_change_is_ordered(s) ||
+                 vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2;
+    }
+    if (settle) {
+        ret = early_settle(bs);
+        if (ret < 0) {
+            return ret;
+        }
+    }
     if (vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2) {
         /* The commits before this one could not put their pages in place. */
         ret = apply_if_due(bs);
@@ -330,6 +390,48 @@ int coroutine_fn vhdx_commit(BlockDriverState *bs)
     }
     vhdx_space_punch(bs, PUNCH_FLUSH);
     return ret;
+}
+
+/*
+ * Whether an entry may be written now for which nobody waits.  lock and
+ * commit_lock are held. [early-ordered] [ring-room]
+ */
+static bool early_may_begin(BDRVVHDXState *s)
+{
+    unsigned dirty = vhdx_cache_count_dirty(s);
+
+    return !s->early && vhdx_change_log_is_open(s) &&
+           !vhdx_change_is_broken(s) && !vhdx_change_is_ordered(s) &&
+           !vhdx_file_is_unsure(s) && !vhdx_ring_has_given_up(s) &&
+           dirty && dirty <= EARLY_PAGES &&
+           vhdx_log_entry_size(dirty) <= vhdx_ring_room(s);
+}
+
+/* [early-locked] */
+void coroutine_fn vhdx_commit_early(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXCommit *c;
+    int ret;
+
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_locked(s);
+    if (!early_may_begin(s)) {
+        vhdx_unlock(s);
+        return;
+    }
+    c = g_new(VHDXCommit, 1);
+    vhdx_commit_take(s, c);
+    vhdx_unlock(s);
+    ret = vhdx_ring_write(bs, c->pages->len, c->offsets, c->data);
+    trace_vhdx_commit_early(s, c->pages->len, ret);
+    if (ret == 0) {
+        c->written = c->pages->len;
+        s->early = c;
+        return;
+    }
+    vhdx_commit_end(s, c);
+    g_free(c);
 }
 
 bool vhdx_commit_relief_due(BDRVVHDXState *s)

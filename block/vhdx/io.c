@@ -22,6 +22,7 @@
 #include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/early.h"
 #include "block/vhdx/extent.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/io.h"
@@ -84,7 +85,7 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
 
 /*
  * Write @e, which vhdx_alloc_extent() has found for @offset: from @qiov or, if
- * that is NULL, as zeros by @flags.  lock is held, and dropped for I/O.
+ * that is NULL, as zeros, by @flags.  lock is held, and dropped for I/O.
  * Returns 0 or -errno; @e has no bytes if it is to be done again.
  */
 static int coroutine_fn GRAPH_RDLOCK
@@ -92,6 +93,7 @@ extent_write(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
              QEMUIOVector *qiov, size_t qiov_offset, BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
+    bool early = qiov && vhdx_early_pays(s, e, flags);
     int ret;
 
     for (unsigned i = 0; i < e->allocs; i++) {
@@ -99,7 +101,8 @@ extent_write(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
     }
     vhdx_unlock(s);
     BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
-    ret = qiov ? vhdx_file_pwritev(bs, e->file_offset, e->bytes, qiov,
+    ret = early ? vhdx_early_pwritev(bs, e, qiov, qiov_offset) :
+          qiov ? vhdx_file_pwritev(bs, e->file_offset, e->bytes, qiov,
                                    qiov_offset) :
                  vhdx_file_pwrite_zeroes(bs, e->file_offset, e->bytes, flags);
     vhdx_lock(s);
@@ -133,6 +136,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     }
     vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, offset, bytes);
+    vhdx_early_note_write(s);
     while (bytes && ret == 0) {
         VHDXExtent e;
 
@@ -152,12 +156,13 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             break;
         }
-        ret = extent_write(bs, offset, &e, qiov, qiov_offset, 0);
+        ret = extent_write(bs, offset, &e, qiov, qiov_offset, flags);
         offset += e.bytes;
         qiov_offset += e.bytes;
         bytes -= e.bytes;
     }
-    return request_changed(bs, &req, ret);
+    ret = request_changed(bs, &req, ret);
+    return ret == 0 && (flags & BDRV_REQ_FUA) ? vhdx_co_flush(bs) : ret;
 }
 
 /* -- Zeroes and discard -- */
@@ -507,6 +512,9 @@ int coroutine_fn vhdx_co_flush(BlockDriverState *bs)
     if (vhdx_change_is_broken(s) && flush_is_internal(bs)) {
         /* Where that fails and nothing is uncommitted, all is in the file. */
         (void)vhdx_log_resume(bs);
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        vhdx_early_note_flush(s);
     }
     return vhdx_commit(bs);
 }

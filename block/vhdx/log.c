@@ -54,6 +54,7 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
     if (ret < 0) {
         return ret;
     }
+    vhdx_commit_forget_early(s);
     if (vhdx_change_log_is_open(s)) {
         ret = vhdx_ring_rewind(bs);
         if (ret < 0) {
@@ -286,6 +287,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     } else if (!vhdx_change_is_broken(s)) {
         ret = vhdx_header_settle(bs);
     }
+    vhdx_commit_forget_early(s);
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
     return ret;

@@ -17,6 +17,8 @@
 #include "qemu/bswap.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/early.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/locator.h"
@@ -88,6 +90,7 @@ void vhdx_open_init(BDRVVHDXState *s)
     *s = (BDRVVHDXState) {
         .cache_size = s->cache_size,
         .safe_discard = s->safe_discard,
+        .early_ns = VHDX_EARLY_NS,
     };
     vhdx_lock_init(s);
     qemu_co_mutex_init(&s->commit_lock);
@@ -254,6 +257,7 @@ int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
     vhdx_request_freeze(s);
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
+    vhdx_commit_forget_early(s);
     WITH_VHDX_LOCK_GUARD(s) {
         image_free(old);
         image_move(old, s);

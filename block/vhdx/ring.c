@@ -57,6 +57,9 @@
 #define APPLY_PAGES     64
 #define APPLY_WRITES    8
 
+/* So many entries tell how long a write takes. */
+#define WRITES_KNOWN    16
+
 /* What of the log gets space at a time */
 #define FILL_BYTES      MiB
 
@@ -78,6 +81,8 @@ struct VHDXLog {
     GQueue *spans;                  /* entries in those bytes, oldest first */
     uint64_t applied;               /* pages up to this entry are in place */
     uint64_t safe;                  /* ... and stable there */
+    unsigned writes;                /* entries, up to WRITES_KNOWN */
+    int64_t write_ns;               /* what an entry's write takes, about */
 };
 
 void vhdx_ring_init(BDRVVHDXState *s)
@@ -122,6 +127,12 @@ bool vhdx_ring_is_half_full(BDRVVHDXState *s)
     vhdx_assert_commit_locked(s);
     return s->log->used / VHDX_LOG_SECTOR >
            s->header.log_length / VHDX_LOG_SECTOR / 2;
+}
+
+int64_t vhdx_ring_write_ns(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->log && s->log->writes == WRITES_KNOWN ? s->log->write_ns : 0;
 }
 
 bool vhdx_ring_applied_is_stable(BDRVVHDXState *s)
@@ -289,6 +300,17 @@ ring_put(BlockDriverState *bs, const uint8_t *buf, uint64_t bytes)
                             buf + first);
 }
 
+/* An entry's write has taken @ns: if long, that says less than if short. */
+static void write_ns_note(BDRVVHDXState *s, int64_t ns)
+{
+    VHDXLog *log = s->log;
+    int64_t more = ns - log->write_ns;
+
+    VHDX_LOCK_GUARD(s);
+    log->write_ns += log->writes && more > 0 ? more / 8 : more;
+    log->writes = MIN(log->writes + 1, WRITES_KNOWN);
+}
+
 /* [last-length] [entry-retried] */
 int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  const uint64_t *offsets,
@@ -304,6 +326,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
         .sequence = log->sequence + 1,
         .log_guid = log->guid,
     };
+    int64_t start;
     int ret;
 
     vhdx_assert_commit_locked(s);
@@ -319,7 +342,9 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                                      VHDX_MIB));
     }
     vhdx_log_entry_encode(&entry, count, offsets, data, buf);
+    start = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     ret = ring_put(bs, buf, bytes);
+    write_ns_note(s, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start);
     qemu_vfree(buf);
     trace_vhdx_ring_write(s, entry.sequence, log->head, entry.tail, count, ret);
     if (ret < 0) {
@@ -411,6 +436,7 @@ int coroutine_fn vhdx_ring_apply(BlockDriverState *bs)
     int ret;
 
     vhdx_assert_commit_locked(s);
+    assert(!s->early);
     WITH_VHDX_LOCK_GUARD(s) {
         pages = vhdx_cache_logged_pages(s);
     }

@@ -68,7 +68,8 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     if (ret < 0) {
         return ret;
     }
-    bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED;
+    /* With FUA it is known that a flush follows. */
+    bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED | BDRV_REQ_FUA;
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK |
                                BDRV_REQ_WRITE_UNCHANGED;
     /* A longer disk reads as zeros in any case. */

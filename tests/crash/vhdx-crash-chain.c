@@ -111,9 +111,14 @@ BlockBackend *chain_open(const int *levels, int count, int flags, Error **errp)
         }
         bdrv_unref(below);
         below = bs;
-        if (!bs) {
+        if (bs) {
+            guest_set_early(bs, false);
+        } else {
             break;
         }
+    }
+    if (blk) {
+        guest_set_early(blk_bs(blk), false);
     }
     return blk;
 }

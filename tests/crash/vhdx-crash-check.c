@@ -498,7 +498,7 @@ static char *check_driver(CrashContext *ctx, const CrashImage *img,
     if (r->has_parent) {
         disk_add_parent(disk, model->shape->parent_size, parent_page);
     }
-    blk = guest_open(0, ctx->workload->small_cache, &err);
+    blk = guest_open(ctx->workload, 0, &err);
     if (!blk) {
         why = text("does not open: %s", error_get_pretty(err));
         error_free(err);

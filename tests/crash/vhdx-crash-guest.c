@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "block/vhdx/state.h"
 #include "vhdx-crash.h"
 #include "vhdx-test-request.h"
 
@@ -28,19 +29,31 @@ void run_wrong(CrashRun *run, const char *format, ...)
     va_end(ap);
 }
 
-BlockBackend *guest_open(int flags, bool small_cache, Error **errp)
+void guest_set_early(BlockDriverState *bs, bool early)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    s->early_ns = early ? 0 : INT64_MAX;
+}
+
+BlockBackend *guest_open(const CrashWorkload *w, int flags, Error **errp)
 {
     QDict *options = qdict_new();
+    BlockBackend *blk;
 
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "file", "disk");
     if (bdrv_find_node("parent")) {
         qdict_put_str(options, "backing", "parent");
     }
-    if (small_cache) {
+    if (w->small_cache) {
         qdict_put_str(options, "cache-size", "262144");
     }
-    return blk_new_open(NULL, NULL, options, flags, errp);
+    blk = blk_new_open(NULL, NULL, options, flags, errp);
+    if (blk) {
+        guest_set_early(blk_bs(blk), w->early);
+    }
+    return blk;
 }
 
 /* -- One request each -- */
@@ -502,7 +515,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     unsigned index;
     bool past, clean;
 
-    g->blk = guest_open(flags, g->w->small_cache, &err);
+    g->blk = guest_open(g->w, flags, &err);
     if (!g->blk) {
         run_wrong(g->run, "does not open: %s", error_get_pretty(err));
         error_free(err);

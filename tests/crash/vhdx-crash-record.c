@@ -313,6 +313,7 @@ static CrashImage *cut_choose(CrashRun *run, uint32_t *seen, CrashRng *rng)
 bool record_can(const CrashWorkload *w)
 {
     return !w->child && !w->merge && !w->damage && !w->create && !w->kept &&
+           !w->early &&
            !w->max_mib;
 }
 

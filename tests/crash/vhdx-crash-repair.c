@@ -446,7 +446,7 @@ CrashRun *repair_run(const CrashWorkload *w, const CrashShape *shape,
     run->payload = disk->payload = shape->payload;
     run->model = model_new(before, seen, shape);
     run->model->first_size = shape->disk_size;
-    blk = guest_open(flags, w->small_cache, &err);
+    blk = guest_open(w, flags, &err);
     if (blk) {
         repair_check(run, blk, kept, BDRV_FIX_ERRORS | BDRV_FIX_LEAKS);
         repair_check(run, blk, kept, 0);

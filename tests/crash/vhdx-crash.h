@@ -565,6 +565,7 @@ typedef struct CrashWorkload {
     bool lose;                      /* ... a flush, with what it was for */
     bool resume;                    /* ... and writing is resumed then */
     bool small_cache;               /* 64 metadata pages */
+    bool early;                     /* entries beside their data */
     bool create;                    /* making the image is what is tested */
     CrashMerge merge;               /* a change of a chain is */
     unsigned levels;                /* ... of so many images */
@@ -627,8 +628,11 @@ void run_end(CrashRun *run, CrashDisk *disk);
 
 void G_GNUC_PRINTF(2, 3) run_wrong(CrashRun *run, const char *format, ...);
 
+/* Whether @bs writes log entries beside their data wherever that is allowed. */
+void guest_set_early(BlockDriverState *bs, bool early);
+
 /* Open the node "disk" as VHDX, with the node "parent" if there is one. */
-BlockBackend *guest_open(int flags, bool small_cache, Error **errp);
+BlockBackend *guest_open(const CrashWorkload *w, int flags, Error **errp);
 
 /*
  * Let guests use the image @base; @before and @seen as for model_new().  With

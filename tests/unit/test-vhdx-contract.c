@@ -21,6 +21,7 @@
 #include "block/vhdx/cache-write.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/early.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
 #include "block/vhdx/link.h"

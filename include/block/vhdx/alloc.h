@@ -21,6 +21,19 @@ vhdx_alloc_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   VHDXExtent *e);
 
 /*
+ * Whether all of @e is new, in places that read as zeros, and read as zeros
+ * itself: then the BAT may name it before its data is written.
+ */
+bool vhdx_alloc_is_zero(BDRVVHDXState *s, const VHDXExtent *e);
+
+/*
+ * Let it do so.  The blocks are present from now on, whatever becomes of the
+ * data.  Returns 0, or -errno of reading an entry.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_alloc_publish_early(BlockDriverState *bs, const VHDXExtent *e);
+
+/*
  * The data of @e, at @offset of the disk, has been written, or not: @ret.  If
  * it has, the BAT gets to name the blocks that are new, and the bits of the
  * sectors of a block that is PARTIALLY_PRESENT are set.  Where the block was

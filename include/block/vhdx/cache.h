@@ -45,10 +45,12 @@ void vhdx_cache_set_limit(BDRVVHDXState *s, uint64_t bytes);
 unsigned vhdx_cache_limit(BDRVVHDXState *s);
 
 /*
- * How many pages are dirty or logged, and how many are logged and have to be
- * put in place.  lock is held; for the latter commit_lock will do.
+ * How many pages are dirty or logged; how many are dirty; and how many are
+ * logged and have to be put in place.  lock is held; for the latter commit_lock
+ * will do.
  */
 unsigned vhdx_cache_count_changed(BDRVVHDXState *s);
+unsigned vhdx_cache_count_dirty(BDRVVHDXState *s);
 unsigned vhdx_cache_count_logged(BDRVVHDXState *s);
 
 /*

@@ -19,6 +19,21 @@ int coroutine_fn GRAPH_RDLOCK vhdx_commit(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK vhdx_commit_locked(BlockDriverState *bs);
 
 /*
+ * Write a log entry for what has been changed so far, and let the next commit
+ * flush it, which then has less to wait for: for a caller whose data is being
+ * written meanwhile.  It must do no harm if the entry becomes stable before the
+ * data.  Where it can't be done now nothing happens, as the next commit does it
+ * all the same.  commit_lock and lock are held; lock is dropped.
+ */
+void coroutine_fn GRAPH_RDLOCK vhdx_commit_early(BlockDriverState *bs);
+
+/*
+ * Such an entry is to count for nothing: the log is taken back, or what is in
+ * memory given up.  commit_lock is held.
+ */
+void vhdx_commit_forget_early(BDRVVHDXState *s);
+
+/*
  * If a flush has failed, see to the file's length.  commit_lock is held.
  * Returns 0 or -errno.
  */

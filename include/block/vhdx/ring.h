@@ -28,6 +28,12 @@ uint64_t vhdx_ring_sequence(BDRVVHDXState *s);
  */
 bool vhdx_ring_is_half_full(BDRVVHDXState *s);
 
+/*
+ * How many nanoseconds the write of an entry takes, about; 0 until there have
+ * been some.  lock is held.
+ */
+int64_t vhdx_ring_write_ns(BDRVVHDXState *s);
+
 /* Whether all that has been put in place is stable there. */
 bool vhdx_ring_applied_is_stable(BDRVVHDXState *s);
 

@@ -67,6 +67,7 @@
 /* The state of files that nobody else looks into */
 typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXChange VHDXChange;           /* change.c */
+typedef struct VHDXCommit VHDXCommit;           /* commit-int.h */
 typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXParent VHDXParent;           /* parent-int.h */
@@ -118,6 +119,9 @@ typedef struct BDRVVHDXState {
     bool relieving;                 /* a commit makes room in the cache */
     struct {} end_image;
 
+    /* Changed under commit_lock */
+    VHDXCommit *early;              /* vhdx_commit_early(), or NULL */
+
     /* What requests use meanwhile; changed under lock */
     VHDXChange *change;
     VHDXCache *cache;
@@ -126,6 +130,9 @@ typedef struct BDRVVHDXState {
     bool linked;                    /* to it, atomic: vhdx_parent_linked() */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
+    unsigned unflushed;             /* writes since the last flush */
+    unsigned by_turns;              /* flushes in a row that followed one */
+    int64_t early_ns;               /* see vhdx_early_pays(); fixed */
 
     VHDXLock lock;
     CoMutex commit_lock;
