@@ -46,6 +46,7 @@
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/placed.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/resize.h"
@@ -99,104 +100,23 @@ last_block_zero(BlockDriverState *bs, uint64_t disk_size)
 }
 
 /*
- * Have room for @bytes bytes of new blocks, whose space the host gives now if
- * @keep, by @prealloc.  What lies from file offset @given on has it then; zeros
- * have to be written to the rest.  Returns 0, or -errno: -ENOTSUP where the
- * protocol has no falloc.
+ * Let blocks @first to @end - 1 of a fixed image, behind the last one, have
+ * places, with space as @prealloc asks.
  */
-static int coroutine_fn GRAPH_RDLOCK
-blocks_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc,
-               bool keep, uint64_t *given)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t size = vhdx_file_size(s);
-    int ret;
-
-    *given = UINT64_MAX;
-    if (keep) {
-        ret = vhdx_space_reserve(bs, bytes, prealloc);
-        if (!vhdx_file_length_refused(ret)) {
-            *given = size;
-            return ret;
-        }
-    }
-    ret = vhdx_space_reserve(bs, bytes, PREALLOC_MODE_OFF);
-    if (ret < 0) {
-        return ret;
-    }
-    if (prealloc == PREALLOC_MODE_FALLOC && vhdx_file_size(s) > size) {
-        /* The node can get longer: it is the mode that it does not know. */
-        return -ENOTSUP;
-    }
-    return 0;
-}
-
-/*
- * Set the entry of a block behind the last one: @block is present at @offset.
- */
-static int coroutine_fn GRAPH_RDLOCK
-entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
-{
-    BDRVVHDXState *s = bs->opaque;
-    uint64_t at = s->bat.offset +
-                  vhdx_bat_index(&s->geo, block) * VHDX_BAT_ENTRY_SIZE;
-    uint64_t entry = cpu_to_le64(vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT,
-                                                offset));
-
-    return vhdx_commit_put(bs, at, sizeof(entry), &entry);
-}
-
-/*
- * Find a place for block @block of a fixed image, make it zeros, and set its
- * entry behind the last one.  If @keep, the host gives the space now; it has
- * given what lies from file offset @given on.
- */
-static int coroutine_fn GRAPH_RDLOCK
-block_allocate(BlockDriverState *bs, uint64_t block, bool keep, uint64_t given)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int64_t offset;
-    bool zero;
-    int ret;
-
-    WITH_VHDX_LOCK_GUARD(s) {
-        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
-    }
-    if (offset < 0) {
-        return offset;
-    }
-    if (!zero || (keep && offset < given)) {
-        ret = vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
-                                      keep ? 0 : BDRV_REQ_MAY_UNMAP);
-        if (ret < 0) {
-            VHDX_LOCK_GUARD(s);
-            vhdx_space_return(s, offset, s->geo.block_size, true);
-            return ret;
-        }
-    }
-    /* If it is set though this fails, it is cleared with the others. */
-    return entry_set_present(bs, block, offset);
-}
-
-/* The same for blocks @first to @end - 1, with space as @prealloc asks. */
 static int coroutine_fn GRAPH_RDLOCK
 blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
                 PreallocMode prealloc)
 {
-    BDRVVHDXState *s = bs->opaque;
-    bool keep = prealloc == PREALLOC_MODE_FALLOC ||
-                prealloc == PREALLOC_MODE_FULL;
-    uint64_t given;
+    VHDXPlaced placed;
     int ret;
 
     /* A scan on the way would not find what the last entry does not cover. */
-    ret = blocks_reserve(bs, (end - first) << s->geo.block_bits, prealloc,
-                         keep, &given);
+    ret = vhdx_placed_reserve(bs, end - first, prealloc, &placed);
     if (ret < 0) {
         return ret;
     }
     for (uint64_t block = first; block < end; block++) {
-        ret = block_allocate(bs, block, keep, given);
+        ret = vhdx_placed_add(bs, block, &placed);
         if (ret < 0) {
             return ret;
         }
