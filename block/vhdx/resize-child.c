@@ -23,7 +23,6 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/space.h"
-#include "block/vhdx/space-scan.h"
 #include "resize-int.h"
 
 /* Where the parent ends, bytes, or -errno. */
@@ -120,15 +119,4 @@ int coroutine_fn vhdx_resize_cover_parent(BlockDriverState *bs,
     end = MIN((uint64_t)end, geo->disk_size);
     return vhdx_bat_cover(bs, s->geo.blocks,
                           DIV_ROUND_UP(end, geo->block_size));
-}
-
-/* -- Space -- */
-
-void coroutine_fn vhdx_resize_know_space(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    qemu_co_mutex_lock(&s->grow_lock);
-    (void)vhdx_space_know(bs);
-    qemu_co_mutex_unlock(&s->grow_lock);
 }

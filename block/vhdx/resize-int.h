@@ -26,7 +26,4 @@ int coroutine_fn GRAPH_RDLOCK vhdx_resize_last_block(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK
 vhdx_resize_cover_parent(BlockDriverState *bs, const VHDXGeometry *geo);
 
-/* Find out what is free, if that can be known. */
-void coroutine_fn GRAPH_RDLOCK vhdx_resize_know_space(BlockDriverState *bs);
-
 #endif

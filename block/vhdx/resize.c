@@ -298,7 +298,7 @@ disk_shrink(BlockDriverState *bs, const VHDXParams *params, Error **errp)
     vhdx_geometry_init(&geo, params);
     if (s->params.has_parent) {
         /* A later scan would find a sector bitmap's place free too early. */
-        vhdx_resize_know_space(bs);
+        (void)vhdx_space_learn(bs);
     }
     ret = disk_size_commit(bs, params->disk_size);
     if (ret < 0) {

@@ -503,3 +503,14 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs)
     VHDX_LOCK_GUARD(s);
     return sp->damaged ? -EIO : ret;
 }
+
+int coroutine_fn vhdx_space_learn(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    qemu_co_mutex_lock(&s->grow_lock);
+    ret = vhdx_space_know(bs);
+    qemu_co_mutex_unlock(&s->grow_lock);
+    return ret;
+}

@@ -32,4 +32,7 @@ int coroutine_fn GRAPH_RDLOCK vhdx_space_doubt(BlockDriverState *bs);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_space_know(BlockDriverState *bs);
 
+/* The same where no lock is held, or commit_lock. */
+int coroutine_fn GRAPH_RDLOCK vhdx_space_learn(BlockDriverState *bs);
+
 #endif
