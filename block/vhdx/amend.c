@@ -16,6 +16,7 @@
 #include "block/vhdx/call.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/log-move.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/options.h"
 
@@ -40,6 +41,12 @@ QemuOptsList vhdx_amend_opts = {
                     "one",
         },
         {
+            .name = VHDX_OPT_LOG_SIZE,
+            .type = QEMU_OPT_SIZE,
+            .help = "Log size, a multiple of 1 MiB under 4 GiB; a log of "
+                    "another size moves to free space",
+        },
+        {
             .name = VHDX_OPT_PHYSICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Physical sector size that the guest is told, 512 or 4096",
@@ -52,6 +59,7 @@ QemuOptsList vhdx_amend_opts = {
 typedef struct Amend {
     VHDXGuid disk_id;               /* nil: as it is */
     uint32_t physical_sector;       /* bytes; 0: as it is */
+    uint32_t log_size;              /* likewise */
     bool compact;
     bool zeroes;
     BlockDriverAmendStatusCB *status_cb;
@@ -63,6 +71,7 @@ static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
     const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
     const char *disk_id = qemu_opt_get(opts, VHDX_OPT_DISK_ID);
     uint64_t sector = qemu_opt_get_size(opts, VHDX_OPT_PHYSICAL_SECTOR, 0);
+    uint64_t log_size = qemu_opt_get_size(opts, VHDX_OPT_LOG_SIZE, 0);
 
     a->compact = compact;
     a->zeroes = compact && !strcmp(compact, "zeroes");
@@ -77,6 +86,12 @@ static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
             return -EINVAL;
         }
         a->physical_sector = sector;
+    }
+    if (qemu_opt_get(opts, VHDX_OPT_LOG_SIZE)) {
+        if (vhdx_options_check_log_size(log_size, errp) < 0) {
+            return -EINVAL;
+        }
+        a->log_size = log_size;
     }
     if (disk_id && !strcmp(disk_id, "new")) {
         a->disk_id = vhdx_guid_new();
@@ -154,6 +169,9 @@ amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
     Amend *a = opaque;
     int ret = items_change(bs, a, errp);
 
+    if (ret == 0 && a->log_size) {
+        ret = vhdx_log_resize(bs, a->log_size, errp);
+    }
     return ret < 0 || !a->compact ? ret :
            vhdx_co_compact(bs, a->zeroes, a->status_cb, a->cb_opaque, errp);
 }

@@ -20,7 +20,7 @@
  * compact-slide.c.
  *
  * A region behind the limit, as a resize leaves it, comes after the blocks,
- * which keep room for it.  A BAT that has more room than the disk now needs is
+ * which keep room for it, and so does a log.  A BAT that has more room than the disk now needs is
  * made shorter before.
  *
  * The first change opens the log: an image that is compact is not written to.
@@ -51,6 +51,7 @@
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
+#include "block/vhdx/log-move.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
@@ -337,6 +338,10 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
         }
     }
     ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_log_lower(bs, limit, packed + s->geo.block_size);
     if (ret < 0) {
         return ret;
     }

@@ -18,6 +18,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/memalign.h"
+#include "block/vhdx/bat-entry.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
@@ -74,13 +75,19 @@ header_write(BlockDriverState *bs, int copy, const VHDXHeader *header)
     if (ret < 0) {
         return ret;
     }
-    /* Requests read the log's place meanwhile, which stays as it is. */
+    /* Requests read the log's place meanwhile, if that stays as it is. */
     WITH_VHDX_LOCK_GUARD(s) {
         s->header.sequence = header->sequence;
         s->header.file_write_guid = header->file_write_guid;
         s->header.data_write_guid = header->data_write_guid;
         s->header.log_guid = header->log_guid;
         s->header.log_version = header->log_version;
+        if (header->log_offset != s->header.log_offset ||
+            header->log_length != s->header.log_length) {
+            s->header.log_offset = header->log_offset;
+            s->header.log_length = header->log_length;
+            vhdx_bat_note_objects(s);
+        }
     }
     s->header_copy = copy;
     qatomic_set(&s->header_unsure, false);

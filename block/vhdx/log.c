@@ -231,10 +231,12 @@ int coroutine_fn vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
 }
 
 /*
- * Put everything in place, and take the log's name out of the headers.
- * [close-applied]
+ * Put everything in place, and take the log's name out of the headers.  The
+ * next log is going to have @length bytes at file offset @offset.
+ * [close-applied] [log-moved]
  */
-static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
+static int coroutine_fn GRAPH_RDLOCK
+close_locked(BlockDriverState *bs, uint64_t offset, uint32_t length)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXHeader header;
@@ -259,6 +261,8 @@ static int coroutine_fn GRAPH_RDLOCK close_locked(BlockDriverState *bs)
     }
     header = s->header;
     header.log_guid = vhdx_guid_nil;
+    header.log_offset = offset;
+    header.log_length = length;
     ret = vhdx_header_update(bs, &header, 2);
 
     /*
@@ -278,7 +282,8 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
 
     qemu_co_mutex_lock(&s->commit_lock);
     if (vhdx_change_log_is_open(s)) {
-        ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs);
+        ret = vhdx_change_is_broken(s) ? -EIO :
+              close_locked(bs, s->header.log_offset, s->header.log_length);
         trace_vhdx_log_close(s, ret);
         if (ret == 0) {
             vhdx_space_reclaim(bs);
@@ -288,6 +293,40 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
         ret = vhdx_header_settle(bs);
     }
     vhdx_commit_forget_early(s);
+    qemu_co_mutex_unlock(&s->commit_lock);
+    vhdx_space_punch(bs, PUNCH_CLOSE);
+    return ret;
+}
+
+/* [log-moved] [log-left] */
+int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
+                               uint32_t length)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t old_offset;
+    uint32_t old_length, keep;
+    int ret;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    WITH_VHDX_LOCK_GUARD(s) {
+        assert(vhdx_request_frozen(s) && vhdx_change_log_is_open(s));
+        old_offset = s->header.log_offset;
+        old_length = s->header.log_length;
+    }
+    keep = offset == old_offset ? length : 0;
+    ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs, offset, length);
+    trace_vhdx_log_move(s, old_offset, offset, length, ret);
+    if (ret == 0) {
+        WITH_VHDX_LOCK_GUARD(s) {
+            vhdx_space_return(s, old_offset + keep, old_length - keep, true);
+        }
+        vhdx_space_reclaim(bs);
+        vhdx_space_truncate(bs);
+    } else if (!keep && vhdx_change_log_is_open(s)) {
+        /* No header has been written. */
+        VHDX_LOCK_GUARD(s);
+        vhdx_space_return(s, offset, length, true);
+    }
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
     return ret;

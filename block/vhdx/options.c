@@ -154,6 +154,19 @@ int vhdx_options_check_sector_size(const char *option, uint64_t value,
     return 0;
 }
 
+int vhdx_options_check_log_size(uint64_t value, Error **errp)
+{
+    if (!value || value % VHDX_MIB) {
+        return refuse(errp, VHDX_OPT_LOG_SIZE, value,
+                      "Log size must be a multiple of 1 MB");
+    }
+    if (value > VHDX_MAX_LOG_SIZE) {
+        return refuse(errp, VHDX_OPT_LOG_SIZE, value,
+                      "Log size must be smaller than 4 GB");
+    }
+    return 0;
+}
+
 /* Whether there can be an image of @opts, whose blocks are of @block_size. */
 static int options_check(const VHDXCreateOptions *opts, uint64_t block_size,
                          Error **errp)
@@ -186,13 +199,8 @@ static int options_check(const VHDXCreateOptions *opts, uint64_t block_size,
                       "Block size must not exceed %" PRIu64,
                       VHDX_MAX_BLOCK_SIZE);
     }
-    if (!opts->log_size || opts->log_size % VHDX_MIB) {
-        return refuse(errp, VHDX_OPT_LOG_SIZE, opts->log_size,
-                      "Log size must be a multiple of 1 MB");
-    }
-    if (opts->log_size > VHDX_MAX_LOG_SIZE) {
-        return refuse(errp, VHDX_OPT_LOG_SIZE, opts->log_size,
-                      "Log size must be smaller than 4 GB");
+    if (vhdx_options_check_log_size(opts->log_size, errp) < 0) {
+        return -EINVAL;
     }
     if (!opts->fixed && opts->prealloc != PREALLOC_MODE_OFF) {
         error_setg(errp, "Preallocation mode '%s' needs subformat=fixed",

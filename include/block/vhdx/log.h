@@ -44,4 +44,14 @@ int coroutine_fn GRAPH_RDLOCK vhdx_log_resume(BlockDriverState *bs);
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_log_close(BlockDriverState *bs);
 
+/*
+ * Close the log, which is open, and let the next one have @length bytes at file
+ * offset @offset, multiples of 1 MiB: a place that is taken for it and may hold
+ * anything, or the first part of the one that it has.  What it no longer has is
+ * free then.  Requests are frozen, no lock is held.  Returns 0 or -errno; where
+ * a header may name the new place it stays taken, and so does the old one.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_log_move(BlockDriverState *bs, uint64_t offset, uint32_t length);
+
 #endif

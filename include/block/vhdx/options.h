@@ -70,6 +70,9 @@ int vhdx_options_parse_disk_id(const char *text, VHDXGuid *guid, Error **errp);
 int vhdx_options_check_sector_size(const char *option, uint64_t value,
                                    Error **errp);
 
+/* Whether a log can have @value bytes: likewise */
+int vhdx_options_check_log_size(uint64_t value, Error **errp);
+
 /* What -o knows. */
 extern QemuOptsList vhdx_create_opts;
 

@@ -21,9 +21,10 @@
  *
  * What is read under lock but changes only with one of the CoMutexes is
  * changed under both, and its changer may read it under either: the header
- * (but for log_offset and log_length, which never change and are read under
- * none), whether the log is open, @logged of pages and their number, the file's
- * length and whether the node can grow, and whether it is known what is free.
+ * (but for log_offset and log_length, which change with requests frozen as well
+ * and are read by them under none), whether the log is open, @logged of pages
+ * and their number, the file's length and whether the node can grow, and
+ * whether it is known what is free.
  *
  * lock.h has these locks as assertions: most functions that say what their
  * caller holds assert it.
