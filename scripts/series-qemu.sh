@@ -41,7 +41,7 @@ space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit-pages commit metadata-write log link begin
 io            extent mixed read alloc-int alloc-place alloc-child alloc early io
-resize        region bat-clear placed resize resize-int resize-child
+resize        region log-move bat-clear placed subformat resize resize-int resize-child
 compact       move compact compact-int compact-drop compact-child compact-slide
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat

@@ -19,6 +19,7 @@
 #include "block/vhdx/log-move.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/options.h"
+#include "block/vhdx/subformat.h"
 
 #define VHDX_OPT_COMPACT    "compact"
 
@@ -51,6 +52,19 @@ QemuOptsList vhdx_amend_opts = {
             .type = QEMU_OPT_SIZE,
             .help = "Physical sector size that the guest is told, 512 or 4096",
         },
+        {
+            .name = BLOCK_OPT_PREALLOC,
+            .type = QEMU_OPT_STRING,
+            .help = "Preallocation for subformat=fixed: off, metadata, falloc "
+                    "or full; default: off (a sparse file)",
+        },
+        {
+            .name = BLOCK_OPT_SUBFMT,
+            .type = QEMU_OPT_STRING,
+            .help = "Make a dynamic image 'fixed', with a place for each "
+                    "block, or a fixed one 'dynamic', so that its file can be "
+                    "compacted",
+        },
         { /* end of list */ }
     },
 };
@@ -60,11 +74,47 @@ typedef struct Amend {
     VHDXGuid disk_id;               /* nil: as it is */
     uint32_t physical_sector;       /* bytes; 0: as it is */
     uint32_t log_size;              /* likewise */
+    bool fix;
+    bool loosen;
+    PreallocMode prealloc;
     bool compact;
     bool zeroes;
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
 } Amend;
+
+static int amend_parse_subformat(QemuOpts *opts, Amend *a, Error **errp)
+{
+    const char *subformat = qemu_opt_get(opts, BLOCK_OPT_SUBFMT);
+    const char *prealloc = qemu_opt_get(opts, BLOCK_OPT_PREALLOC);
+    int mode = !prealloc ? PREALLOC_MODE_OFF :
+               qapi_enum_parse(&PreallocMode_lookup, prealloc, -1, NULL);
+
+    a->fix = subformat && !strcmp(subformat, "fixed");
+    a->loosen = subformat && !strcmp(subformat, "dynamic");
+    if (subformat && !a->fix && !a->loosen) {
+        error_setg(errp, BLOCK_OPT_SUBFMT " can be 'fixed' or 'dynamic', not "
+                   "'%s'", subformat);
+        return -EINVAL;
+    }
+    if (mode < 0) {
+        error_setg(errp, "Parameter '" BLOCK_OPT_PREALLOC "' does not accept "
+                   "value '%s'", prealloc);
+        return -EINVAL;
+    }
+    a->prealloc = mode;
+    if (!a->fix && a->prealloc != PREALLOC_MODE_OFF) {
+        error_setg(errp, "Preallocation mode '%s' needs subformat=fixed",
+                   prealloc);
+        return -EINVAL;
+    }
+    if (a->fix && a->compact) {
+        error_setg(errp, "Only a dynamic image can be compacted: "
+                   VHDX_OPT_COMPACT " does not go with subformat=fixed");
+        return -EINVAL;
+    }
+    return 0;
+}
 
 static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
 {
@@ -78,6 +128,9 @@ static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
     if (compact && !a->zeroes && strcmp(compact, "space")) {
         error_setg(errp, VHDX_OPT_COMPACT " can be 'space' or 'zeroes', not "
                    "'%s'", compact);
+        return -EINVAL;
+    }
+    if (amend_parse_subformat(opts, a, errp) < 0) {
         return -EINVAL;
     }
     if (qemu_opt_get(opts, VHDX_OPT_PHYSICAL_SECTOR)) {
@@ -167,10 +220,22 @@ static int coroutine_fn GRAPH_RDLOCK
 amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
     Amend *a = opaque;
-    int ret = items_change(bs, a, errp);
+    int ret;
 
+    if ((a->fix || a->loosen) &&
+        !vhdx_subformat_allowed(bs->opaque, a->fix, errp)) {
+        return -ENOTSUP;
+    }
+    ret = items_change(bs, a, errp);
     if (ret == 0 && a->log_size) {
         ret = vhdx_log_resize(bs, a->log_size, errp);
+    }
+    if (ret == 0 && a->fix) {
+        ret = vhdx_subformat_fix(bs, a->prealloc, a->status_cb, a->cb_opaque,
+                                 errp);
+    }
+    if (ret == 0 && a->loosen) {
+        ret = vhdx_subformat_loosen(bs, errp);
     }
     return ret < 0 || !a->compact ? ret :
            vhdx_co_compact(bs, a->zeroes, a->status_cb, a->cb_opaque, errp);

@@ -20,8 +20,8 @@
  * compact-slide.c.
  *
  * A region behind the limit, as a resize leaves it, comes after the blocks,
- * which keep room for it, and so does a log.  A BAT that has more room than the disk now needs is
- * made shorter before.
+ * which keep room for it, and so does a log.  A BAT that has more room than the
+ * disk now needs is made shorter before.
  *
  * The first change opens the log: an image that is compact is not written to.
  *

@@ -425,9 +425,17 @@ zero_range(BlockDriverState *bs, ZeroRange z)
     vhdx_lock(s);
     ret = vhdx_request_begin(s, &req, z.offset, z.bytes);
     while (z.bytes && ret == 0) {
-        int64_t n = zero_piece(bs, &z);
+        int64_t n;
         bool due;
 
+        if (s->params.leave_allocated) {
+            /* A fixed image keeps its space. */
+            if (z.discard) {
+                break;
+            }
+            z.flags &= ~BDRV_REQ_MAY_UNMAP;
+        }
+        n = zero_piece(bs, &z);
         if (vhdx_file_no_space(n) && s->params.has_parent) {
             ret = request_wait_space(bs, &req, z.offset, z.bytes);
             continue;
@@ -457,14 +465,10 @@ int coroutine_fn vhdx_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     if (vhdx_change_is_broken(s)) {
         return -EIO;
     }
-    flags &= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    if (s->params.leave_allocated) {
-        flags &= ~BDRV_REQ_MAY_UNMAP;
-    }
     return zero_range(bs, (ZeroRange) {
         .offset = offset,
         .bytes = bytes,
-        .flags = flags,
+        .flags = flags & (BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK),
         .needs = needs,
     });
 }
@@ -476,10 +480,6 @@ int coroutine_fn vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset,
 
     if (vhdx_change_is_broken(s)) {
         return -EIO;
-    }
-    /* A fixed image keeps its space. */
-    if (s->params.leave_allocated) {
-        return 0;
     }
     return zero_range(bs, (ZeroRange) {
         .offset = offset,

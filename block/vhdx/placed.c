@@ -12,6 +12,7 @@
 #include "qemu/bswap.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
@@ -63,28 +64,50 @@ entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
     return vhdx_commit_put(bs, at, sizeof(entry), &entry);
 }
 
-int coroutine_fn vhdx_placed_add(BlockDriverState *bs, uint64_t block,
-                                 const VHDXPlaced *p)
+/* The place for @block, or -errno; @zero: it reads as zeros. */
+static int64_t coroutine_fn GRAPH_RDLOCK
+place_take(BlockDriverState *bs, uint64_t block, uint64_t kept, bool *zero)
 {
     BDRVVHDXState *s = bs->opaque;
-    int64_t offset;
-    bool zero;
     int ret;
 
-    WITH_VHDX_LOCK_GUARD(s) {
-        offset = vhdx_space_alloc(bs, s->geo.block_size, &zero);
-    }
+    *zero = false;
+    VHDX_LOCK_GUARD(s);
+    ret = vhdx_space_take_kept(bs, block, kept);
+    return ret < 0 ? ret : ret > 0 ? kept :
+           vhdx_space_alloc(bs, s->geo.block_size, zero);
+}
+
+int coroutine_fn vhdx_placed_add(BlockDriverState *bs, uint64_t block,
+                                 uint64_t kept, const VHDXPlaced *p)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool zero;
+    int64_t offset = place_take(bs, block, kept, &zero);
+    int ret;
+
     if (offset < 0) {
         return offset;
     }
     if (!zero || (p->keep && offset < p->given)) {
-        ret = vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
+        /* The file may have no more of the last block than the disk needs. */
+        ret = vhdx_space_extend_to(bs, offset + s->geo.block_size) ?:
+              vhdx_file_pwrite_zeroes(bs, offset, s->geo.block_size,
                                       p->keep ? 0 : BDRV_REQ_MAY_UNMAP);
         if (ret < 0) {
             VHDX_LOCK_GUARD(s);
-            vhdx_space_return(s, offset, s->geo.block_size, true);
+            if (offset == kept) {
+                vhdx_space_keep(s, kept);
+            } else {
+                vhdx_space_return(s, offset, s->geo.block_size, true);
+            }
             return ret;
         }
+    }
+    if (!zero && block < s->geo.blocks) {
+        /* What is behind the last block is made stable by who makes it one. */
+        VHDX_LOCK_GUARD(s);
+        vhdx_change_order(s);
     }
     /* If it is set though this fails, it is cleared with the others. */
     return entry_set_present(bs, block, offset);

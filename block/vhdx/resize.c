@@ -116,7 +116,7 @@ blocks_allocate(BlockDriverState *bs, uint64_t first, uint64_t end,
         return ret;
     }
     for (uint64_t block = first; block < end; block++) {
-        ret = vhdx_placed_add(bs, block, &placed);
+        ret = vhdx_placed_add(bs, block, 0, &placed);
         if (ret < 0) {
             return ret;
         }

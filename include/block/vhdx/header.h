@@ -18,9 +18,9 @@ vhdx_header_load(BlockDriverState *bs, Error **errp);
 /*
  * Write @header as the new current header, to one copy after the other with a
  * flush after each; @copies is 1 where a single copy is wanted for now.  The
- * sequence number is set here.  commit_lock is held.  Returns 0 or -errno of
- * the write or flush that failed; the latter latches.  For the log to get another
- * place requests are frozen, and no log is open or named by @header.
+ * sequence number is set here.  commit_lock is held; where the log gets another
+ * place requests are frozen, and neither is it open nor does @header name it.
+ * Returns 0 or -errno of the write or flush that failed; the latter latches.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_header_update(BlockDriverState *bs, const VHDXHeader *header, int copies);

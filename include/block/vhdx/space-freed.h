@@ -11,8 +11,9 @@
 
 /*
  * Give back a place of @bytes bytes, of vhdx_space_alloc(), that nothing in the
- * file has ever named.  @touched tells whether it may have been written to: the
- * host then gets it back when all requests of now have ended.  lock is held.
+ * file names, whatever a power cut takes back.  @touched tells whether it may
+ * have been written to: the host then gets it back when all requests of now
+ * have ended.  lock is held.
  */
 void vhdx_space_return(BDRVVHDXState *s, uint64_t offset, uint64_t bytes,
                        bool touched);
