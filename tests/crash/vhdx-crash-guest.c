@@ -168,7 +168,7 @@ static int coroutine_fn guest_resize(Guests *g)
 }
 
 /* Progress goes from 0 to the whole, and not back. */
-static void compact_status(BlockDriverState *bs, int64_t offset,
+static void amend_status(BlockDriverState *bs, int64_t offset,
                            int64_t total_work_size, void *opaque)
 {
     Guests *g = opaque;
@@ -181,7 +181,8 @@ static void compact_status(BlockDriverState *bs, int64_t offset,
     g->progress = progress;
 }
 
-static int coroutine_fn guest_compact(Guests *g)
+/* Do what qemu-img amend does for -o @options. */
+static int coroutine_fn guest_amend(Guests *g, const char *options)
 {
     BlockDriverState *bs = blk_bs(g->blk);
     QemuOpts *opts = qemu_opts_create(bs->drv->amend_opts, NULL, 0,
@@ -189,24 +190,43 @@ static int coroutine_fn guest_compact(Guests *g)
     Error *err = NULL;
     int ret;
 
-    if (g->compacting) {
-        qemu_opts_del(opts);
-        return 0;
-    }
-    g->compacting = true;
+    assert(!g->amending);
+    g->amending = true;
     g->progress = 0;
-    qemu_opt_set(opts, "compact",
-                 rng_chance(&g->rng, g->w->gaps ? 0 : 50) ? "zeroes" : "space",
-                 &error_abort);
-    ret = bs->drv->bdrv_amend_options(bs, opts, compact_status, g, false,
-                                      &err);
+    qemu_opts_do_parse(opts, options, NULL, &error_abort);
+    ret = bs->drv->bdrv_amend_options(bs, opts, amend_status, g, false, &err);
     if (ret < 0 && !g->w->full && !g->disk->fault_hit) {
-        run_wrong(g->run, "compacting fails: %s", error_get_pretty(err));
+        run_wrong(g->run, "%s fails: %s", options, error_get_pretty(err));
     }
     error_free(err);
     qemu_opts_del(opts);
-    g->compacting = false;
+    g->amending = false;
     return ret;
+}
+
+static int coroutine_fn guest_compact(Guests *g)
+{
+    return guest_amend(g, rng_chance(&g->rng, g->w->gaps ? 0 : 50) ?
+                       "compact=zeroes" : "compact=space");
+}
+
+static int coroutine_fn guest_log_size(Guests *g)
+{
+    static const char *const sizes[] = {
+        "log_size=1M", "log_size=2M", "log_size=3M", "log_size=4M",
+    };
+
+    return guest_amend(g, sizes[rng_below(&g->rng, ARRAY_SIZE(sizes))]);
+}
+
+static int coroutine_fn guest_subformat(Guests *g)
+{
+    static const char *const options[] = {
+        "subformat=fixed", "subformat=fixed,preallocation=full",
+        "subformat=dynamic", "subformat=dynamic,compact=zeroes",
+    };
+
+    return guest_amend(g, options[rng_below(&g->rng, ARRAY_SIZE(options))]);
 }
 
 /* -- What to do next -- */
@@ -345,9 +365,17 @@ static int coroutine_fn guest_act(Guests *g)
     }
     dice -= mix->resize;
     if (dice < mix->compact) {
-        return guest_compact(g);
+        return g->amending ? 0 : guest_compact(g);
     }
     dice -= mix->compact;
+    if (dice < mix->log_size) {
+        return g->amending ? 0 : guest_log_size(g);
+    }
+    dice -= mix->log_size;
+    if (dice < mix->subformat) {
+        return g->amending ? 0 : guest_subformat(g);
+    }
+    dice -= mix->subformat;
     r = range_choose(g, GUEST_WRITE);
     if (dice < mix->read) {
         return guest_read(g, r.sector, r.count);

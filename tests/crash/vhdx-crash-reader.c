@@ -426,14 +426,13 @@ static bool regions_read(CrashReader *r, char **why)
  */
 static bool replay_is_fit(CrashReader *r, char **why)
 {
-    uint64_t objects = r->log_offset + r->log_length;
     GHashTableIter iter;
     void *key;
 
     g_hash_table_iter_init(&iter, r->replayed);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uint64_t at = (uintptr_t)key * CRASH_PAGE;
-        bool bitmap = r->has_parent && at >= objects && !reader_owner(r, at);
+        bool bitmap = r->has_parent && at >= MiB && !reader_owner(r, at);
 
         if (!bitmap && (at < 3 * 65536 || at >= 5 * 65536) &&
             (at < r->meta_offset || at >= r->meta_offset + r->meta_length) &&
@@ -509,6 +508,7 @@ static bool metadata_read(CrashReader *r, char **why)
         if (guid_is(entry, GUID_FILE_PARAMETERS)) {
             r->block_size = get_le(item, 4);
             r->has_parent = get_le(item + 4, 4) & 2;
+            r->fixed = get_le(item + 4, 4) & 1;
         } else if (guid_is(entry, GUID_DISK_SIZE)) {
             r->disk_size = get_le(item, 8);
         } else if (guid_is(entry, GUID_LOGICAL_SECTOR)) {
@@ -712,6 +712,11 @@ static bool bat_read(CrashReader *r, char **why)
                 return false;
             }
         }
+    }
+    if (r->fixed && g_hash_table_size(r->blocks) !=
+                    DIV_ROUND_UP(r->disk_size, r->block_size)) {
+        return wrong(why, "only %u blocks of a fixed image have a place",
+                     g_hash_table_size(r->blocks));
     }
     return bitmaps_are_there(r, why);
 }

@@ -458,6 +458,7 @@ typedef struct CrashReader {
     uint64_t behind;                /* BAT entries behind the last block's */
     uint64_t odd;                   /* ... that only a child has a use for */
     bool has_parent;
+    bool fixed;                     /* LeaveBlockAllocated */
     uint8_t data_write[16];         /* DataWriteGuid */
     uint8_t linkage[2][16];         /* of the locator, or nil */
     char parent_name[32];           /* its relative_path, without a folder */
@@ -510,7 +511,8 @@ CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
 
 /* What a guest does, out of a hundred. */
 typedef struct CrashMix {
-    unsigned write, zero, discard, flush, read, resize, compact;
+    unsigned write, zero, discard, flush, read, resize;
+    unsigned compact, log_size, subformat;  /* by amend */
 } CrashMix;
 
 /* What is done to a chain of images */
@@ -608,7 +610,7 @@ typedef struct Guests {
     uint64_t next_page;             /* of the BAT, to be dirtied next */
     uint64_t disk_size;             /* bytes */
     bool resizing;
-    bool compacting;
+    bool amending;
     double progress;                /* of that: from 0 to 1 */
     unsigned burst;                 /* index in the workload's */
     unsigned burst_left;            /* writes until the next flush */
