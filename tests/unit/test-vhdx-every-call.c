@@ -17,6 +17,7 @@
 #include "qemu/option.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
+#include "block/vhdx/change.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -717,15 +718,27 @@ static void resize(void)
     look();
 }
 
-static void compact_status(BlockDriverState *bs, int64_t offset,
-                           int64_t total, void *opaque)
+static void amend_status(BlockDriverState *bs, int64_t offset,
+                         int64_t total, void *opaque)
 {
 }
 
-static void compact_as(const char *how)
+/* As qemu-img amend does with -o @options; returns whether that has worked. */
+static bool amend(const char *options)
 {
-    QemuOpts *opts;
+    QemuOpts *opts = qemu_opts_create(blk_bs(image)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
 
+    qemu_opts_do_parse(opts, options, NULL, &error_abort);
+    ret = bdrv_amend_options(blk_bs(image), opts, amend_status, NULL, false,
+                             NULL);
+    qemu_opts_del(opts);
+    return ret >= 0;
+}
+
+static void compact_as(const char *options)
+{
     if (!begin()) {
         return;
     }
@@ -733,22 +746,89 @@ static void compact_as(const char *how)
     disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
     disk_write_zeroes(image, 2 * PER_BLOCK, PER_BLOCK, 0);
     disk_flush(image);
-    opts = qemu_opts_create(blk_bs(image)->drv->amend_opts, NULL, 0,
-                            &error_abort);
-    qemu_opt_set(opts, "compact", how, &error_abort);
-    bdrv_amend_options(blk_bs(image), opts, compact_status, NULL, false, NULL);
-    qemu_opts_del(opts);
+    amend(options);
     look();
 }
 
 static void compact_space(void)
 {
-    compact_as("space");
+    compact_as("compact=space");
 }
 
 static void compact_zeroes(void)
 {
-    compact_as("zeroes");
+    compact_as("compact=zeroes");
+}
+
+/* A longer log, whose old place gets a block, then a shorter one */
+static void log_size(void)
+{
+    if (!begin()) {
+        return;
+    }
+    amend("log_size=3M");
+    look();
+    disk_write(image, 9 * PER_BLOCK, 2 * PER_BLOCK, 20);
+    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
+    disk_flush(image);
+    amend("log_size=1M");
+    look();
+    disk_write(image, 11 * PER_BLOCK, PER_BLOCK, 21);
+    disk_flush(image);
+    look();
+}
+
+/* So many blocks have a place. */
+static unsigned count_places(void)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(bdrv_check(blk_bs(image), &result, 0), ==, 0);
+    return result.bfi.allocated_clusters;
+}
+
+/*
+ * An image whose free space holds old data is made fixed.  If that fails for
+ * want of space, with the one request that fails, all is as it was, unless it
+ * is a flush: then no more is written.
+ */
+static void make_fixed(void)
+{
+    unsigned before, after;
+    bool fixed;
+
+    if (!begin()) {
+        return;
+    }
+    disk_discard(image, 0, PER_BLOCK);
+    disk_flush(image);
+    fault.armed = false;
+    before = count_places();
+    fault.armed = true;
+    fixed = amend("subformat=fixed");
+    look();
+    if ((fault.way == NO_SPACE || !fault.hit) &&
+        !vhdx_change_is_broken(blk_bs(image)->opaque)) {
+        fault.armed = false;
+        after = count_places();
+        fault.armed = true;
+        g_assert_cmpuint(after, ==, fixed ? DISK_SIZE / BLOCK : before);
+    }
+    disk_write(image, 9 * PER_BLOCK + 2, 2, 20);
+    disk_discard(image, 4 * PER_BLOCK, PER_BLOCK);
+    disk_flush(image);
+    look();
+}
+
+static void make_dynamic(void)
+{
+    if (!begin()) {
+        return;
+    }
+    amend("subformat=dynamic");
+    disk_discard(image, 4 * PER_BLOCK, PER_BLOCK);
+    disk_flush(image);
+    look();
 }
 
 static void repair(void)
@@ -849,6 +929,41 @@ static void test_compact_zeroes(void)
     run_each(compact_zeroes, 50);
 }
 
+static void test_log_size(void)
+{
+    make_image();
+    run_each(log_size, 50);
+}
+
+static void test_make_fixed(void)
+{
+    uint64_t place = 2 * MiB;
+    unsigned at = 0;
+
+    make_image();
+    /* What block 3 leaves behind is old data in the midst of the file. */
+    while (files[IMAGE].data[place] != 4) {
+        place += MiB;
+    }
+    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
+    g_assert_cmpint(disk_flush(image), >=, 0);
+    end();
+    g_assert_cmpuint(place + MiB, <, files[IMAGE].size);
+    memset(files[IMAGE].data + place, 0x55, MiB);
+    run_each(make_fixed, 50);
+    /* Each of them finds no space, in any case. */
+    do {
+        run(make_fixed, at++, NO_SPACE);
+    } while (fault.hit);
+}
+
+static void test_make_dynamic(void)
+{
+    make_image();
+    g_assert_true(amend("subformat=fixed"));
+    run_each(make_dynamic, 20);
+}
+
 /* A header copy is torn, there is space that nothing uses, and a log. */
 static void test_repair(void)
 {
@@ -883,6 +998,12 @@ static void test_chain_compact(void)
     run_each(compact_space, 50);
 }
 
+static void test_chain_log_size(void)
+{
+    make_chain();
+    run_each(log_size, 50);
+}
+
 static void test_chain_resize(void)
 {
     make_chain();
@@ -904,11 +1025,15 @@ int main(int argc, char **argv)
         { "resize", test_resize },
         { "compact", test_compact },
         { "compact-zeroes", test_compact_zeroes },
+        { "log-size", test_log_size },
+        { "make-fixed", test_make_fixed },
+        { "make-dynamic", test_make_dynamic },
         { "repair", test_repair },
         { "reopen", test_reopen },
         { "chain-requests", test_chain_requests },
         { "chain-commit", test_chain_commit },
         { "chain-compact", test_chain_compact },
+        { "chain-log-size", test_chain_log_size },
         { "chain-resize", test_chain_resize },
     };
     int ret;
