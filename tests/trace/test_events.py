@@ -559,6 +559,37 @@ def compact_stopped(ctx):
           'log_close ret=-5')
 
 
+def amend(ctx):
+    """The log moves when it is closed; blocks get places, then the flag."""
+    image = present(ctx, '12M')
+    end = Layout(image).first + 8 * MIB
+    begins = 'open replay=0', 'freeze', 'header_write ret=0', *OPENED
+    shows(tool(ctx, 'amend', '-o', 'log_size=3M', image), *begins,
+          'space_scan end=%d overlap=0 damaged=0' % end,
+          'space_grow from=%d ret=0' % end, *NO_PAGE,
+          'ring_apply pages=0 ret=0', 'header_write ret=0',
+          'header_write ret=0', 'write_state from=metadata to=reading',
+          'log_move from=%d to=%d length=%d ret=0' % (MIB, end, 3 * MIB),
+          'space_reclaim known=1', 'space_cut to=%d ret=0' % (end + 3 * MIB),
+          'space_punch offset=%d bytes=%d' % (MIB, MIB), 'thaw')
+    end += 3 * MIB
+    # One of the four blocks is where the log was: its zeros are flushed first.
+    # The items take two commits: what is new, then the table.
+    shows(tool(ctx, 'amend', '-o', 'subformat=fixed', image), *begins,
+          'space_scan end=%d overlap=0 damaged=0' % end,
+          'space_grow from=%d to=%d ret=0' % (end, end + 4 * MIB),
+          'commit_start pages=1 barrier=1', *COMMIT[1:], *COMMIT, *COMMIT,
+          'subformat fixed=1 ret=0', 'thaw', *NO_PAGE,
+          'ring_apply pages=3 ret=0', *CLOSED[3:5],
+          'write_state from=metadata to=reading', 'log_close ret=0',
+          'space_cut to=%d ret=0' % (end + 3 * MIB))
+    # What the item has held before is still there.
+    shows(tool(ctx, 'amend', '-o', 'subformat=dynamic', image), *begins,
+          *NO_PAGE, *COMMIT, 'subformat fixed=0 ret=0', 'thaw', *CLOSED[:5],
+          'write_state from=metadata to=reading', 'log_close ret=0',
+          'space_scan end=%d' % (end + 3 * MIB))
+
+
 # -- Chains --
 
 def told(ctx):
@@ -615,4 +646,4 @@ def tests():
         life, reading, share, reuse, kept, discard, relieve, small_steps,
         replay, failing,
         no_space, stopped, stopped_at_once, stays_stopped, read_only_and_back,
-        resize, compact, compact_stopped, told, declared)]
+        resize, compact, compact_stopped, amend, told, declared)]
