@@ -760,6 +760,12 @@ static void merge_snapshot(Merge *m)
     if (read_only) {
         merge_read_only(m, base, true);
         m->chain->linked = ++m->g.disk->now;
+    } else {
+        /*
+         * A flush alone is not passed on to the image below, so QEMU flushes
+         * that one before.  Here it is the first write that makes it stable.
+         */
+        guests_write_and_flush(&m->g);
     }
     bdrv_unref(base);
     merge_use(m, 1);

@@ -535,6 +535,11 @@ static bool guests_resume(Guests *g)
     return ret == 0;
 }
 
+void guests_write_and_flush(Guests *g)
+{
+    guests_start(g, guest_last, 1);
+}
+
 /* From open to close.  Returns whether all went well. */
 static bool guests_session(Guests *g, unsigned actions, unsigned count)
 {

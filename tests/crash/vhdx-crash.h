@@ -622,6 +622,9 @@ void guests_enter_all(Guests *g, unsigned actions);
 /* Until they have. */
 void guests_wait(Guests *g);
 
+/* One write, and then a flush, both of which must succeed */
+void guests_write_and_flush(Guests *g);
+
 /* A run on @base, which it takes. */
 CrashRun *run_new(const CrashWorkload *workload, CrashImage *base);
 
