@@ -14,6 +14,9 @@ GROUPS = (
     ('allocating', 'New blocks', 'Writes all over a fresh disk of 64 GiB, '
      'nearly each to a block that is not there yet. Block sizes are those of '
      'VHDX; qcow2 has its default clusters, raw is a sparse file.'),
+    ('latency', 'New blocks with a flush each, on slow storage', 'Writes of '
+     '4 KiB to new blocks of 1 MiB, a flush after each, depth 1. A library '
+     'that is preloaded waits in each write and in each flush of the file.'),
     ('sequential', 'New blocks in a row', 'A fresh disk of 64 GiB with '
      'default blocks is written from its beginning.'),
     ('convert', 'qemu-img convert', 'Times, so less is better. The end '

@@ -1,0 +1,50 @@
+"""New blocks with a flush each, on storage that takes its time.
+
+How long a write and a flush take is set by a library that waits in them
+(latency.c), so the machine has little to say in it.
+"""
+import os
+
+import tools
+from tools import GIB, KIB, MIB
+
+DISK = 64 * GIB
+COUNT = 400
+# microseconds of a write, of a flush; the target
+CASES = (200, 500, '>=0.9'), (500, 1000, '>=0.95'), (50, 500, ''), (0, 0, '')
+
+
+def rate(bench, fmt, library, write, flush):
+    with bench.fresh(fmt, DISK, MIB) as path:
+        opts = tools.image_opts(fmt, path, 'threads', **{
+            'cache.direct': 'on', 'file.cache.direct': 'on'})
+        output = bench.run([
+            'env', 'LD_PRELOAD=' + library, 'WRITE_US=%d' % write,
+            'FLUSH_US=%d' % flush, *tools.img_bench(
+                fmt, opts, 'threads', DISK, count=COUNT, request=4 * KIB,
+                depth=1, write=True, flush=1)])
+    return COUNT / tools.img_bench_seconds(output)
+
+
+def run(bench, results, rounds, say):
+    library = os.path.join(bench.folder, 'latency.so')
+    here = os.path.dirname(os.path.abspath(__file__))
+    bench.run(['gcc', '-O2', '-shared', '-fPIC', '-o', library,
+               os.path.join(here, 'latency.c'), '-ldl'])
+    failed = set()
+    for number in range(rounds):
+        turn = number % len(bench.formats)
+        say('latencies, round %d of %d' % (number + 1, rounds))
+        for write, flush, target in CASES:
+            case = 'write of %d us, flush of %d us' % (write, flush)
+            for fmt in bench.formats[turn:] + bench.formats[:turn]:
+                if fmt.name in failed:
+                    continue
+                try:
+                    value = rate(bench, fmt, library, write, flush)
+                except tools.Failure as error:
+                    failed.add(fmt.name)
+                    results.fail('%s: %s: %s' % (fmt.name, case, error))
+                    continue
+                results.add('latency', case, 'qemu-img, threads', fmt.name,
+                            '1/s', target, number, value)
