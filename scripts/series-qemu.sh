@@ -39,7 +39,7 @@ metadata      metadata
 space-scan    request space-map space-scan space-int
 space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
-log           commit-pages commit metadata-write log link begin
+log           commit-int commit-pages commit metadata-write log link begin
 io            extent mixed read alloc-int alloc-place alloc-child alloc early io
 resize        region log-move bat-clear placed subformat resize resize-int resize-child
 compact       move compact compact-int compact-drop compact-child compact-slide
