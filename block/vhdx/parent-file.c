@@ -26,7 +26,7 @@ static int file_read(int fd, uint64_t offset, size_t bytes, void *buf,
         return -EIO;
     }
     if (n < bytes) {
-        error_setg(errp, "it ends at offset %" PRIu64, offset + n);
+        error_setg(errp, "it ends before offset %" PRIu64, offset + bytes);
         return -EINVAL;
     }
     return 0;
