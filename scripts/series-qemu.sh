@@ -29,6 +29,7 @@ tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
 parent-path   parent-path parent-name parent-file unit/test-vhdx-parent-path.c
+              unit/vhdx-test-image.h
 state         compat state lock call change file parent parent-int
               parent-children parent-perm trace trace-events +2-trace
               unit/test-vhdx-change.c unit/vhdx-test-abort.h
@@ -55,7 +56,7 @@ unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,early,every
               unit/test-vhdx-{open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
-              unit/vhdx-test-{child,cut,fail,hold,image,model,node,open,request}.h
+              unit/vhdx-test-{child,cut,fail,hold,model,node,open,request}.h
               unit/vhdx-test-contracts.h.inc
 crash         crash/*vhdx*
 fuzz          fuzz/*vhdx* +4-fuzz

@@ -444,6 +444,28 @@ static void test_long(void)
     g_assert_cmpstr(loc->volume_path, ==, path);
 }
 
+/* The same is the longest that is stored. */
+static void test_store_long(void)
+{
+    g_autofree char *path = g_strnfill(32768, 'x');
+    VHDXLocator loc = { .linkage = { { 1 } }, .relative_path = path };
+    Error *err = NULL;
+    uint32_t bytes;
+
+    g_assert_null(vhdx_locator_encode(&loc, &bytes, &err));
+    expect_error(err, "path of the parent is too long", "32768 UTF-16 units");
+    path[32767] = '\0';
+    for (int i = 0; i < 2; i++) {
+        g_autoptr(VHDXLocator) got = NULL;
+        g_autofree uint8_t *item = vhdx_locator_encode(&loc, &bytes,
+                                                       &error_abort);
+
+        got = vhdx_locator_decode(item, bytes, &error_abort);
+        g_assert_cmpstr(got->relative_path, ==, path);
+        path[32766] = '\0';
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -465,6 +487,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/locator/text", test_text);
     g_test_add_func("/vhdx/locator/unicode", test_unicode);
     g_test_add_func("/vhdx/locator/long", test_long);
+    g_test_add_func("/vhdx/locator/store-long", test_store_long);
 
     return g_test_run();
 }

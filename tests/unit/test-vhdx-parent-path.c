@@ -1,5 +1,5 @@
 /*
- * VHDX unit tests: the search for a parent
+ * VHDX unit tests: the search for a parent, and what is read of its file
  *
  * Each test has folders of its own, made of what it names, below "top"; the
  * child is top/vm/c.vhdx.  Paths of a locator that begin with "TOP" get the
@@ -10,8 +10,11 @@
 
 #include "qemu/osdep.h"
 #include <glib/gstdio.h>
+#include <sys/un.h>
+#include "block/vhdx/parent-file.h"
+#include "block/vhdx/parent-name.h"
 #include "block/vhdx/parent-path.h"
-#include "vhdx-test-util.h"
+#include "vhdx-test-image.h"
 
 #define CHILD   "vm/c.vhdx"
 
@@ -402,6 +405,8 @@ static void test_kinds(Tree *tree, const void *data)
         expect_none(tree, (Paths) { bad[i] }, bad[i], "not a regular file");
     }
     expect_none(tree, (Paths) { "to-nothing" }, "to-nothing", "No such file");
+    expect_none(tree, (Paths) { "to-nothing\\p.vhdx" },
+                "to-nothing/p.vhdx' (No such file", "");
     expect_none(tree, (Paths) { "circle" }, "circle'", g_strerror(ELOOP));
     expect_none(tree, (Paths) { "fifo\\..\\c.vhdx" }, "/../c.vhdx'",
                 g_strerror(ENOTDIR));
@@ -610,6 +615,156 @@ static void test_none(Tree *tree, const void *data)
                 "none can be tried", "absolute_win32_path is 'C:\\..'");
 }
 
+/* -- The file that is to be a parent -- */
+
+/* That at @path can't be one; the message names it, and says @why. */
+static void expect_no_parent(const char *path, const char *why)
+{
+    VHDXGuid data_write, disk_id;
+    Error *err = NULL;
+
+    g_assert_cmpint(vhdx_parent_file_read(path, 512, &data_write, &disk_id,
+                                          &err), <, 0);
+    expect_error(err, path, why);
+}
+
+/* What is read of @img, stored at @path, is what it has. */
+static void expect_parent(const char *path, const Image *img)
+{
+    VHDXGuid data_write, disk_id, want;
+
+    g_assert_true(g_file_set_contents(path, (char *)img->file, IMAGE_SIZE,
+                                      NULL));
+    g_assert_cmpint(vhdx_parent_file_read(path, 512, &data_write, &disk_id,
+                                          &error_abort), ==, 0);
+    put_guid(want.id, "11121314-1516-1718-191A-1B1C1D1E1F20");
+    want = vhdx_guid_decode(want.id);
+    g_assert_true(vhdx_guid_equal(&data_write, &want));
+    memset(want.id, 0, sizeof(want.id));
+    put_le(want.id, 0x1234, 2);
+    want = vhdx_guid_decode(want.id);
+    g_assert_true(vhdx_guid_equal(&disk_id, &want));
+}
+
+/* Files that end within what is read, or before it */
+static void test_file_cut(Tree *tree, const void *data)
+{
+    static const struct {
+        uint32_t end;
+        uint32_t needed;
+    } cuts[] = {
+        { 0, 8 },
+        { 4, 8 },
+        { 65 * KiB, 68 * KiB },                 /* header 1 */
+        { 100 * KiB, 132 * KiB },               /* header 2 */
+        { 200 * KiB, 256 * KiB },               /* region table 1 */
+        { MiB, IMAGE_METADATA + 64 * KiB },     /* metadata table */
+        { IMAGE_METADATA + 32 * KiB, IMAGE_METADATA + 64 * KiB },
+        /* logical sector size */
+        { IMAGE_METADATA + 64 * KiB, IMAGE_METADATA + 64 * KiB + 52 },
+        { IMAGE_METADATA + 64 * KiB + 50, IMAGE_METADATA + 64 * KiB + 52 },
+    };
+    g_autofree char *path = at(tree, "p.vhdx");
+    Image *img = image_new();
+
+    for (size_t i = 0; i < G_N_ELEMENTS(cuts); i++) {
+        g_autofree char *why = g_strdup_printf("can't be a parent: it ends "
+                                               "before offset %u",
+                                               cuts[i].needed);
+
+        expect_parent(path, img);
+        g_assert_cmpint(truncate(path, cuts[i].end), ==, 0);
+        expect_no_parent(path, why);
+    }
+    image_free(img);
+}
+
+static void test_file_damaged(Tree *tree, const void *data)
+{
+    const uint32_t entries = IMAGE_METADATA + 32;
+    const struct {
+        uint32_t at[2];
+        uint8_t value;
+        const char *why;                /* NULL: it is none the worse for it */
+    } damage[] = {
+        { { 64 * KiB }, 0, NULL },
+        { { 192 * KiB + 100 }, 1, NULL },
+        { { 256 * KiB + 100 }, 1, NULL },
+        { { 7 }, 'E', "it is not in VHDX format" },
+        { { 64 * KiB, 128 * KiB }, 0, "neither VHDX header has a valid" },
+        { { 192 * KiB, 256 * KiB }, 0, "neither region table has a valid" },
+        { { IMAGE_METADATA }, 0, "metadata table has no valid signature" },
+        { { entries + 3 * 32 + 20 }, 8, "no valid 'Logical Sector Size'" },
+        { { entries + 2 * 32 + 20 }, 8, "no valid 'Virtual Disk ID'" },
+    };
+    g_autofree char *path = at(tree, "p.vhdx");
+
+    for (size_t i = 0; i < G_N_ELEMENTS(damage); i++) {
+        Image *img = image_new();
+
+        for (int n = 0; n < 2 && damage[i].at[n]; n++) {
+            img->file[damage[i].at[n]] = damage[i].value;
+        }
+        if (damage[i].why) {
+            g_assert_true(g_file_set_contents(path, (char *)img->file,
+                                              IMAGE_SIZE, NULL));
+            expect_no_parent(path, damage[i].why);
+        } else {
+            expect_parent(path, img);
+        }
+        image_free(img);
+    }
+}
+
+static void test_file_kinds(Tree *tree, const void *data)
+{
+    g_autofree char *fifo = at(tree, "fifo");
+    g_autofree char *none = at(tree, "none");
+    struct sockaddr_un socket_at = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
+    expect_no_parent(fifo, "it is no regular file");
+    expect_no_parent(tree->top, "it is no regular file");
+    expect_no_parent(none, g_strerror(ENOENT));
+    expect_no_parent("/proc/self/status", "/dev, /proc or /sys");
+    /* There is one, which can't be opened, by whatever user. */
+    g_snprintf(socket_at.sun_path, sizeof(socket_at.sun_path), "%s/socket",
+               tree->top);
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&socket_at, sizeof(socket_at)),
+                    ==, 0);
+    expect_no_parent(socket_at.sun_path, g_strerror(ENXIO));
+    close(fd);
+}
+
+/* -- The paths that a child gets -- */
+
+/* An absolute name alone, where there is no folder to know the way to */
+static void test_store_no_way(Tree *tree, const void *data)
+{
+    g_autofree char *child = at(tree, CHILD);
+    g_autofree char *parent = at(tree, "none/p.vhdx");
+    g_autofree char *want = with_top(tree, "TOP\\none\\p.vhdx");
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+
+    g_assert_cmpint(vhdx_parent_name_store(loc, child, parent, NULL,
+                                           &error_abort), ==, 0);
+    g_assert_null(loc->relative_path);
+    g_assert_cmpstr(loc->absolute_win32_path, ==, want);
+}
+
+static void test_store_remote(Tree *tree, const void *data)
+{
+    g_autofree char *parent = at(tree, "p.vhdx");
+    g_autoptr(VHDXLocator) loc = g_new0(VHDXLocator, 1);
+    Error *err = NULL;
+
+    g_assert_cmpint(vhdx_parent_name_store(loc, "nbd:unix:x", parent, NULL,
+                                           &err), <, 0);
+    expect_error(err, parent, "the child is no local file");
+    g_assert_null(loc->absolute_win32_path);
+}
+
 static void add(const char *name, void (*test)(Tree *, const void *))
 {
     g_autofree char *path = g_strconcat("/vhdx/parent-path/", name, NULL);
@@ -639,6 +794,11 @@ int main(int argc, char **argv)
     add("remote", test_remote);
     add("long", test_long);
     add("none", test_none);
+    add("file-cut", test_file_cut);
+    add("file-damaged", test_file_damaged);
+    add("file-kinds", test_file_kinds);
+    add("store-no-way", test_store_no_way);
+    add("store-remote", test_store_remote);
 
     return g_test_run();
 }
