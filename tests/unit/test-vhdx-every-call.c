@@ -19,6 +19,7 @@
 #include "block/block_int.h"
 #include "block/vhdx/change.h"
 #include "vhdx-test-request.h"
+#include "vhdx-test-util.h"
 
 #define BLOCK       MiB
 #define DISK_SIZE   (16 * MiB)
@@ -143,6 +144,9 @@ typedef struct MemoryState {
     unsigned file;
 } MemoryState;
 
+/* Whether there is no preallocation for it */
+static bool no_prealloc;
+
 static unsigned file_of(BlockDriverState *bs)
 {
     return ((MemoryState *)bs->opaque)->file;
@@ -238,6 +242,9 @@ static int coroutine_fn memory_truncate(BlockDriverState *bs, int64_t offset,
 {
     int ret = fault_before();
 
+    if (ret == 0 && prealloc != PREALLOC_MODE_OFF && no_prealloc) {
+        ret = -ENOTSUP;
+    }
     if (ret == 0) {
         file_set_size(file_of(bs), offset);
         ret = fault_after();
@@ -426,13 +433,18 @@ static QDict *image_options(unsigned file)
 
 static bool is_chain;
 
+/* Whether the parent, an empty one, is left out once the run is over */
+static bool is_flattened;
+
 static BlockBackend *image_open(int flags, Error **errp)
 {
     QDict *options = image_options(IMAGE);
     BlockDriverState *parent = NULL;
     BlockBackend *blk;
 
-    if (is_chain) {
+    if (is_flattened && !fault.armed) {
+        qdict_put_null(options, "backing");
+    } else if (is_chain) {
         QDict *below = image_options(PARENT);
 
         qdict_put_str(below, "node-name", "parent");
@@ -514,17 +526,23 @@ static void check_after(void)
     end();
 }
 
-/* Do @scenario with a request that fails. */
-static void run(void (*scenario)(void), unsigned at, Way way)
+/* A run begins, in which request @at fails. */
+static void run_begin(unsigned at, Way way)
 {
     files_reset();
-    disk = disk_before;
     fault.at = at;
     fault.way = way;
     fault.hit = false;
     fault.calls = 0;
     fault.armed = true;
     g_snprintf(fault.name, sizeof(fault.name), "%s %u", way_names[way], at);
+}
+
+/* Do @scenario with a request that fails. */
+static void run(void (*scenario)(void), unsigned at, Way way)
+{
+    run_begin(at, way);
+    disk = disk_before;
     scenario();
     end();
     check_after();
@@ -574,9 +592,13 @@ static void load(unsigned i)
     unlink(paths[i]);
 }
 
+static bool is_fixed;
+
 static void create(unsigned i, const char *backing)
 {
-    char options[] = "block_size=1M,log_size=1M";
+    g_autofree char *options =
+        g_strdup_printf("block_size=1M,log_size=1M%s",
+                        is_fixed ? ",subformat=fixed" : "");
 
     bdrv_img_create(paths[i], "vhdx", backing, backing ? "vhdx" : NULL,
                     options, DISK_SIZE, BDRV_O_RDWR, true, &error_abort);
@@ -591,7 +613,7 @@ static void disk_reset(void)
     for (unsigned i = 0; i < CELLS; i++) {
         disk.now[i] = disk.later[i] = 1;
     }
-    is_chain = is_damaged = false;
+    is_chain = is_damaged = is_flattened = no_prealloc = false;
 }
 
 /* An image with some blocks, opened and flushed */
@@ -626,11 +648,40 @@ static void make_image_with_log(void)
     g_free(kept.data);
 }
 
-/* A child and its parent, each with something in it; the child is open. */
-static void make_chain(void)
+/*
+ * ... with a region and the log behind all blocks, and room between them: the
+ * one can be moved down, and the other one stays.
+ */
+static void make_image_with_region(void)
 {
+    uint8_t *f = files[IMAGE].data;
+    uint64_t end_of_file;
+
     make_image();
     end();
+    end_of_file = files[IMAGE].size;
+    file_set_size(IMAGE, end_of_file + 4 * MiB);
+    memcpy(f + end_of_file, f + 3 * MiB, MiB);
+    memset(f + 3 * MiB, 0, MiB);
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *header = f + (64 + 64 * i) * KiB;
+        uint8_t *table = f + (192 + 64 * i) * KiB;
+
+        for (unsigned n = 0; n < 2; n++) {
+            if (guid_is(table + 16 + 32 * n, GUID_REGION_METADATA)) {
+                put_le(table + 32 + 32 * n, end_of_file, 8);
+            }
+        }
+        seal(table, 64 * KiB);
+        put_le(header + 72, end_of_file + 3 * MiB, 8);
+        seal(header, 4 * KiB);
+    }
+    g_assert_true(begin());
+}
+
+/* A child of the image, which is closed: it has something, and is open. */
+static void make_child(void)
+{
     files[PARENT].size = files[IMAGE].size;
     memcpy(files[PARENT].data, files[IMAGE].data, FILE_MAX);
     g_assert_true(g_file_set_contents(paths[PARENT],
@@ -646,6 +697,65 @@ static void make_chain(void)
     g_assert_cmpint(disk_write(image, 7 * PER_BLOCK, PER_BLOCK, 13), >=, 0);
     g_assert_cmpint(disk_flush(image), >=, 0);
     disk_check(image, false, false);
+}
+
+/* A child and its parent, each with something in it; the child is open. */
+static void make_chain(void)
+{
+    make_image();
+    end();
+    make_child();
+}
+
+/*
+ * The same, but the parent is empty, and the file has something else in those
+ * parts of some blocks that are the parent's.
+ */
+static void make_empty_chain(void)
+{
+    uint8_t *f = files[IMAGE].data;
+
+    disk_reset();
+    create(IMAGE, NULL);
+    load(IMAGE);
+    make_child();
+    for (unsigned i = 8; i < 12; i++) {
+        g_assert_cmpint(disk_write(image, i * PER_BLOCK, 3, i), >=, 0);
+    }
+    end();
+    for (unsigned i = 0; i < 12; i++) {
+        uint64_t entry = get_le(f + 2 * MiB + 8 * i, 8);
+
+        /* PARTIALLY_PRESENT: with its first three cells */
+        if ((entry & 7) == 7) {
+            memset(f + (entry & ~(MiB - 1)) + 3 * CELL, 30, BLOCK - 3 * CELL);
+        } else {
+            g_assert_cmpuint(i, !=, 1);
+            g_assert_cmpuint(i, <, 8);
+        }
+    }
+    g_assert_true(begin());
+    disk_check(image, false, false);
+}
+
+/* ... whose metadata items are far behind the table */
+static void make_chain_with_far_items(void)
+{
+    uint8_t *metadata = files[IMAGE].data + 3 * MiB;
+    const uint32_t far = 512 * KiB;
+
+    make_chain();
+    end();
+    g_assert_cmpmem(metadata, 8, "metadata", 8);
+    for (unsigned i = 0; i < get_le(metadata + 10, 2); i++) {
+        uint8_t *entry = metadata + 32 + 32 * i;
+        uint32_t offset = get_le(entry + 16, 4), length = get_le(entry + 20, 4);
+
+        memcpy(metadata + far + offset, metadata + offset, length);
+        memset(metadata + offset, 0, length);
+        put_le(entry + 16, far + offset, 4);
+    }
+    g_assert_true(begin());
 }
 
 /* -- What is done -- */
@@ -716,6 +826,20 @@ static void resize(void)
     look();
     disk_truncate(image, DISK_SIZE);
     look();
+}
+
+/* The same of a fixed image, each block of which has a place all the while. */
+static void resize_fixed(void)
+{
+    BdrvCheckResult result = { 0 };
+
+    resize();
+    fault.armed = false;
+    if (image && bdrv_check(blk_bs(image), &result, 0) == 0) {
+        g_assert_cmpuint(result.bfi.allocated_clusters, ==,
+                         blk_getlength(image) / BLOCK);
+    }
+    fault.armed = true;
 }
 
 static void amend_status(BlockDriverState *bs, int64_t offset,
@@ -831,6 +955,23 @@ static void make_dynamic(void)
     look();
 }
 
+/* The first change since the image was opened */
+static void compact_at_once(void)
+{
+    if (begin()) {
+        amend("compact=zeroes");
+        look();
+    }
+}
+
+static void amend_at_once(void)
+{
+    if (begin()) {
+        amend("physical_sector_size=512");
+        look();
+    }
+}
+
 static void repair(void)
 {
     BdrvCheckResult result = { 0 };
@@ -873,7 +1014,146 @@ static void commit(void)
     }
 }
 
+/* The child becomes an image without a parent. */
+static void flatten(void)
+{
+    if (!begin()) {
+        return;
+    }
+    bdrv_change_backing_file(blk_bs(image), NULL, NULL, false);
+    look();
+    disk_write(image, 5 * PER_BLOCK + 1, 2, 21);
+    disk_flush(image);
+    look();
+}
+
+/* -- A new image -- */
+
+typedef struct Create {
+    BlockdevCreateOptions options;
+    Error *err;
+    int ret;
+} Create;
+
+static void coroutine_fn create_entry(void *opaque)
+{
+    Create *c = opaque;
+
+    c->ret = bdrv_find_format("vhdx")->bdrv_co_create(&c->options, &c->err);
+}
+
+/* Make an image with @prealloc on the empty node; returns whether it worked. */
+static bool create_on_node(PreallocMode prealloc)
+{
+    QDict *options = qdict_new();
+    BlockdevRef file = {
+        .type = QTYPE_QSTRING,
+        .u.reference = (char *)"file",
+    };
+    Create c = {
+        .options.driver = BLOCKDEV_DRIVER_VHDX,
+        .options.u.vhdx = {
+            .file = &file,
+            .has_size = true,
+            .size = DISK_SIZE,
+            .has_block_size = true,
+            .block_size = BLOCK,
+            .has_subformat = is_fixed,
+            .subformat = BLOCKDEV_VHDX_SUBFORMAT_FIXED,
+            .has_preallocation = true,
+            .preallocation = prealloc,
+        },
+        .ret = -EINPROGRESS,
+    };
+    BlockDriverState *bs;
+
+    qdict_put_str(options, "driver", "vhdx-test-memory");
+    qdict_put_str(options, "node-name", "file");
+    qdict_put_int(options, "number", IMAGE);
+    bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE, NULL);
+    if (!bs) {
+        return false;
+    }
+    qemu_coroutine_enter(qemu_coroutine_create(create_entry, &c));
+    while (c.ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(c.ret < 0, ==, c.err != NULL);
+    error_free(c.err);
+    bdrv_unref(bs);
+    return c.ret >= 0;
+}
+
+static bool image_opens(void)
+{
+    image = image_open(0, NULL);
+    return image;
+}
+
+/*
+ * Make an image, with a request that fails.  What that leaves is no image at
+ * all, or a good one; it can be made then.
+ */
+static void create_with_fault(unsigned at, Way way, PreallocMode prealloc)
+{
+    bool made;
+
+    run_begin(at, way);
+    made = create_on_node(prealloc);
+    fault.armed = false;
+    g_assert_true(made || fault.hit);
+    if (image_opens()) {
+        disk_check(image, false, false);
+        check_is_sound();
+        end();
+    } else {
+        g_assert_false(made);
+        g_assert_true(create_on_node(prealloc));
+        g_assert_true(image_opens());
+        disk_check(image, false, false);
+        end();
+    }
+}
+
+static void create_each(PreallocMode prealloc)
+{
+    /* Where the file has something else before */
+    memset(files[IMAGE].data, 0x55, MiB);
+    files[IMAGE].size = MiB;
+    files_keep();
+    for (unsigned way = 0; way < WAYS; way++) {
+        unsigned at = 0;
+
+        do {
+            create_with_fault(at++, way, prealloc);
+        } while (fault.hit);
+        g_assert_cmpuint(fault.calls, >=, 10);
+    }
+    is_fixed = false;
+}
+
 /* -- Tests -- */
+
+static void test_create(void)
+{
+    disk_reset();
+    create_each(PREALLOC_MODE_OFF);
+}
+
+static void test_create_fixed(void)
+{
+    disk_reset();
+    is_fixed = true;
+    create_each(PREALLOC_MODE_FULL);
+}
+
+/* It writes zeros where the node has no preallocation. */
+static void test_create_written(void)
+{
+    disk_reset();
+    is_fixed = no_prealloc = true;
+    create_each(PREALLOC_MODE_FULL);
+}
 
 static void test_open(void)
 {
@@ -917,6 +1197,14 @@ static void test_resize(void)
     run_each(resize, 50);
 }
 
+static void test_resize_fixed(void)
+{
+    is_fixed = true;
+    make_image();
+    is_fixed = false;
+    run_each(resize_fixed, 50);
+}
+
 static void test_compact(void)
 {
     make_image();
@@ -927,6 +1215,31 @@ static void test_compact_zeroes(void)
 {
     make_image();
     run_each(compact_zeroes, 50);
+}
+
+/* ... where the log is needed */
+static void test_compact_replay(void)
+{
+    make_image_with_log();
+    run_each(compact_at_once, 30);
+}
+
+static void test_compact_region(void)
+{
+    make_image_with_region();
+    run_each(compact_space, 50);
+}
+
+static void test_compact_region_at_once(void)
+{
+    make_image_with_region();
+    run_each(compact_at_once, 30);
+}
+
+static void test_amend(void)
+{
+    make_image();
+    run_each(amend_at_once, 10);
 }
 
 static void test_log_size(void)
@@ -974,10 +1287,44 @@ static void test_repair(void)
     run_each(repair, 30);
 }
 
+/* Tables that have no copy in a log: what is odd there, and a damaged copy */
+static void test_repair_tables(void)
+{
+    uint8_t *f = files[IMAGE].data, *metadata = f + 3 * MiB, *bat = f + 2 * MiB;
+
+    make_image();
+    end();
+    memset(f + 192 * KiB + 100, 0x55, 100);
+    g_assert_cmpmem(metadata, 8, "metadata", 8);
+    put_le(metadata + 8, 1, 2);
+    put_le(metadata + 12, 2, 4);
+    put_le(metadata + 32 + 28, 3, 4);
+    /* The entry of a block of zeros keeps what is none of its own. */
+    g_assert_cmpint(get_le(bat + 8 * 12, 8), <, 8);
+    put_le(bat + 8 * 12, MiB | 2, 8);
+    is_damaged = true;
+    g_assert_true(begin());
+    run_each(repair, 30);
+}
+
 static void test_reopen(void)
 {
     make_image();
     run_each(reopen, 20);
+}
+
+static void test_chain_open(void)
+{
+    make_chain_with_far_items();
+    run_each(open_and_read, 15);
+    /* Each of them in each way: there are few. */
+    for (unsigned way = 0; way < WAYS; way++) {
+        unsigned at = 0;
+
+        do {
+            run(open_and_read, at++, way);
+        } while (fault.hit);
+    }
 }
 
 static void test_chain_requests(void)
@@ -1010,12 +1357,22 @@ static void test_chain_resize(void)
     run_each(resize, 50);
 }
 
+static void test_chain_flatten(void)
+{
+    make_empty_chain();
+    is_flattened = true;
+    run_each(flatten, 50);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*test)(void);
     } tests[] = {
+        { "create", test_create },
+        { "create-fixed", test_create_fixed },
+        { "create-written", test_create_written },
         { "open", test_open },
         { "open-replay", test_open_replay },
         { "open-to-read", test_open_to_read },
@@ -1023,18 +1380,26 @@ int main(int argc, char **argv)
         { "requests", test_requests },
         { "requests-replay", test_requests_replay },
         { "resize", test_resize },
+        { "resize-fixed", test_resize_fixed },
         { "compact", test_compact },
         { "compact-zeroes", test_compact_zeroes },
+        { "compact-replay", test_compact_replay },
+        { "compact-region", test_compact_region },
+        { "compact-region-at-once", test_compact_region_at_once },
         { "log-size", test_log_size },
         { "make-fixed", test_make_fixed },
         { "make-dynamic", test_make_dynamic },
         { "repair", test_repair },
+        { "repair-tables", test_repair_tables },
+        { "amend", test_amend },
         { "reopen", test_reopen },
+        { "chain-open", test_chain_open },
         { "chain-requests", test_chain_requests },
         { "chain-commit", test_chain_commit },
         { "chain-compact", test_chain_compact },
         { "chain-log-size", test_chain_log_size },
         { "chain-resize", test_chain_resize },
+        { "chain-flatten", test_chain_flatten },
     };
     int ret;
 
