@@ -26,6 +26,9 @@ static char *test_dir;
 static char *image_path;
 static char *parent_path;
 
+/* How long the file is, and for good; 0: it gets longer. */
+static int64_t file_length;
+
 /* The node that is the parent, or NULL for a new one upon the file */
 static const char *parent_node;
 
@@ -48,8 +51,15 @@ static BlockBackend *open_image(int fail)
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "discard", "unmap");
     qdict_put_str(options, "file.driver", "blkdebug");
-    qdict_put_str(options, "file.image.driver", "file");
-    qdict_put_str(options, "file.image.filename", image_path);
+    if (file_length) {
+        qdict_put_str(options, "file.image.driver", "raw");
+        qdict_put_int(options, "file.image.size", file_length);
+        qdict_put_str(options, "file.image.file.driver", "file");
+        qdict_put_str(options, "file.image.file.filename", image_path);
+    } else {
+        qdict_put_str(options, "file.image.driver", "file");
+        qdict_put_str(options, "file.image.filename", image_path);
+    }
     for (int i = 1; i < fail; i++) {
         g_autofree char *prefix = g_strdup_printf("file.set-state.%d.", i - 1);
         g_autofree char *event = g_strconcat(prefix, "event", NULL);
@@ -307,6 +317,34 @@ static int64_t length_of_two(bool fail)
 static void test_write_failed(void)
 {
     g_assert_cmpint(length_of_two(true), ==, length_of_two(false));
+}
+
+/*
+ * There is space for a new block, but not for the sector bitmap too that tells
+ * which part of it is written: the block's place is free for one that needs no
+ * bitmap.
+ */
+static void test_no_space_for_bitmap(void)
+{
+    const Part parts[] = {
+        { 0, BLOCK, 1 }, { 3 * BLOCK, BLOCK, 3 },
+    };
+    BlockBackend *blk;
+    struct stat st;
+
+    create_image();
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    file_length = st.st_size + 2 * BLOCK;
+    g_assert_cmpint(truncate(image_path, file_length), ==, 0);
+    blk = open_image(0);
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), ==, -ENOSPC);
+        check_parts(blk, parts, 1);
+    }
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, BLOCK, 3), >=, 0);
+    end_with(blk, parts, 2);
+    file_length = 0;
 }
 
 /* -- A part is zeroed where the parent has zeros -- */
@@ -750,6 +788,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/child/bitmap/in-order", test_bitmap_in_order);
     g_test_add_func("/vhdx/child/bitmap/other-order", test_bitmap_other_order);
     g_test_add_func("/vhdx/child/write-failed", test_write_failed);
+    g_test_add_func("/vhdx/child/no-space-for-bitmap",
+                    test_no_space_for_bitmap);
     g_test_add_func("/vhdx/child/zeros/write", test_write_zeros_over_zeros);
     g_test_add_func("/vhdx/child/zeros/unmap", test_unmap_over_zeros);
     g_test_add_func("/vhdx/child/zeros/beside-data", test_zeros_beside_data);

@@ -4,16 +4,17 @@
  * A layout is judged by what must hold for any image: everything in its order,
  * aligned, nothing on top of another and no gap.  The number of BAT entries is
  * counted anew.  The freedom that -o has is tested by making images and reading
- * the result by hand.
+ * the result by hand.  A parent is the image of vhdx-test-image.h.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/compat.h"
 #include "block/vhdx/options.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
-#include "vhdx-test-util.h"
+#include "vhdx-test-image.h"
 
 static VHDXCreateOptions sample_options(void)
 {
@@ -542,6 +543,138 @@ static void test_no_falloc(void)
     image_path = g_steal_pointer(&old_path);
 }
 
+/* -- Images with a parent -- */
+
+static char *parent_path;
+
+/* Make the parent, with so much metadata that a child has to take over. */
+static void make_parent(uint32_t bytes)
+{
+    Image *img = image_new();
+
+    /* No log */
+    image_header(img->file + 128 * KiB, 8,
+                 "00000000-0000-0000-0000-000000000000");
+    image_item(img->file + IMAGE_METADATA,
+               "00112233-4455-6677-8899-AABBCCDDEEFF", 2, 0x55, bytes);
+    g_assert_true(g_file_set_contents(parent_path, (char *)img->file,
+                                      IMAGE_SIZE, NULL));
+    image_free(img);
+}
+
+static void create_child(const char *path, Error **errp)
+{
+    char options[] = "";
+
+    bdrv_img_create(path, "vhdx", "parent.vhdx", "vhdx", options, -1,
+                    BDRV_O_RDWR, true, errp);
+}
+
+/* The image at @path is a child of that, and has a disk of its size. */
+static void check_child(const char *path)
+{
+    BlockBackend *blk;
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    blk = blk_new_open(path, NULL, options, 0, &error_abort);
+    g_assert_cmpint(blk_getlength(blk), ==, IMAGE_DISK);
+    g_assert_cmpstr(blk_bs(blk)->backing_file, ==, "parent.vhdx");
+    blk_unref(blk);
+}
+
+static void test_child_items(void)
+{
+    Error *err = NULL;
+
+    make_parent(256 * KiB);
+    create_child(image_path, &error_abort);
+    check_child(image_path);
+    unlink(image_path);
+    make_parent(256 * KiB + 1);
+    create_child(image_path, &err);
+    expect_error(err, "more than 262144 bytes of metadata", "inherit");
+    g_assert_cmpint(access(image_path, F_OK), ==, -1);
+    unlink(parent_path);
+}
+
+/* A name that has a colon is no protocol's behind another colon. */
+static void test_child_colon(void)
+{
+    g_autofree char *cwd = g_get_current_dir();
+    g_autofree char *dir = g_path_get_dirname(image_path);
+
+    g_assert_cmpint(chdir(dir), ==, 0);
+    make_parent(16);
+    create_child("file:nbd:child.vhdx", &error_abort);
+    g_assert_cmpint(access("nbd:child.vhdx", F_OK), ==, 0);
+    check_child("file:nbd:child.vhdx");
+    unlink("nbd:child.vhdx");
+    unlink(parent_path);
+    g_assert_cmpint(chdir(cwd), ==, 0);
+}
+
+typedef struct Create {
+    BlockdevCreateOptions options;
+    Error *err;
+    int ret;
+} Create;
+
+static void coroutine_fn create_entry(void *opaque)
+{
+    Create *c = opaque;
+
+    c->ret = bdrv_find_format("vhdx")->bdrv_co_create(&c->options, &c->err);
+}
+
+/* As blockdev-create does it on the node @node, without a size */
+static int create_child_on(const char *node, Error **errp)
+{
+    BlockdevRef file = {
+        .type = QTYPE_QSTRING,
+        .u.reference = (char *)node,
+    };
+    Create c = {
+        .options.driver = BLOCKDEV_DRIVER_VHDX,
+        .options.u.vhdx = {
+            .file = &file,
+            .backing_file = (char *)"parent.vhdx",
+        },
+        .ret = -EINPROGRESS,
+    };
+
+    vhdx_qapi_has(&c.options.u.vhdx, backing_file);
+    qemu_coroutine_enter(qemu_coroutine_create(create_entry, &c));
+    while (c.ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    error_propagate(errp, c.err);
+    return c.ret;
+}
+
+/* The size is the parent's. */
+static void test_child_size(void)
+{
+    QDict *options = qdict_new();
+    BlockDriverState *bs;
+    Error *err = NULL;
+
+    make_parent(16);
+    g_assert_true(g_file_set_contents(image_path, "", 0, NULL));
+    qdict_put_str(options, "driver", "file");
+    qdict_put_str(options, "node-name", "file");
+    qdict_put_str(options, "filename", image_path);
+    bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE,
+                   &error_abort);
+    g_assert_cmpint(create_child_on("none", &err), <, 0);
+    expect_error(err, "none", "");
+    g_assert_cmpint(create_child_on("file", &error_abort), ==, 0);
+    bdrv_unref(bs);
+    check_child(image_path);
+    unlink(image_path);
+    unlink(parent_path);
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *dir = g_dir_make_tmp("vhdx-create-XXXXXX", NULL);
@@ -552,6 +685,7 @@ int main(int argc, char **argv)
     qemu_init_main_loop(&error_abort);
     g_assert_nonnull(dir);
     image_path = g_build_filename(dir, "image.vhdx", NULL);
+    parent_path = g_build_filename(dir, "parent.vhdx", NULL);
 
     g_test_add_func("/vhdx/create/plan/sizes", test_sizes);
     g_test_add_func("/vhdx/create/plan/random", test_random);
@@ -570,10 +704,14 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/create/options/rounded", test_rounding);
     g_test_add_func("/vhdx/create/options/refused", test_refused);
     g_test_add_func("/vhdx/create/options/no-falloc", test_no_falloc);
+    g_test_add_func("/vhdx/create/child/items", test_child_items);
+    g_test_add_func("/vhdx/create/child/colon", test_child_colon);
+    g_test_add_func("/vhdx/create/child/size", test_child_size);
     ret = g_test_run();
 
     unlink(image_path);
     rmdir(dir);
+    g_free(parent_path);
     g_free(image_path);
     return ret;
 }

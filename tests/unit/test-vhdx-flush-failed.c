@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/ring.h"
 #include "vhdx-test-fail.h"
+#include "vhdx-test-hold.h"
 
 /* A new image whose first block is all 1, and flushed. */
 static BlockBackend *open_written(void)
@@ -137,6 +138,40 @@ static void test_zeros_lost(int (*again)(BlockBackend *blk))
 }
 
 /*
+ * The same, and a write to the new block is under way when a flush fails that
+ * has nothing else to do than to flush data.
+ */
+static void test_zeros_lost_meanwhile(void)
+{
+    BlockBackend *blk = open_written();
+    Write *held;
+
+    /* As above, new blocks are zeroed. */
+    latch(blk, BLOCK, 2, 0);
+    g_assert_cmpint(reopen(blk), ==, 0);
+    g_assert_cmpint(write_fill(blk, 0, 4096, 3), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    held = hold_write(blk, 2 * BLOCK + 64 * KiB, 4096, 3);
+    g_assert_cmpint(write_fill(blk, 0, 4096, 4), >=, 0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    g_assert_cmpint(flush_errors, ==, 0);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, BLOCK, 5), ==, -EIO);
+    (void)release_write(held);
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    blk_unref(blk);
+
+    blk = open_image();
+    check_fill(blk, 0, 4096, 4);
+    check_fill(blk, 4096, BLOCK - 4096, 1);
+    check_fill(blk, BLOCK, BLOCK, 2);
+    check_fill(blk, 2 * BLOCK, DISK_SIZE - 2 * BLOCK, 0);
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
  * The flush that fails is that of the first modification: nothing is in memory
  * only.  @again works, even if @errors more flushes were to fail.
  */
@@ -211,6 +246,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/flush-failed/activate", test_go_on_activate);
     g_test_add_func("/vhdx/order/zeros-lost/reopen", test_zeros_reopen);
     g_test_add_func("/vhdx/order/zeros-lost/activate", test_zeros_activate);
+    g_test_add_func("/vhdx/order/zeros-lost/meanwhile",
+                    test_zeros_lost_meanwhile);
     g_test_add_func("/vhdx/order/begin-failed/reopen", test_begin_reopen);
     g_test_add_func("/vhdx/order/begin-failed/activate", test_begin_activate);
     ret = g_test_run();

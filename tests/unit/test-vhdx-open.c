@@ -9,6 +9,8 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/option.h"
+#include "block/vhdx/state.h"
 #include "vhdx-test-open.h"
 
 #define GUID_NIL    "00000000-0000-0000-0000-000000000000"
@@ -420,6 +422,96 @@ static void test_bad_entry(void)
     image_free(img);
 }
 
+/* -- Options -- */
+
+static void test_cache_size(void)
+{
+    Image *img = image_clean();
+    static const char *const bad[] = { "x", "-1", "1Q", "" };
+
+    store(img);
+    for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+        QDict *options = qdict_new();
+        Error *err = NULL;
+
+        qdict_put_str(options, "driver", "vhdx");
+        qdict_put_str(options, "cache-size", bad[i]);
+        g_assert_null(blk_new_open(test_path, NULL, options, 0, &err));
+        expect_error(err, "cache-size", "");
+    }
+    image_free(img);
+}
+
+/* -- Metadata tables of many items -- */
+
+/* A clean image with @count items, most of which are nothing to us */
+static Image *image_of_items(unsigned count)
+{
+    Image *img = image_clean();
+    uint8_t *metadata = img->file + IMAGE_METADATA;
+
+    for (unsigned i = get_le(metadata + 10, 2); i < count; i++) {
+        g_autofree char *guid =
+            g_strdup_printf("00112233-4455-6677-8899-%012X", i);
+
+        image_item(metadata, guid, 1, i, 8);
+    }
+    return img;
+}
+
+static void amend_status(BlockDriverState *bs, int64_t offset,
+                         int64_t total, void *opaque)
+{
+}
+
+/* Let the disk have physical sectors of 512 bytes. */
+static int amend(BlockBackend *blk, Error **errp)
+{
+    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
+
+    qemu_opt_set(opts, "physical_sector_size", "512", &error_abort);
+    ret = bdrv_amend_options(blk_bs(blk), opts, amend_status, NULL, false,
+                             errp);
+    qemu_opts_del(opts);
+    return ret;
+}
+
+static uint32_t physical_sector(BlockBackend *blk)
+{
+    BDRVVHDXState *s = blk_bs(blk)->opaque;
+
+    return s->params.physical_sector;
+}
+
+/* Items are changed in one write of a page: a table that fits into it. */
+static void test_many_items(void)
+{
+    for (unsigned count = 127; count <= 128; count++) {
+        Image *img = image_of_items(count);
+        g_autofree uint8_t *disk = disk_of(img);
+        BlockBackend *blk;
+        Error *err = NULL;
+
+        check_reads(img);
+        blk = open_image(BDRV_O_RDWR, &error_abort);
+        if (count == 127) {
+            g_assert_cmpint(amend(blk, &error_abort), ==, 0);
+        } else {
+            g_assert_cmpint(amend(blk, &err), ==, -ENOTSUP);
+            expect_error(err, "metadata table has 128 entries", "up to 127");
+        }
+        check_disk(blk, disk);
+        blk_unref(blk);
+        blk = open_image(0, &error_abort);
+        g_assert_cmpuint(physical_sector(blk), ==, count == 127 ? 512 : 4096);
+        check_disk(blk, disk);
+        blk_unref(blk);
+        image_free(img);
+    }
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -448,6 +540,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/open/truncated", test_truncated);
     g_test_add_func("/vhdx/open/bat/states", test_states);
     g_test_add_func("/vhdx/open/bat/bad-entry", test_bad_entry);
+    g_test_add_func("/vhdx/open/cache-size", test_cache_size);
+    g_test_add_func("/vhdx/open/many-items", test_many_items);
     ret = g_test_run();
     test_open_finish();
     return ret;

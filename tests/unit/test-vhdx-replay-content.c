@@ -82,6 +82,33 @@ static void test_zero_hole(void)
     image_free(img);
 }
 
+/* What the log has of a block is not where the block's place is. */
+static void test_status(void)
+{
+    Image *img = image_new();
+    BlockBackend *blk;
+    int64_t n, map;
+    int ret;
+
+    put_page(img, 0, SEQ, 0, 1, 0x11);
+    store(img);
+    blk = open_image(0, &error_abort);
+    for (int64_t at = 0; at < 2 * MiB; at += n) {
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        ret = bdrv_block_status(blk_bs(blk), at, 2 * MiB - at, &n, &map, NULL);
+        g_assert_cmpint(ret & (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO), ==,
+                        BDRV_BLOCK_DATA);
+        if (at <= 4096 && at + n > 4096) {
+            g_assert_false(ret & BDRV_BLOCK_OFFSET_VALID);
+        } else {
+            g_assert_true(ret & BDRV_BLOCK_OFFSET_VALID);
+            g_assert_cmpint(map, ==, IMAGE_BLOCKS + at);
+        }
+    }
+    blk_unref(blk);
+    image_free(img);
+}
+
 static void test_data_over_zero(void)
 {
     const Update updates[] = {
@@ -401,6 +428,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     test_open_init();
 
+    g_test_add_func("/vhdx/replay-content/status", test_status);
     g_test_add_func("/vhdx/replay-content/zero/plain", test_zero_plain);
     g_test_add_func("/vhdx/replay-content/zero/hole", test_zero_hole);
     g_test_add_func("/vhdx/replay-content/zero/data-over-zero",
