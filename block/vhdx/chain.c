@@ -339,6 +339,16 @@ static int coroutine_fn GRAPH_RDLOCK make_empty_frozen(BlockDriverState *bs)
     return ret < 0 ? ret : vhdx_commit(bs);
 }
 
+static int coroutine_fn GRAPH_RDLOCK make_empty(BlockDriverState *bs)
+{
+    int ret;
+
+    vhdx_request_freeze(bs->opaque);
+    ret = make_empty_frozen(bs);
+    vhdx_request_thaw(bs->opaque);
+    return ret;
+}
+
 int coroutine_fn vhdx_chain_make_empty(BlockDriverState *bs, void *opaque,
                                        Error **errp)
 {
@@ -351,12 +361,8 @@ int coroutine_fn vhdx_chain_make_empty(BlockDriverState *bs, void *opaque,
         return -ENOTSUP;
     }
     /* It reads as before if its parent is there: its children go on to fit. */
-    ret = vhdx_begin(bs, vhdx_parent_linked(bs) ? VHDX_METADATA : VHDX_DATA);
-    if (ret == 0) {
-        vhdx_request_freeze(s);
-        ret = make_empty_frozen(bs);
-        vhdx_request_thaw(s);
-    }
+    ret = vhdx_begin(bs, vhdx_parent_linked(bs) ? VHDX_METADATA : VHDX_DATA) ?:
+          make_empty(bs);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not make '%s' empty", bs->filename);
     }

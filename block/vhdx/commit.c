@@ -83,10 +83,11 @@ static int coroutine_fn GRAPH_RDLOCK early_settle(BlockDriverState *bs)
     }
     ret = vhdx_ring_flush(bs);
     early_end(s, ret == 0);
-    if (ret == 0) {
-        vhdx_ring_release(s);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    vhdx_ring_release(s);
+    return 0;
 }
 
 /*
@@ -425,13 +426,13 @@ void coroutine_fn vhdx_commit_early(BlockDriverState *bs)
     vhdx_unlock(s);
     ret = vhdx_ring_write(bs, c->pages->len, c->offsets, c->data);
     trace_vhdx_commit_early(s, c->pages->len, ret);
-    if (ret == 0) {
-        c->written = c->pages->len;
-        s->early = c;
+    if (ret < 0) {
+        vhdx_commit_end(s, c);
+        g_free(c);
         return;
     }
-    vhdx_commit_end(s, c);
-    g_free(c);
+    c->written = c->pages->len;
+    s->early = c;
 }
 
 bool vhdx_commit_relief_due(BDRVVHDXState *s)

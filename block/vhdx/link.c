@@ -108,9 +108,10 @@ vhdx_link_settle(BlockDriverState *bs, BlockDriverState *parent, Error **errp)
         loc->relative_path = g_strdup_printf(".\\%s", name);
     }
     ret = vhdx_link_set(bs, loc, errp);
-    if (ret == 0) {
-        vhdx_parent_set_linked(s, true);
-        vhdx_parent_set_named(s);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    vhdx_parent_set_linked(s, true);
+    vhdx_parent_set_named(s);
+    return 0;
 }
