@@ -19,9 +19,10 @@ PROMPT = b'qemu-io> '
 class Session:
     """'trace' says which of the driver's events are noted as well; 'rule' are
     options of a blkdebug node above the file; with 'size' the image has so
-    many bytes for ever, as on a device."""
+    many bytes for ever, as on a device; with 'delay' each change of the file
+    takes up to so many microseconds more."""
     def __init__(self, ctx, image, readonly=False, name='io.record',
-                 trace='', rule=None, size=None, **options):
+                 trace='', rule=None, size=None, delay=0, **options):
         self.layout = Layout(image)
         path = ctx.path(name)
         if os.path.exists(path):
@@ -46,7 +47,7 @@ class Session:
             command.insert(1, '-r')
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=preloaded(path, image))
+            stderr=subprocess.STDOUT, env=preloaded(path, image, delay))
         self.failed = False
         self.opening = self._names(self._wait())
 

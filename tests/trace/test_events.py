@@ -620,6 +620,24 @@ def told(ctx):
            '%s', done)
 
 
+def beside(ctx):
+    """Where the log's writes take long, a new block's entry is written beside
+    its data if a flush follows, which then has nothing more to write."""
+    with begun(ctx, present(ctx, blocks='4k'), delay=20000) as io:
+        for number in range(1, 17):
+            io.do('write -q -P 1 %dM 4k' % number, 'flush')
+        for number in range(17, 33):
+            io.do('write -q -f -P 1 %dM 4k' % number)
+            shown = [e for e in io.events if e.name in (
+                'alloc_publish', 'ring_write', 'commit_early', 'commit_start',
+                'commit_end')]
+            if any(e.name == 'commit_early' for e in shown):
+                break
+        shows(shown, 'alloc_publish', 'ring_write pages=1 ret=0',
+              'commit_early pages=1 ret=0', *NO_PAGE)
+        io.close()
+
+
 def declared(_):
     """Each event is raised, in the files that its declaration is sorted by,
     and a test here names it."""
@@ -646,4 +664,5 @@ def tests():
         life, reading, share, reuse, kept, discard, relieve, small_steps,
         replay, failing,
         no_space, stopped, stopped_at_once, stays_stopped, read_only_and_back,
-        resize, compact, compact_stopped, amend, told, declared)]
+        resize, compact, compact_stopped, amend, beside, told,
+        declared)]
