@@ -24,9 +24,9 @@ bool vhdx_early_pays(BDRVVHDXState *s, const VHDXExtent *e,
                      BdrvRequestFlags flags);
 
 /*
- * Write @e from @qiov, and the log entry that names it at the same time.  No
- * lock is held.  Returns 0 or -errno of the data; the next commit does what
- * becomes not of the entry.
+ * Write @e from @qiov, and at the same time the log entry that names it.  Where
+ * that can't be, the next commit writes it.  No lock is held.  Returns 0, or
+ * -errno of the data.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_early_pwritev(BlockDriverState *bs, const VHDXExtent *e,
