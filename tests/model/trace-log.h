@@ -372,7 +372,8 @@ static void commit_begins(int pages, bool barrier)
     }
     RULE(pages >= dirty, "failed-dirty",
          "a commit takes %d pages, and %d are dirty", pages, dirty);
-    commit_take(0);
+    m.commit_lock = true;
+    commit_take();
     m.barrier |= barrier;
     t.flushed = false;
 }
