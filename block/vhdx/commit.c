@@ -70,24 +70,51 @@ void vhdx_commit_forget_early(BDRVVHDXState *s)
 }
 
 /*
+ * Whether something that is not in the log yet, or is going to be, relies on
+ * data that was written before: new blocks in space that is not known to read
+ * as zeros, and what is done with requests frozen.
+ */
+static bool data_is_named(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    return vhdx_change_is_ordered(s) || vhdx_request_alloc_barrier(s) ||
+           vhdx_request_frozen(s);
+}
+
+/*
+ * Flush what was written to the log, and with it all data.  If there is only
+ * data, an error is the guest's to deal with, as it is with a raw file.
+ * [flush-stable] [early-latched]
+ */
+static int coroutine_fn GRAPH_RDLOCK
+commit_flush(BlockDriverState *bs, VHDXCommit *c)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool entries = c->written > c->stable || s->early;
+    bool data_only = !entries && vhdx_ring_applied_is_stable(s);
+    int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
+
+    if (ret < 0 && data_only && data_is_named(s)) {
+        vhdx_change_latch(bs, "failed to flush the data of new blocks");
+    }
+    early_end(s, ret == 0);
+    if (ret == 0 && entries) {
+        vhdx_commit_stable(s, c);
+        vhdx_ring_release(s);
+    }
+    return ret;
+}
+
+/*
  * Let an entry that was written early be one like all others: stable, so that
  * its pages may be put in place, or taken once more. [early-settled]
  */
 static int coroutine_fn GRAPH_RDLOCK early_settle(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret;
+    VHDXCommit none = { 0 };
 
-    if (!s->early) {
-        return 0;
-    }
-    ret = vhdx_ring_flush(bs);
-    early_end(s, ret == 0);
-    if (ret < 0) {
-        return ret;
-    }
-    vhdx_ring_release(s);
-    return 0;
+    return s->early ? commit_flush(bs, &none) : 0;
 }
 
 /*
@@ -128,42 +155,6 @@ checkpoint(BlockDriverState *bs)
     }
     vhdx_ring_release(s);
     return 0;
-}
-
-/*
- * Whether something that is not in the log yet, or is going to be, relies on
- * data that was written before: new blocks in space that is not known to read
- * as zeros, and what is done with requests frozen.
- */
-static bool data_is_named(BDRVVHDXState *s)
-{
-    VHDX_LOCK_GUARD(s);
-    return vhdx_change_is_ordered(s) || vhdx_request_alloc_barrier(s) ||
-           vhdx_request_frozen(s);
-}
-
-/*
- * Flush what was written to the log, and with it all data.  If there is only
- * data, an error is the guest's to deal with, as it is with a raw file.
- * [flush-stable] [early-latched]
- */
-static int coroutine_fn GRAPH_RDLOCK
-commit_flush(BlockDriverState *bs, VHDXCommit *c)
-{
-    BDRVVHDXState *s = bs->opaque;
-    bool entries = c->written > c->stable || s->early;
-    bool data_only = !entries && vhdx_ring_applied_is_stable(s);
-    int ret = data_only ? vhdx_ring_flush_data(bs) : vhdx_ring_flush(bs);
-
-    if (ret < 0 && data_only && data_is_named(s)) {
-        vhdx_change_latch(bs, "failed to flush the data of new blocks");
-    }
-    early_end(s, ret == 0);
-    if (ret == 0 && entries) {
-        vhdx_commit_stable(s, c);
-        vhdx_ring_release(s);
-    }
-    return ret;
 }
 
 /* Make room in the ring for the next entry, of @count pages. [ring-room] */
