@@ -13,8 +13,10 @@
  *
  * A window's bitmaps reach further by one block, so that blocks across the
  * border are seen whole.  Entries that name no place are judged with the first
- * window.  The maps take 16 MiB each at most.  No sane image has blocks in more
- * than MAX_WINDOWS windows; one that does is not checked to its end.
+ * window.  The maps take 16 MiB each at most, and only those parts of them are
+ * touched, of a page each, in which something is marked.  No sane image has
+ * blocks in more than MAX_WINDOWS windows; one that does is not checked to its
+ * end.
  *
  * How a single entry is judged is in check-entry.c.
  *
@@ -55,7 +57,11 @@ static bool window_clip(VHDXCheckBat *c, uint64_t offset, uint64_t bytes,
     }
     *first = MAX(mib, c->from) - c->from;
     *end = MIN(mib_end, c->from + c->bits) - c->from;
-    return mib < c->from + c->bits && mib_end > c->from;
+    if (mib >= c->from + c->bits || mib_end <= c->from) {
+        return false;
+    }
+    vhdx_check_touch(c, *first, *end);
+    return true;
 }
 
 /* @begins of these bytes are where something else can't begin. */
@@ -260,6 +266,44 @@ static void tell_odd(VHDXCheckBat *c)
     }
 }
 
+static unsigned long *part_of(unsigned long *map, uint64_t part)
+{
+    return map + BIT_WORD(part * VHDX_CHECK_PART);
+}
+
+/* Nothing is marked any more. */
+static void window_clear(VHDXCheckBat *c)
+{
+    for (uint64_t part = find_first_bit(c->parts, c->part_count);
+         part < c->part_count;
+         part = find_next_bit(c->parts, c->part_count, part + 1)) {
+        bitmap_zero(part_of(c->used, part), VHDX_CHECK_PART);
+        bitmap_zero(part_of(c->twice, part), VHDX_CHECK_PART);
+        bitmap_zero(part_of(c->named, part), VHDX_CHECK_PART);
+    }
+    bitmap_zero(c->parts, c->part_count);
+}
+
+/* Add up what is used or named in the window. */
+static void window_sum(VHDXCheckBat *c)
+{
+    for (uint64_t part = find_first_bit(c->parts, c->part_count);
+         part < c->part_count;
+         part = find_next_bit(c->parts, c->part_count, part + 1)) {
+        uint64_t from = part * VHDX_CHECK_PART;
+        uint64_t bits = MIN(VHDX_CHECK_PART, c->mibs - MIN(c->mibs, from));
+        unsigned long *used = part_of(c->used, part);
+        uint64_t last;
+
+        bitmap_or(used, used, part_of(c->named, part), bits);
+        c->check->used += bitmap_count_one(used, bits) * VHDX_MIB;
+        last = find_last_bit(used, bits);
+        if (last < bits) {
+            c->check->end = (c->from + from + last + 1) * VHDX_MIB;
+        }
+    }
+}
+
 /* Mark what is in use in the window. */
 static int coroutine_fn GRAPH_RDLOCK
 window_mark(BlockDriverState *bs, VHDXCheckBat *c)
@@ -267,9 +311,7 @@ window_mark(BlockDriverState *bs, VHDXCheckBat *c)
     BDRVVHDXState *s = bs->opaque;
     BlockFragInfo *bfi = &c->check->result->bfi;
 
-    bitmap_zero(c->used, c->bits);
-    bitmap_zero(c->twice, c->bits);
-    bitmap_zero(c->named, c->bits);
+    window_clear(c);
     if (c->first) {
         bfi->allocated_clusters = bfi->fragmented_clusters = c->next = 0;
     }
@@ -284,7 +326,6 @@ window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
              uint64_t all_mibs)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t last;
     int ret;
 
     c->first = number == 0;
@@ -314,12 +355,7 @@ window_check(BlockDriverState *bs, VHDXCheckBat *c, uint64_t number,
         return ret;
     }
     mark_foreign(s, c);
-    bitmap_or(c->used, c->used, c->named, c->mibs);
-    c->check->used += bitmap_count_one(c->used, c->mibs) * VHDX_MIB;
-    last = find_last_bit(c->used, c->mibs);
-    if (last < c->mibs) {
-        c->check->end = (c->from + last + 1) * VHDX_MIB;
-    }
+    window_sum(c);
     return 0;
 }
 
@@ -331,12 +367,15 @@ windows_check(BlockDriverState *bs, VHDXCheck *check)
     uint64_t block_mibs = s->geo.block_size / VHDX_MIB;
     /* The last block may begin within the file and not end there. */
     uint64_t all_mibs = DIV_ROUND_UP(vhdx_file_size(s), VHDX_MIB) + block_mibs;
-    uint64_t bits = MIN(WINDOW_MIBS, all_mibs) + block_mibs;
+    uint64_t bits = ROUND_UP(MIN(WINDOW_MIBS, all_mibs) + block_mibs,
+                             VHDX_CHECK_PART);
     VHDXCheckBat c = {
         .check = check,
         .used = bitmap_try_new(bits),
         .twice = bitmap_try_new(bits),
         .named = bitmap_try_new(bits),
+        .parts = bitmap_new(bits / VHDX_CHECK_PART),
+        .part_count = bits / VHDX_CHECK_PART,
         .windows = bitmap_new(ALL_WINDOWS),
     };
     uint64_t count = 0;
@@ -365,6 +404,7 @@ out:
     g_free(c.used);
     g_free(c.twice);
     g_free(c.named);
+    g_free(c.parts);
     g_free(c.windows);
     return ret;
 }

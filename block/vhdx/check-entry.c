@@ -165,6 +165,7 @@ may_have_data(BlockDriverState *bs, VHDXCheckBat *c, uint64_t first,
         if (ret == 0) {
             offset = (c->from + next) * VHDX_MIB;
         }
+        vhdx_check_touch(c, first, next);
         bitmap_set(c->twice, first, offset / VHDX_MIB - c->from - first);
         if (ret != 0) {
             return true;

@@ -7,6 +7,7 @@
 #ifndef BLOCK_VHDX_CHECK_INT_H
 #define BLOCK_VHDX_CHECK_INT_H
 
+#include "qemu/bitmap.h"
 #include "block/vhdx/check-report.h"
 
 /* Entries that are odd, but no error */
@@ -21,6 +22,8 @@ typedef enum VHDXCheckOdd {
     ODD_MAX,
 } VHDXCheckOdd;
 
+#define VHDX_CHECK_PART     32768   /* bits of a map that are in a page of it */
+
 typedef struct VHDXCheckBat {
     VHDXCheck *check;
     bool first;                     /* this is the first window */
@@ -30,6 +33,8 @@ typedef struct VHDXCheckBat {
     unsigned long *used;
     unsigned long *twice;           /* if not used: seen to be zeros */
     unsigned long *named;           /* not used: by entries; used: its start */
+    unsigned long *parts;           /* of the maps, in which a bit may be set */
+    uint64_t part_count;
     unsigned long *windows;         /* those in which there is something */
     uint64_t next;                  /* offset behind the last block seen */
     uint64_t partial;               /* blocks that are PARTIALLY_PRESENT */
@@ -55,6 +60,16 @@ typedef struct VHDXCheckEntry {
     bool inside;                    /* names a place that begins in the file */
     bool certain;                   /* judged: without doubt it means @value */
 } VHDXCheckEntry;
+
+/* Bits @first to @end of the maps may be set from now on. */
+static inline void vhdx_check_touch(VHDXCheckBat *c, uint64_t first,
+                                    uint64_t end)
+{
+    for (uint64_t part = first / VHDX_CHECK_PART;
+         part * VHDX_CHECK_PART < end; part++) {
+        set_bit(part, c->parts);
+    }
+}
 
 /*
  * Get the next entry from @entries[@i] on that is not zero, of those that the
