@@ -415,8 +415,8 @@ void coroutine_fn vhdx_commit_early(BlockDriverState *bs)
     c = g_new(VHDXCommit, 1);
     vhdx_commit_take(s, c);
     vhdx_unlock(s);
+    trace_vhdx_commit_early(s, c->pages->len);
     ret = vhdx_ring_write(bs, c->pages->len, c->offsets, c->data);
-    trace_vhdx_commit_early(s, c->pages->len, ret);
     if (ret < 0) {
         vhdx_commit_end(s, c);
         g_free(c);

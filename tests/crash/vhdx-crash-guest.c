@@ -628,7 +628,7 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
 
     g.rng.state = rng_next(&rng);
     run->model = model_new(before, seen, shape);
-    record_run(base, run->model);
+    record_run(w, base, run->model);
     run->payload = g.disk->payload = shape->payload;
     if (shape->parent_size) {
         disk_add_parent(g.disk, shape->parent_size, parent_page);

@@ -226,7 +226,8 @@ void record_guest_end(unsigned index, int ret)
 /* -- Runs -- */
 
 /* What stands in the file when a run begins */
-void record_run(const CrashImage *base, const CrashModel *model)
+void record_run(const CrashWorkload *w, const CrashImage *base,
+                const CrashModel *model)
 {
     g_autofree char *why = NULL;
     GHashTableIter iter;
@@ -267,7 +268,8 @@ void record_run(const CrashImage *base, const CrashModel *model)
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         qemu_log("replay %" PRIu64 "\n", (uint64_t)(uintptr_t)key * CRASH_PAGE);
     }
-    qemu_log("begin %" PRIu64 "\n", image->last / MiB);
+    qemu_log("begin %" PRIu64 "%s\n", image->last / MiB,
+             w->early ? " early" : "");
 }
 
 void record_run_end(void)
@@ -313,7 +315,7 @@ static CrashImage *cut_choose(CrashRun *run, uint32_t *seen, CrashRng *rng)
 bool record_can(const CrashWorkload *w)
 {
     return !w->child && !w->merge && !w->damage && !w->create && !w->kept &&
-           !w->early && !w->max_mib && !w->mix.log_size && !w->mix.subformat;
+           !w->max_mib && !w->mix.log_size && !w->mix.subformat;
 }
 
 void record_seed(CrashContext *ctx)

@@ -766,7 +766,8 @@ void record_to(const char *path, Error **errp);
 bool record_is_on(void);
 
 /* A run on @base begins, of which @model tells; it ends. */
-void record_run(const CrashImage *base, const CrashModel *model);
+void record_run(const CrashWorkload *w, const CrashImage *base,
+                const CrashModel *model);
 void record_run_end(void);
 
 /* A guest's request begins, which is the model's number @index; it ends. */

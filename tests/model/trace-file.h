@@ -95,8 +95,13 @@ static void alloc_published(int index, uint64_t offset)
 
     RULE(a && a->block == index && a->place == offset / MIB, "publish-last",
          "a block is published that has not got the place");
-    RULE(a->phase == READY && t.written[a - m.allocs], "publish-last",
-         "a block is published before there is data in it");
+    RULE(a->phase == READY && (t.written[a - m.allocs] || t.early),
+         "publish-last", "a block is published before there is data in it");
+    RULE(t.written[a - m.allocs] || !a->barrier, "early-zero",
+         "a block is published beside its data, and its place may not read as "
+         "zeros");
+    RULE(a->touched, "early-published",
+         "a block is published to which nobody writes");
     RULE(!block_place(index), "shared-place",
          "a block is published twice, and has place %d",
          block_place(index) - 1);

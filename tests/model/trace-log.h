@@ -38,6 +38,10 @@ static void flush_fails(void)
     m.writing = false;
     t.resumed = false;
     file_flush_fail();
+    if (m.early) {
+        m.early = false;
+        commit_pages_again();
+    }
 }
 
 static void flush_succeeds(void)
@@ -248,6 +252,17 @@ static void entry_page(uint64_t offset, const Content *c)
     entry_add(&t.entry, b);
 }
 
+/* early_end() in the model */
+static void early_ends(int ret)
+{
+    m.early_write = m.commit_lock = false;
+    if (ret < 0) {
+        commit_pages_again();
+    } else {
+        m.early = true;
+    }
+}
+
 /* The write of the entry has ended. */
 static void entry_ends(uint64_t number, int pages, int ret)
 {
@@ -264,6 +279,9 @@ static void entry_ends(uint64_t number, int pages, int ret)
         if (pages) {
             m.ring.given_up = number - t.first_entry;
         }
+        if (m.early_write) {
+            early_ends(ret);
+        }
         return;
     }
     t.spans[m.ring.head] = t.span;
@@ -272,6 +290,9 @@ static void entry_ends(uint64_t number, int pages, int ret)
     m.writing |= pages > 0;
     if (t.checkpoint == TO_EMPTY && !pages) {
         t.checkpoint = EMPTIED;
+    }
+    if (m.early_write) {
+        early_ends(ret);
     }
 }
 
@@ -359,13 +380,14 @@ static void applied(int ret)
 
 /* -- Commits -- */
 
-static void commit_begins(int pages, bool barrier)
+/* A commit, or an entry beside its data, takes @pages pages. */
+static void pages_taken(int pages)
 {
     int dirty = 0;
 
-    RULE(!m.commit_lock, "taken-version", "two commits at the same time");
-    RULE(barrier || !m.order, "data-barrier",
-         "a commit is not to flush the data that its pages name");
+    RULE(!m.commit_lock, "early-locked", "two commits at the same time");
+    RULE(!m.early || !pages, "early-settled", "pages are taken, and an entry "
+         "that was written beside its data is not stable");
     for (int b = 0; b < blocks; b++) {
         t.at_take[b] = m.pages[b].now;
         dirty += m.pages[b].dirty;
@@ -373,6 +395,27 @@ static void commit_begins(int pages, bool barrier)
     RULE(pages >= dirty, "failed-dirty",
          "a commit takes %d pages, and %d are dirty", pages, dirty);
     m.commit_lock = true;
+}
+
+/* early_begin() in the model; the block has been published before. */
+static void early_begins(int pages)
+{
+    RULE(t.early, "early-zero", "an entry is written beside its data");
+    RULE(!m.order, "early-ordered",
+         "an entry is written beside its data, and names data that is to be "
+         "flushed before");
+    RULE(!m.broken && !m.unsure, "early-ordered",
+         "an entry is written beside its data after a flush that failed");
+    pages_taken(pages);
+    pages_take();
+    m.early_write = true;
+}
+
+static void commit_begins(int pages, bool barrier)
+{
+    RULE(barrier || !m.order, "data-barrier",
+         "a commit is not to flush the data that its pages name");
+    pages_taken(pages);
     commit_take();
     m.barrier |= barrier;
     t.flushed = false;

@@ -39,6 +39,7 @@ typedef struct Image {
 typedef struct Trace {
     Image image;
     bool begun;                 /* the image is known, the run goes on */
+    bool early;                 /* entries may be written beside their data */
     uint64_t offsets[BLOCKS];   /* of pages */
     Count at_take[BLOCKS];      /* what they said when the commit began */
     bool to_replay[BLOCKS];

@@ -14,7 +14,8 @@
  *                              operation before it writes; LOG is 0 or a GUID
  *   block INDEX@MIB            a block that is present, by its BAT index
  *   replay OFFSET              a page that the log has
- *   begin LAST                 a run begins; LastFileOffset of a log, in MiB
+ *   begin LAST [early]         a run begins; LastFileOffset of a log, in MiB;
+ *                              entries may be written beside their data
  *   start ID KIND OFFSET BYTES zeros|data [SECTOR REQUEST]
  *                              an operation on the file; if a guest's data is
  *                              written, from which sector on, and whose it is
@@ -199,6 +200,7 @@ static void begin_line(void)
     m.replaying = header_now()->log != 0;
     pages_are_stable();
     t.image.last = number(1);
+    t.early = word_count > 2;
     t.begun = true;
     runs++;
 }
@@ -343,6 +345,11 @@ static void commit_start_event(void)
     commit_begins(field("pages"), field("barrier"));
 }
 
+static void commit_early_event(void)
+{
+    early_begins(field("pages"));
+}
+
 static void commit_end_event(void)
 {
     commit_ends(field_result());
@@ -440,6 +447,7 @@ static const Line lines[] = {
     { "vhdx_ring_rewind", ring_rewind_event },
     { "vhdx_checkpoint", checkpoint_event },
     { "vhdx_commit_start", commit_start_event },
+    { "vhdx_commit_early", commit_early_event },
     { "vhdx_commit_end", commit_end_event },
     { "vhdx_space_grow", grow_event },
     { "vhdx_space_cut_begin", cut_begin_event },

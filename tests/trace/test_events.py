@@ -633,8 +633,8 @@ def beside(ctx):
                 'commit_end')]
             if any(e.name == 'commit_early' for e in shown):
                 break
-        shows(shown, 'alloc_publish', 'ring_write pages=1 ret=0',
-              'commit_early pages=1 ret=0', *NO_PAGE)
+        shows(shown, 'alloc_publish', 'commit_early pages=1',
+              'ring_write pages=1 ret=0', *NO_PAGE)
         io.close()
 
 
