@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
@@ -22,8 +23,9 @@
 #include "block/vhdx/lock.h"
 #include "block/vhdx/replay.h"
 
-/* What vhdx_bat_walk() reads at a time */
+/* What vhdx_bat_walk() reads at a time, and how many zeros it leaves out */
 #define WALK_BYTES  MiB
+#define WALK_ZEROS  ((uint64_t)64 * KiB / VHDX_BAT_ENTRY_SIZE)
 
 /*
  * Whether @entry is that of a block of @bytes bytes that is present, with all
@@ -381,6 +383,48 @@ walk_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes, uint8_t *buf)
     return ret;
 }
 
+/* How many of @count entries are alike: there are only zeros, or others. */
+static uint64_t walk_run(const uint64_t *entries, uint64_t count, bool *zeros)
+{
+    uint64_t n = 0;
+
+    while (n < count) {
+        uint64_t some = MIN(count - n, WALK_ZEROS);
+        bool is_zero = buffer_is_zero(entries + n, some * VHDX_BAT_ENTRY_SIZE);
+
+        if (n && is_zero != *zeros) {
+            break;
+        }
+        *zeros = is_zero;
+        n += some;
+    }
+    return n;
+}
+
+/* Call @func for @count entries as they are in the file, but long zeros. */
+static int coroutine_fn GRAPH_RDLOCK
+walk_entries(BlockDriverState *bs, uint64_t first, uint64_t *entries,
+             uint64_t count, VHDXBatFunc *func, void *opaque)
+{
+    int ret = 0;
+
+    while (count && ret == 0) {
+        bool zeros = true;
+        uint64_t n = walk_run(entries, count, &zeros);
+
+        if (!zeros) {
+            for (uint64_t i = 0; i < n; i++) {
+                le64_to_cpus(&entries[i]);
+            }
+            ret = func(bs, first, entries, n, opaque);
+        }
+        first += n;
+        entries += n;
+        count -= n;
+    }
+    return ret;
+}
+
 int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
                                uint64_t end, VHDXBatFunc *func, void *opaque)
 {
@@ -402,10 +446,7 @@ int coroutine_fn vhdx_bat_walk(BlockDriverState *bs, uint64_t first,
         ret = walk_read(bs, entry_offset(s, first - skip), bytes,
                         (uint8_t *)entries);
         if (ret == 0) {
-            for (uint64_t i = skip; i < skip + count; i++) {
-                le64_to_cpus(&entries[i]);
-            }
-            ret = func(bs, first, entries + skip, count, opaque);
+            ret = walk_entries(bs, first, entries + skip, count, func, opaque);
         } else if (ret > 0) {
             ret = 0;
         }
@@ -425,11 +466,13 @@ missing_walk(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     uint64_t block;
 
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        uint64_t entry;
 
-        if (vhdx_bat_index_is_behind(&s->geo, index + i)) {
+        if (!vhdx_bat_offset(entries[i]) ||
+            vhdx_bat_index_is_behind(&s->geo, index + i)) {
             continue;
         }
+        entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
         VHDX_LOCK_GUARD(s);
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
             if (s->params.has_parent &&

@@ -73,6 +73,26 @@ typedef enum Verdict {
     ENTRY_ODD,                      /* a VHDXCheckOdd is added to this */
 } Verdict;
 
+/*
+ * How many of @count entries, the first of which has index @index, are zero or
+ * those of blocks in the state ZERO without a place: there may be millions.
+ */
+static uint64_t plain_count(BDRVVHDXState *s, uint64_t stride, uint64_t index,
+                            const uint64_t *entries, uint64_t count)
+{
+    uint64_t phase = index % stride, n;
+
+    for (n = 0; n < count; n++) {
+        if (entries[n] && (entries[n] != VHDX_BLOCK_ZERO ||
+                           phase == stride - 1 ||
+                           vhdx_bat_index_is_behind(&s->geo, index + n))) {
+            break;
+        }
+        phase = phase == stride - 1 ? 0 : phase + 1;
+    }
+    return n;
+}
+
 bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                            uint64_t index, const uint64_t *entries,
                            uint64_t count, uint64_t *i, VHDXCheckEntry *e)
@@ -80,9 +100,7 @@ bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
     /* Calling vhdx_bat_index_is_bitmap() for each takes a quarter more. */
     uint64_t stride = vhdx_bat_stride(&s->geo);
 
-    while (*i < count && !entries[*i]) {
-        ++*i;
-    }
+    *i += plain_count(s, stride, index + *i, entries + *i, count - *i);
     if (*i == count) {
         return false;
     }

@@ -72,9 +72,9 @@ static inline void vhdx_check_touch(VHDXCheckBat *c, uint64_t first,
 }
 
 /*
- * Get the next entry from @entries[@i] on that is not zero, of those that the
- * walk has read, the first of which has index @index, and move @i behind it;
- * false if there is none.
+ * Get the next entry from @entries[@i] on that there may be something to say
+ * about, of those that the walk has read, the first of which has index @index,
+ * and move @i behind it; false if there is none.
  */
 bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
                            uint64_t index, const uint64_t *entries,

@@ -91,10 +91,10 @@ VHDXBatFunc(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             uint64_t count, void *opaque);
 
 /*
- * Go through entries @first to @end - 1 of the BAT region: call @func for every
- * run that is not a hole in the file, as it is now with all changes.  Ends
- * early where @func returns non-zero, and returns that; otherwise 0 or -errno
- * of reading.  No lock is held, or commit_lock.
+ * Go through entries @first to @end - 1 of the BAT region, as it is now with
+ * all changes: call @func for them in runs, but not for many zeros in a row.
+ * Ends early where @func returns non-zero, and returns that; otherwise 0 or
+ * -errno of reading.  No lock is held, or commit_lock.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_bat_walk(BlockDriverState *bs, uint64_t first, uint64_t end,
