@@ -2,17 +2,17 @@
 
 An image of a chain has 64 KiB of its own in each 4 MiB, which is a cluster of
 qcow2: so images have the same in both formats, and a request goes through as
-many of them.  The lowest is full.  Raw is one file, for scale.  Formats take
-turns as in throughput.py.  Targets are ratios to qcow2.
+many of them.  The lowest is full.  Raw is one file, for scale.  Targets are
+ratios to qcow2.
 """
 import contextlib
 import functools
 import os
-import subprocess
 
 import scale
 import throughput
 import tools
+from rounds import Case
 from tools import KIB, MIB, TIB
 
 LENGTHS = (1, 4, 16, 32)
@@ -37,9 +37,8 @@ def overlay(bench, fmt, path, parent, size=None):
 
 
 class Chains:
-    def __init__(self, bench, results, rounds, aio):
-        self.bench, self.results, self.rounds = bench, results, rounds
-        self.aio = aio
+    def __init__(self, bench, results, aio):
+        self.bench, self.results, self.aio = bench, results, aio
         self.formats = [f for f in bench.formats if f.name != 'stock']
         self.raw = self.formats[0]
         self.seconds = 0.15 if bench.quick else 0.4
@@ -92,15 +91,19 @@ class Chains:
             self.counts[key] = max(least, min(most, int(rate * self.seconds)))
         return self.counts[key]
 
-    def turns(self, number):
-        turn = number % len(self.formats)
-        return self.formats[turn:] + self.formats[:turn]
+    def case(self, name, unit, target, once):
+        return Case('chains', name, 'qemu-img, %s' % self.aio, unit, target,
+                    'qcow2', self.formats, once)
 
-    def add(self, case, fmt, unit, target, number, value):
-        self.results.add('chains', case, 'qemu-img, %s' % self.aio, fmt.name,
-                         unit, target, number, value)
+    def read_rate(self, name, length, how, most, fmt):
+        once = functools.partial(self.rate, fmt, self.path(fmt, length - 1),
+                                 how)
+        if 'request' in how:
+            return once(most)
+        return once(self.count((name, fmt.name), most, once,
+                               2000 if how['depth'] == 1 else 8000))
 
-    def reads(self, number):
+    def reads(self):
         for length in LENGTHS:
             for depth in 4, 1, 32:
                 name = 'read 4 KiB, depth %d, %d in the chain' % (
@@ -110,13 +113,8 @@ class Chains:
                     name = 'read 1 MiB, all of it, %d in the chain' % length
                     how.update(request=MIB, step=MIB)
                     most = self.size // MIB
-                for fmt in self.turns(number):
-                    once = functools.partial(
-                        self.rate, fmt, self.path(fmt, length - 1), how)
-                    count = most if depth == 4 else self.count(
-                        (name, fmt.name), most, once,
-                        2000 if depth == 1 else 8000)
-                    self.add(name, fmt, '1/s', '>=1.0', number, once(count))
+                yield self.case(name, '1/s', '>=1.0', functools.partial(
+                    self.read_rate, name, length, how, most))
 
     @contextlib.contextmanager
     def child(self, fmt):
@@ -136,31 +134,35 @@ class Chains:
         with self.child(fmt) as path:
             return self.rate(fmt, path, how, count)
 
-    def writes(self, number):
+    def write_rate(self, name, how, fmt):
+        once = functools.partial(self.child_rate, fmt, how)
+        # The same number for all: what is new gets less.
+        return once(self.count(name, self.size // MIB * 16, once,
+                               256 if how['flush'] == 1 else 2048))
+
+    def writes(self):
         for depth, flush, target in WRITES:
             name = 'write 4 KiB to a new child, depth %d' % depth
             if flush:
                 name += ', flush each %s' % (flush if flush > 1 else 'write')
             how = {'depth': depth, 'flush': flush, 'write': True}
-            for fmt in self.turns(number):
-                once = functools.partial(self.child_rate, fmt, how)
-                # The same number for all: what is new gets less.
-                count = self.count(name, self.size // MIB * 16, once,
-                                   256 if flush == 1 else 2048)
-                self.add(name, fmt, '1/s', target, number, once(count))
+            yield self.case(name, '1/s', target, functools.partial(
+                self.write_rate, name, how))
 
-    def convert(self, number):
+    def convert(self, fmt):
         target = os.path.join(self.bench.folder, 'converted')
-        for fmt in self.turns(number):
-            path = self.path(fmt, CONVERTED - 1)
-            seconds = self.bench.seconds(
-                [fmt.tool('qemu-img'), 'convert', '-t', 'none', '-T', 'none',
-                 '-f', fmt.driver, '-O', 'raw', path, target])
-            os.unlink(target)
-            self.add('convert %d in the chain to raw' % CONVERTED, fmt, 's',
-                     '<=1.0', number, seconds)
+        path = self.path(fmt, CONVERTED - 1)
+        seconds = self.bench.seconds(
+            [fmt.tool('qemu-img'), 'convert', '-t', 'none', '-T', 'none',
+             '-f', fmt.driver, '-O', 'raw', path, target])
+        os.unlink(target)
+        return seconds
 
-    def open(self):
+    def converts(self):
+        yield self.case('convert %d in the chain to raw' % CONVERTED, 's',
+                        '<=1.0', self.convert)
+
+    def open(self, rounds):
         """Beside what the program takes with raw"""
         paths = {}
         for fmt in self.formats:
@@ -171,7 +173,7 @@ class Chains:
                         MIB if fmt is self.raw else 64 * TIB)
                 parent = path
             paths[fmt.name] = path
-        for number in range(self.rounds):
+        for number in range(rounds):
             base = None
             for fmt in self.formats:        # raw first
                 io = scale.QemuIO(self.bench, fmt, tools.image_opts(
@@ -192,18 +194,10 @@ class Chains:
                         fmt.name, unit, '<=%g' % limit, number, value)
 
 
-def run(bench, results, rounds, say):
+def run(bench, results, rounds):
     aios, _ = throughput.usable_aio(bench)
-    chains = Chains(bench, results, rounds, aios[0] if aios else 'threads')
-    say('chains are made')
+    chains = Chains(bench, results, aios[0] if aios else 'threads')
     chains.prepare()
-    for number in range(rounds):
-        for part in chains.reads, chains.writes, chains.convert:
-            say('chains, round %d of %d: %s' % (number + 1, rounds,
-                                                part.__name__))
-            try:
-                part(number)
-            except (tools.Failure, subprocess.SubprocessError) as error:
-                results.fail('chains, %s: %s' % (part.__name__, error))
-    say('chains are opened')
-    chains.open()
+    rounds.run('chains', [*chains.reads(), *chains.writes(),
+                          *chains.converts()])
+    chains.open(rounds.least)

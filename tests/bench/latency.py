@@ -3,9 +3,11 @@
 How long a write and a flush take is set by a library that waits in them
 (latency.c), so the machine has little to say in it.
 """
+import functools
 import os
 
 import tools
+from rounds import Case
 from tools import GIB, KIB, MIB
 
 DISK = 4 * GIB       # few pages of the BAT, which are read once
@@ -14,7 +16,7 @@ COUNT = 400
 CASES = (200, 500, '>=0.9'), (500, 1000, '>=0.95'), (50, 500, ''), (0, 0, '')
 
 
-def rate(bench, fmt, library, write, flush):
+def rate(bench, library, write, flush, fmt):
     with bench.fresh(fmt, DISK, MIB) as path:
         opts = tools.image_opts(fmt, path, 'threads', **{
             'cache.direct': 'on', 'file.cache.direct': 'on'})
@@ -26,25 +28,13 @@ def rate(bench, fmt, library, write, flush):
     return COUNT / tools.img_bench_seconds(output)
 
 
-def run(bench, results, rounds, say):
+def run(bench, _, rounds):
     library = os.path.join(bench.folder, 'latency.so')
     here = os.path.dirname(os.path.abspath(__file__))
     bench.run(['gcc', '-O2', '-shared', '-fPIC', '-o', library,
                os.path.join(here, 'latency.c'), '-ldl'])
-    failed = set()
-    for number in range(rounds):
-        turn = number % len(bench.formats)
-        say('latencies, round %d of %d' % (number + 1, rounds))
-        for write, flush, target in CASES:
-            case = 'write of %d us, flush of %d us' % (write, flush)
-            for fmt in bench.formats[turn:] + bench.formats[:turn]:
-                if fmt.name in failed:
-                    continue
-                try:
-                    value = rate(bench, fmt, library, write, flush)
-                except tools.Failure as error:
-                    failed.add(fmt.name)
-                    results.fail('%s: %s: %s' % (fmt.name, case, error))
-                    continue
-                results.add('latency', case, 'qemu-img, threads', fmt.name,
-                            '1/s', target, number, value)
+    rounds.run('latencies', [
+        Case('latency', 'write of %d us, flush of %d us' % (write, flush),
+             'qemu-img, threads', '1/s', target, 'raw', bench.formats,
+             functools.partial(rate, bench, library, write, flush))
+        for write, flush, target in CASES])

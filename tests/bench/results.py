@@ -4,19 +4,37 @@ A row is one value: group, case, how it was measured, format, unit, target,
 round, value.  The target is a bound of the ratio to raw, or of chains to
 qcow2, with its sense, or empty.  Everything in README.md is worked out from
 these rows.  Lines that begin with # hold facts on the machine and failures.
+
+The median of some rounds is not that of all there could be.  That one lies
+between two of the values with a probability of 95 % at least, whatever their
+distribution: by chance all of n values are on one side of it, or all but k,
+as coins fall.
 """
 import collections
+import math
 import statistics
 
 Row = collections.namedtuple(
     'Row', ('group', 'case', 'how', 'format', 'unit', 'target', 'round',
             'value'))
 COLUMNS = Row._fields
-Spread = collections.namedtuple('Spread', 'median low high')
+Spread = collections.namedtuple('Spread', 'median low high sure')
+CHANCE = 0.05
 
 
 def spread(values):
-    return Spread(statistics.median(values), min(values), max(values))
+    """The median and its interval; that is all there is of a few values,
+    which are not sure to have it between them."""
+    values = sorted(values)
+    count, without, chance = len(values), -1, 0
+    while without < count // 2:
+        chance += 2 * math.comb(count, without + 1) / 2 ** count
+        if chance > CHANCE:
+            break
+        without += 1
+    outer = max(without, 0)
+    return Spread(statistics.median(values), values[outer],
+                  values[-1 - outer], without >= 0)
 
 
 class Results:
@@ -24,6 +42,7 @@ class Results:
         self.rows = []
         self.facts = []         # (name, text)
         self.failures = []      # text
+        self.places = {}        # in tables, by group, case and how
 
     def add(self, group, case, how, fmt, unit, target, number, value):
         self.rows.append(Row(group, case, how, fmt, unit, target, number,
@@ -32,10 +51,21 @@ class Results:
     def fail(self, text):
         self.failures.append(' '.join(text.split()))
 
+    def order(self, cases):
+        """Let tables have @cases in this order, behind those before."""
+        for case in cases:
+            self.places.setdefault((case.group, case.name, case.how),
+                                   len(self.places))
+
     def cases(self, group):
         """(case, how, unit, target) of a group, in order, each once."""
         return list(dict.fromkeys((r.case, r.how, r.unit, r.target)
                                   for r in self.rows if r.group == group))
+
+    def sort(self):
+        """Rows of cases that were ordered come in that order."""
+        self.rows.sort(key=lambda r: self.places.get(
+            (r.group, r.case, r.how), -1))
 
     def values(self, group, case, how, fmt):
         """Values by round."""
@@ -55,14 +85,17 @@ class Results:
         return spread(both) if both else None
 
     def met(self, group, case, how, target):
-        """Whether our median meets the target; None if there is none."""
+        """Whether our median meets the target, by all of its interval; None
+        if there is none, or that is not decided."""
         base = 'qcow2' if group == 'chains' else 'raw'
         ratio = self.ratio(group, case, how, 'ours', base)
-        if not target or not ratio:
+        if not target or not ratio or not ratio.sure:
             return None
         bound = float(target[2:])
-        return (ratio.median >= bound if target.startswith('>=')
-                else ratio.median <= bound)
+        if ratio.low < bound < ratio.high:
+            return None
+        return (ratio.low >= bound if target.startswith('>=')
+                else ratio.high <= bound)
 
     def save(self, path):
         with open(path, 'w', encoding='utf-8') as file:

@@ -177,7 +177,7 @@ def big(bench, results):
             results.fail('%s: 64 TiB, 1 MiB blocks: %s' % (fmt.name, error))
 
 
-def run(bench, results, rounds, say):
-    say('scale')
-    times(bench, results, min(rounds, 3))
+def run(bench, results, rounds):
+    rounds.say('scale')
+    times(bench, results, rounds.least)
     big(bench, results)

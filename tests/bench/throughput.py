@@ -1,30 +1,30 @@
 """Requests and bytes per second, and the time of a conversion.
 
-Formats take turns within a case, in an order that moves on with each round,
-so that what the machine does besides meets them alike.  A case has a number of
-requests that raw does in the time wanted.  A format that would take more than
-three times as long gets fewer; rates are compared, not times.  Requests lie
-all over the disk, see scatter() in tools.py.
+A case has a number of requests that raw does in the time wanted.  A format
+that would take more than three times as long gets fewer; rates are compared,
+not times.  Requests lie all over the disk, see scatter() in tools.py.
 
 Allocating cases get a fresh image of 64 GiB each time, and no more requests
 than there are blocks, so that nearly each of them goes to a new block.  The
 others work on images that were filled with random data.
 """
 import collections
+import functools
 import json
 import os
 
 import tools
+from rounds import Case
 from tools import GIB, KIB, MIB
 
 DISK = 64 * GIB
 DEFAULT_BLOCKS = DISK // (16 * MIB)     # the default for a disk of 64 GiB
 
-Case = collections.namedtuple(
-    'Case', 'group name tool aio write depth request flush target block_size')
+Setup = collections.namedtuple(
+    'Setup', 'group name tool aio write depth request flush target block_size')
 
 
-def cases(aios):
+def setups(aios):
     made = []
 
     def add(group, tool, aio, write, depth, request, flush, target,
@@ -38,8 +38,8 @@ def cases(aios):
             name += ', flush each %s' % (flush if flush > 1 else 'write')
         if group == 'allocating':
             name += ', %s blocks' % ('1 MiB' if block_size else 'default')
-        made.append(Case(group, name, tool, aio, write, depth, request, flush,
-                         target, block_size))
+        made.append(Setup(group, name, tool, aio, write, depth, request,
+                          flush, target, block_size))
 
     runs = [('qemu-img', aio) for aio in aios] + [('fio', aios[0])]
     for tool, aio in runs:
@@ -62,23 +62,23 @@ def cases(aios):
     return made
 
 
-def fio(bench, fmt, case, path, size, count):
+def fio(bench, fmt, setup, path, size, count):
     """Requests per second through an NBD export, final flush included."""
     with tools.Storage(bench, fmt,
-                       tools.image_opts(fmt, path, case.aio)) as uri:
+                       tools.image_opts(fmt, path, setup.aio)) as uri:
         args = ['fio', '--name=bench', '--ioengine=nbd', '--uri=' + uri,
-                '--rw=rand' + ('write' if case.write else 'read'),
-                '--bs=%d' % case.request, '--iodepth=%d' % case.depth,
+                '--rw=rand' + ('write' if setup.write else 'read'),
+                '--bs=%d' % setup.request, '--iodepth=%d' % setup.depth,
                 '--size=%d' % size, '--number_ios=%d' % count,
                 '--norandommap=1', '--randseed=1', '--output-format=json']
-        if case.write:
+        if setup.write:
             args += ['--end_fsync=1']
-        if case.flush:
-            args += ['--fsync=%d' % case.flush]
+        if setup.flush:
+            args += ['--fsync=%d' % setup.flush]
         output = bench.run(args)
     try:
         job = json.loads(output[output.index('{'):])['jobs'][0]
-        done = job['write' if case.write else 'read']
+        done = job['write' if setup.write else 'read']
         if job['error'] or done['total_ios'] < count:
             raise ValueError('error %s, %s of %d requests'
                              % (job['error'], done['total_ios'], count))
@@ -87,109 +87,84 @@ def fio(bench, fmt, case, path, size, count):
         raise tools.Failure('fio: %s' % error) from None
 
 
-def img_bench(bench, fmt, case, path, size, count):
+def img_bench(bench, fmt, setup, path, size, count):
     output = bench.run(tools.img_bench(
-        fmt, tools.image_opts(fmt, path, case.aio), case.aio, size,
-        count=count, request=case.request, depth=case.depth, write=case.write,
-        flush=case.flush,
-        step=case.request if case.group == 'sequential' else None))
+        fmt, tools.image_opts(fmt, path, setup.aio), setup.aio, size,
+        count=count, request=setup.request, depth=setup.depth,
+        write=setup.write, flush=setup.flush,
+        step=setup.request if setup.group == 'sequential' else None))
     return count / tools.img_bench_seconds(output)
 
 
 class Throughput:
-    def __init__(self, bench, results, rounds):
+    def __init__(self, bench):
         self.bench = bench
-        self.results = results
-        self.rounds = rounds
         self.seconds = 0.15 if bench.quick else 0.4
         self.size = (256 if bench.quick else 1024) * MIB
         self.source = os.path.join(bench.folder, 'source')
         self.counts = {}
-        self.failed = set()
 
     def prepare(self):
         self.bench.random_file(self.source, self.size)
         for fmt in self.bench.formats:
             self.bench.fill(fmt, self.source, self.bench.path(fmt, 'full'))
 
-    def once(self, case, fmt, count):
-        tool = fio if case.tool == 'fio' else img_bench
-        if case.group == 'present':
-            return tool(self.bench, fmt, case, self.bench.path(fmt, 'full'),
+    def some(self, setup, fmt, count):
+        tool = fio if setup.tool == 'fio' else img_bench
+        if setup.group == 'present':
+            return tool(self.bench, fmt, setup, self.bench.path(fmt, 'full'),
                         self.size, count)
-        with self.bench.fresh(fmt, DISK, case.block_size) as path:
-            return tool(self.bench, fmt, case, path, DISK, count)
+        with self.bench.fresh(fmt, DISK, setup.block_size) as path:
+            return tool(self.bench, fmt, setup, path, DISK, count)
 
-    def most(self, case):
-        if case.group == 'sequential':
+    def most(self, setup):
+        if setup.group == 'sequential':
             return self.size // MIB
-        if case.group == 'present':
+        if setup.group == 'present':
             return 1 << 20
-        blocks = DISK // case.block_size if case.block_size else DEFAULT_BLOCKS
-        return blocks * 3 // 4
+        return (DISK // setup.block_size if setup.block_size
+                else DEFAULT_BLOCKS) * 3 // 4
 
-    def count(self, case, fmt):
+    def count(self, setup, fmt):
         """How many requests, found by a trial before the first round."""
-        if (case, fmt.name) not in self.counts:
-            most = self.most(case)
-            if fmt.name != 'raw':
-                most = self.counts[case, 'raw']
+        if (setup, fmt.name) not in self.counts:
+            raw = self.bench.formats[0]
+            most = (self.most(setup) if fmt is raw
+                    else self.count(setup, raw))
             count = min(most, 16)
-            rate = self.once(case, fmt, count)
+            rate = self.some(setup, fmt, count)
             while count < most and count / rate < self.seconds / 8:
                 count = min(most, 8 * count)
-                rate = self.once(case, fmt, count)
-            share = self.seconds if fmt.name == 'raw' else 3 * self.seconds
+                rate = self.some(setup, fmt, count)
+            share = self.seconds if fmt is raw else 3 * self.seconds
             count = max(16, min(most, int(rate * share)))
-            self.counts[case, fmt.name] = count
-        return self.counts[case, fmt.name]
+            self.counts[setup, fmt.name] = count
+        return self.counts[setup, fmt.name]
 
-    def measure(self, case, number):
-        formats = self.bench.formats
-        turn = number % len(formats)
-        todo = [f for f in formats if (case, f.name) not in self.failed]
-        try:
-            for fmt in todo:            # raw first
-                self.count(case, fmt)
-        except (tools.Failure, KeyError) as error:
-            self.give_up(case, fmt, error)
-            todo.remove(fmt)
-        for fmt in formats[turn:] + formats[:turn]:
-            if fmt not in todo or (case, fmt.name) not in self.counts:
-                continue
-            try:
-                rate = self.once(case, fmt, self.counts[case, fmt.name])
-            except tools.Failure as error:
-                self.give_up(case, fmt, error)
-                continue
-            self.results.add(case.group, case.name,
-                             '%s, %s' % (case.tool, case.aio), fmt.name, '1/s',
-                             case.target, number, rate)
+    def rate(self, setup, fmt):
+        return self.some(setup, fmt, self.count(setup, fmt))
 
-    def give_up(self, case, fmt, error):
-        """Not tried again in later rounds: it could take long each time."""
-        self.failed.add((case, fmt.name))
-        self.results.fail('%s: %s (%s, %s): %s' % (
-            fmt.name, case.name, case.tool, case.aio, error))
-
-    def convert(self, number):
+    def convert(self, block_size, fmt):
         """The same file into each format; VHDX with several block sizes."""
+        path = self.bench.path(fmt, 'converted')
+        try:
+            return self.bench.fill(fmt, self.source, path, block_size)
+        finally:
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def cases(self, aios):
+        formats = self.bench.formats
+        for setup in setups(aios):
+            yield Case(setup.group, setup.name,
+                       '%s, %s' % (setup.tool, setup.aio), '1/s',
+                       setup.target, 'raw', formats,
+                       functools.partial(self.rate, setup))
         for block_size in MIB, 2 * MIB, 32 * MIB:
-            case = 'convert %d MiB of random data, %d MiB blocks' % (
-                self.size // MIB, block_size // MIB)
-            turn = number % len(self.bench.formats)
-            for fmt in self.bench.formats[turn:] + self.bench.formats[:turn]:
-                path = self.bench.path(fmt, 'converted')
-                try:
-                    seconds = self.bench.fill(fmt, self.source, path,
-                                              block_size)
-                    self.results.add('convert', case, 'qemu-img, -t none',
-                                     fmt.name, 's', '<=1.1', number, seconds)
-                except tools.Failure as error:
-                    self.results.fail('%s: %s: %s' % (fmt.name, case, error))
-                finally:
-                    if os.path.exists(path):
-                        os.unlink(path)
+            yield Case('convert', 'convert %d MiB of random data, '
+                       '%d MiB blocks' % (self.size // MIB, block_size // MIB),
+                       'qemu-img, -t none', 's', '<=1.1', 'raw', formats,
+                       functools.partial(self.convert, block_size))
 
 
 def usable_aio(bench):
@@ -210,7 +185,7 @@ def usable_aio(bench):
     return good, bad
 
 
-def run(bench, results, rounds, say):
+def run(bench, results, rounds):
     aios, bad = usable_aio(bench)
     for aio, why in bad:
         results.facts.append(('aio=%s does not work here' % aio, why))
@@ -218,12 +193,6 @@ def run(bench, results, rounds, say):
         results.fail('O_DIRECT with native AIO or io_uring does not work in '
                      'this folder: nothing measured')
         return
-    everything = Throughput(bench, results, rounds)
+    everything = Throughput(bench)
     everything.prepare()
-    for number in range(rounds):
-        say('round %d of %d' % (number + 1, rounds))
-        for case in cases(aios):
-            say('%s (%s, %s)' % (case.name, case.tool, case.aio))
-            everything.measure(case, number)
-        say('convert')
-        everything.convert(number)
+    rounds.run('throughput', list(everything.cases(aios)))
