@@ -153,6 +153,24 @@ def memory(bench, results, fmt, path, cache_size):
                 target, 0, peak)
 
 
+# Commands of qemu-img, and whether QEMU's own driver has them too: it tells no
+# place of a block, so that it has no map.
+COMMANDS = (('check', True), ('map', False), ('info', False),
+            ('amend -o disk_id=new', False), ('amend -o log_size=8M', False),
+            ('amend -o compact=space', False))
+
+
+def commands(bench, results, fmt, path):
+    for command, stock in COMMANDS:
+        if fmt.name == 'stock' and not stock:
+            continue
+        name, *options = command.split()
+        seconds = bench.seconds([fmt.tool('qemu-img'), name, *options, '-f',
+                                 fmt.driver, path], LIMIT)
+        results.add('tools', command, '64 TiB, 1 MiB blocks', fmt.name, 's',
+                    '', 0, seconds)
+
+
 def big(bench, results):
     """Memory, and qemu-img on what has been written."""
     for fmt in bench.formats:
@@ -165,14 +183,7 @@ def big(bench, results):
                             fmt.name, 's', '', 0, time.monotonic() - begin)
                 for size in (4 * MIB, None) if fmt.name == 'ours' else (None,):
                     memory(bench, results, fmt, path, size)
-                # QEMU's own driver tells no place of a block: it has no map.
-                for what in ('check', 'map') if fmt.name == 'ours' else (
-                        'check',):
-                    seconds = bench.seconds(
-                        [fmt.tool('qemu-img'), what, '-f', fmt.driver, path],
-                        LIMIT)
-                    results.add('tools', what, '64 TiB, 1 MiB blocks',
-                                fmt.name, 's', '', 0, seconds)
+                commands(bench, results, fmt, path)
         except tools.Failure as error:
             results.fail('%s: 64 TiB, 1 MiB blocks: %s' % (fmt.name, error))
 
