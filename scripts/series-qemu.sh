@@ -49,7 +49,7 @@ check         check check-int check-entry check-bat
 chain         flatten child chain
 open          open reopen
 driver        options create-parent create info amend vhdx +1-qapi +2-driver +4-iotests
-              unit/test-vhdx-create.c
+              unit/test-vhdx-create.c unit/vhdx-test-create.h
 sectors       convert +2-sectors
 docs          +5-docs
 unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,early,every-call,flush-failed}.c

@@ -14,6 +14,7 @@
 #include "block/vhdx/options.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "vhdx-test-create.h"
 #include "vhdx-test-image.h"
 
 static VHDXCreateOptions sample_options(void)
@@ -614,19 +615,6 @@ static void test_child_colon(void)
     g_assert_cmpint(chdir(cwd), ==, 0);
 }
 
-typedef struct Create {
-    BlockdevCreateOptions options;
-    Error *err;
-    int ret;
-} Create;
-
-static void coroutine_fn create_entry(void *opaque)
-{
-    Create *c = opaque;
-
-    c->ret = bdrv_find_format("vhdx")->bdrv_co_create(&c->options, &c->err);
-}
-
 /* As blockdev-create does it on the node @node, without a size */
 static int create_child_on(const char *node, Error **errp)
 {
@@ -634,22 +622,16 @@ static int create_child_on(const char *node, Error **errp)
         .type = QTYPE_QSTRING,
         .u.reference = (char *)node,
     };
-    Create c = {
-        .options.driver = BLOCKDEV_DRIVER_VHDX,
-        .options.u.vhdx = {
+    BlockdevCreateOptions options = {
+        .driver = BLOCKDEV_DRIVER_VHDX,
+        .u.vhdx = {
             .file = &file,
             .backing_file = (char *)"parent.vhdx",
         },
-        .ret = -EINPROGRESS,
     };
 
-    vhdx_qapi_has(&c.options.u.vhdx, backing_file);
-    qemu_coroutine_enter(qemu_coroutine_create(create_entry, &c));
-    while (c.ret == -EINPROGRESS) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    error_propagate(errp, c.err);
-    return c.ret;
+    vhdx_qapi_has(&options.u.vhdx, backing_file);
+    return blockdev_create(&options, errp);
 }
 
 /* The size is the parent's. */

@@ -18,6 +18,7 @@
 #include "qemu/units.h"
 #include "block/block_int.h"
 #include "block/vhdx/change.h"
+#include "vhdx-test-create.h"
 #include "vhdx-test-request.h"
 #include "vhdx-test-util.h"
 
@@ -1029,19 +1030,6 @@ static void flatten(void)
 
 /* -- A new image -- */
 
-typedef struct Create {
-    BlockdevCreateOptions options;
-    Error *err;
-    int ret;
-} Create;
-
-static void coroutine_fn create_entry(void *opaque)
-{
-    Create *c = opaque;
-
-    c->ret = bdrv_find_format("vhdx")->bdrv_co_create(&c->options, &c->err);
-}
-
 /* Make an image with @prealloc on the empty node; returns whether it worked. */
 static bool create_on_node(PreallocMode prealloc)
 {
@@ -1050,9 +1038,9 @@ static bool create_on_node(PreallocMode prealloc)
         .type = QTYPE_QSTRING,
         .u.reference = (char *)"file",
     };
-    Create c = {
-        .options.driver = BLOCKDEV_DRIVER_VHDX,
-        .options.u.vhdx = {
+    BlockdevCreateOptions create = {
+        .driver = BLOCKDEV_DRIVER_VHDX,
+        .u.vhdx = {
             .file = &file,
             .has_size = true,
             .size = DISK_SIZE,
@@ -1063,9 +1051,10 @@ static bool create_on_node(PreallocMode prealloc)
             .has_preallocation = true,
             .preallocation = prealloc,
         },
-        .ret = -EINPROGRESS,
     };
     BlockDriverState *bs;
+    Error *err = NULL;
+    int ret;
 
     qdict_put_str(options, "driver", "vhdx-test-memory");
     qdict_put_str(options, "node-name", "file");
@@ -1074,14 +1063,11 @@ static bool create_on_node(PreallocMode prealloc)
     if (!bs) {
         return false;
     }
-    qemu_coroutine_enter(qemu_coroutine_create(create_entry, &c));
-    while (c.ret == -EINPROGRESS) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    g_assert_cmpint(c.ret < 0, ==, c.err != NULL);
-    error_free(c.err);
+    ret = blockdev_create(&create, &err);
+    g_assert_cmpint(ret < 0, ==, err != NULL);
+    error_free(err);
     bdrv_unref(bs);
-    return c.ret >= 0;
+    return ret >= 0;
 }
 
 static bool image_opens(void)
