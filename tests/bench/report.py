@@ -19,6 +19,9 @@ GROUPS = (
      'that is preloaded waits in each write and in each flush of the file.'),
     ('sequential', 'New blocks in a row', 'A fresh disk of 64 GiB with '
      'default blocks is written from its beginning.'),
+    ('iothreads', 'Several iothreads', 'One image that is used by several '
+     'threads, as with iothread-vq-mapping of virtio-blk: it was filled with '
+     'random data, or is a fresh disk of 64 GiB with default blocks.'),
     ('convert', 'qemu-img convert', 'Times, so less is better. The end '
      'includes a flush.'),
 )
