@@ -181,6 +181,32 @@ out:
     return ret;
 }
 
+/*
+ * What the file has of @e, a piece of the disk that lies there: BDRV_BLOCK_ZERO
+ * where it is known to read as zeros, and @e gets shorter where only the
+ * beginning is alike.  To let the block layer ask would be too late: when the
+ * request has ended the block may move.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+status_in_file(BlockDriverState *bs, VHDXExtent *e)
+{
+    uint64_t align = bs->bl.request_alignment;
+    int64_t n;
+    int ret = vhdx_file_extent(bs, e->file_offset, e->bytes, &n);
+
+    if (ret == BDRV_BLOCK_EOF) {
+        return BDRV_BLOCK_ZERO;
+    }
+    if (n < e->bytes) {
+        e->bytes = QEMU_ALIGN_DOWN(n, align);
+    }
+    if (!e->bytes) {
+        e->bytes = align;
+        return 0;
+    }
+    return ret & BDRV_BLOCK_ZERO;
+}
+
 int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
                                       VHDXStatusMode mode, int64_t offset,
                                       int64_t bytes, int64_t *pnum,
@@ -189,16 +215,25 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
     BDRVVHDXState *s = bs->opaque;
     VHDXRequest req;
     VHDXExtent e = { .bytes = 0 };
-    int ret;
+    bool in_file = false;
+    int ret, zero = 0;
 
-    WITH_VHDX_LOCK_GUARD(s) {
-        ret = vhdx_request_begin(s, &req, offset, bytes);
-        if (ret == 0) {
-            bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
-            ret = vhdx_extent_lookup(bs, offset, bytes, &e);
-        }
-        vhdx_request_end(s, &req);
+    vhdx_lock(s);
+    ret = vhdx_request_begin(s, &req, offset, bytes);
+    if (ret == 0) {
+        bytes = MIN(bytes, STATUS_BLOCKS << s->geo.block_bits);
+        ret = vhdx_extent_lookup(bs, offset, bytes, &e);
     }
+    if (ret == 0 && e.source == VHDX_SOURCE_FILE) {
+        vhdx_unlock(s);
+        in_file = !vhdx_replay_covers(s, e.file_offset, e.bytes);
+        if (in_file && vhdx_status_wants_zero(mode)) {
+            zero = status_in_file(bs, &e);
+        }
+        vhdx_lock(s);
+    }
+    vhdx_request_end(s, &req);
+    vhdx_unlock(s);
     /*
      * Whether the image or its parent has it is not known.  Who takes it for
      * the image's, and can read it a moment later, would give it to the parent:
@@ -222,10 +257,11 @@ int coroutine_fn vhdx_co_block_status(BlockDriverState *bs,
         /* What has been detached may come back: not known, if not allocated. */
         return bs->backing ? 0 : BDRV_BLOCK_DATA;
     }
-    if (vhdx_replay_covers(s, e.file_offset, e.bytes)) {
+    if (!in_file) {
         return BDRV_BLOCK_DATA;
     }
+    /* Where it lies is for those who only show it: it may be gone. */
     *map = e.file_offset;
     *file = bs->file->bs;
-    return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | BDRV_BLOCK_RECURSE;
+    return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID | zero;
 }

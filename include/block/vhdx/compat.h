@@ -43,8 +43,10 @@
 /* 10.1 made what block_status is asked for a set of flags. */
 #if VHDX_QEMU_BEFORE(10, 1)
 typedef bool VHDXStatusMode;
+#define vhdx_status_wants_zero(mode) (mode)
 #else
 typedef unsigned int VHDXStatusMode;
+#define vhdx_status_wants_zero(mode) ((mode) & BDRV_WANT_ZERO)
 #endif
 
 /* 10.2 asks whether a file name may begin with a protocol. */
@@ -66,6 +68,8 @@ typedef unsigned int VHDXStatusMode;
 #define GRAPH_UNLOCKED
 #define GRAPH_RDLOCK_GUARD()
 #define GRAPH_RDLOCK_GUARD_MAINLOOP()
+#define bdrv_graph_co_rdlock()
+#define bdrv_graph_co_rdunlock()
 
 /* ... marks what runs both in and outside of coroutines ... */
 #define coroutine_mixed_fn
