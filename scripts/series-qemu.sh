@@ -43,17 +43,18 @@ ring          ring header
 log           commit-int commit-pages commit metadata-write log link begin
 io            extent mixed read alloc-int alloc-place alloc-child alloc early io
 resize        region log-move bat-clear placed subformat resize resize-int resize-child
-compact       move compact compact-int compact-drop compact-child compact-slide
+compact       move move-int move-live compact compact-int compact-drop
+              compact-child compact-slide compact-live
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat
 chain         flatten child chain
 open          open reopen
-driver        options create-parent create info amend vhdx +1-qapi +2-driver +4-iotests
+driver        options create-parent create info amend amend-job vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c unit/vhdx-test-create.h
 sectors       convert +2-sectors
 docs          +5-docs
 unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,early,every-call,flush-failed}.c
-              unit/test-vhdx-{open,order}.c
+              unit/test-vhdx-{live,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
               unit/vhdx-test-{child,cut,fail,hold,model,node,open,request}.h

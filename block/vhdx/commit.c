@@ -330,12 +330,14 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 }
 
 /*
- * Cut a large free tail off the file.  Nothing may say any more that the file
- * is longer before it gets shorter: the checkpoint's entry tells the new end
- * twice, as what it has for certain and as what it needs.  If that can't be
- * had now, the image's closing will do it. [cut-announced] [cut-stable]
+ * Cut a free tail off the file, if it is a large one, or @any.  Nothing may say
+ * any more that the file is longer before it gets shorter: the checkpoint's
+ * entry tells the new end twice, as what it has for certain and as what it
+ * needs.  If that can't be had now, the image's closing will do it.
+ * [cut-announced] [cut-stable]
  */
-static void coroutine_fn GRAPH_RDLOCK cut_free_end(BlockDriverState *bs)
+static void coroutine_fn GRAPH_RDLOCK
+cut_free_end(BlockDriverState *bs, bool any)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t size;
@@ -343,7 +345,7 @@ static void coroutine_fn GRAPH_RDLOCK cut_free_end(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->commit_lock);
     qemu_co_mutex_lock(&s->grow_lock);
     if (vhdx_change_log_is_open(s) && !vhdx_change_is_broken(s) &&
-        vhdx_space_cut_begin(s, &size)) {
+        vhdx_space_cut_begin(s, any, &size)) {
         if (checkpoint(bs) < 0) {
             vhdx_space_cut_undo(s, size);
         } else {
@@ -377,11 +379,17 @@ int coroutine_fn vhdx_commit(BlockDriverState *bs)
         }
         qemu_co_mutex_unlock(&s->commit_lock);
         if (vhdx_space_reclaim(bs)) {
-            cut_free_end(bs);
+            cut_free_end(bs, false);
         }
     }
     vhdx_space_punch(bs, PUNCH_FLUSH);
     return ret;
+}
+
+void coroutine_fn vhdx_commit_cut(BlockDriverState *bs)
+{
+    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
+    cut_free_end(bs, true);
 }
 
 /*

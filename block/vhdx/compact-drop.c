@@ -95,8 +95,8 @@ clear_bitmap_entry(BlockDriverState *bs, uint64_t index)
 }
 
 /*
- * Drop the place that @block's entry names in a state other than FULLY_PRESENT.
- * A block that reads as present all the same gets that state.
+ * Drop the place that @block's entry names without being present.  A block that
+ * reads as present all the same gets the state FULLY_PRESENT.
  */
 static int coroutine_fn GRAPH_RDLOCK
 drop_place(BlockDriverState *bs, uint64_t block)
@@ -111,7 +111,8 @@ drop_place(BlockDriverState *bs, uint64_t block)
         vhdx_unlock(s);
         return ret;
     }
-    if (vhdx_bat_state(entry) != VHDX_BLOCK_FULLY_PRESENT) {
+    /* A guest may have written to it meanwhile. */
+    if (!vhdx_bat_is_present(s, entry)) {
         entry = vhdx_bat_state(entry);
     }
     vhdx_bat_set(s, block, entry);
@@ -130,13 +131,16 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
             uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
         uint64_t block;
         int ret = 0;
 
         if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            if (entries[i] && !vhdx_bat_bitmap_is_present(s, entries[i])) {
+            /* A child's may be getting its place. */
+            if (entries[i] && !vhdx_bat_bitmap_is_present(s, entries[i]) &&
+                !(c->live && s->params.has_parent)) {
                 ret = clear_bitmap_entry(bs, index + i);
             }
         } else if (vhdx_bat_offset(entries[i]) &&
@@ -148,6 +152,15 @@ drop_unused(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         }
     }
     return vhdx_commit(bs);
+}
+
+int coroutine_fn vhdx_compact_drop_unused(BlockDriverState *bs, VHDXCompact *c)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_begin(bs, VHDX_METADATA);
+
+    return ret < 0 ? ret :
+           vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, c);
 }
 
 /*
@@ -211,12 +224,5 @@ int coroutine_fn vhdx_compact_drop_places(BlockDriverState *bs, VHDXCompact *c)
             return ret;
         }
     }
-    if (!c->unused) {
-        return 0;
-    }
-    ret = vhdx_begin(bs, VHDX_METADATA);
-    if (ret < 0) {
-        return ret;
-    }
-    return vhdx_bat_walk(bs, 0, s->geo.bat_entries, drop_unused, NULL);
+    return c->unused ? vhdx_compact_drop_unused(bs, c) : 0;
 }

@@ -24,6 +24,7 @@ typedef struct VHDXCompact {
     uint64_t next;                  /* the BAT entry to go on with */
     bool small;                     /* only bitmaps are moved now */
     bool stuck;                     /* there is no place for its block */
+    bool live;                      /* requests go on */
     VHDXMoveSet set;
     Error **errp;
 } VHDXCompact;
@@ -38,6 +39,42 @@ void vhdx_compact_progress(BlockDriverState *bs, VHDXCompact *c);
  */
 uint64_t vhdx_compact_object(BDRVVHDXState *s, uint64_t index, uint64_t entry,
                              bool *bitmap);
+
+/*
+ * Fill the set from BAT entry @c->next on by @func, which returns 1 when there
+ * are enough blocks in it, and move @c->next on to where to begin next time.
+ * What can be given for @func: the first adds blocks that are FULLY_PRESENT, as
+ * what a PARTIALLY_PRESENT one does not have is the parent's; the second those
+ * that end behind the limit, or sector bitmap blocks if @c->small, with the
+ * first place below it for each, and sets @c->stuck where there is none; what
+ * is free has to be known for it.  The third counts the latter into @c->total,
+ * and the last all blocks, sector bitmap blocks, and places that are not used.
+ */
+typedef int VHDXCompactFunc(BlockDriverState *bs, uint64_t index,
+                            const uint64_t *entries, uint64_t count,
+                            void *opaque);
+int coroutine_fn GRAPH_RDLOCK
+vhdx_compact_fill(BlockDriverState *bs, VHDXCompact *c, VHDXCompactFunc *func);
+VHDXCompactFunc vhdx_compact_add_present;
+VHDXCompactFunc vhdx_compact_add_behind;
+VHDXCompactFunc vhdx_compact_count_behind;
+VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
+
+/*
+ * Where blocks shall end in a file of @packed bytes: before whatever else is
+ * behind that, which then has room after them.
+ */
+uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed);
+
+/* Whether that can be done to an image like @bs.  Returns 0 or -errno. */
+int vhdx_compact_check(BDRVVHDXState *s, Error **errp);
+
+/*
+ * Drop the places that entries name without using them, of which there are
+ * some.  No lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_compact_drop_unused(BlockDriverState *bs, VHDXCompact *c);
 
 /*
  * Count the blocks that are present, and let entries name nothing but their

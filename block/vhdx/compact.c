@@ -35,8 +35,7 @@
  *
  * An image with an entry that is wrong, or with two blocks in one place, is
  * left alone.  Requests are frozen throughout: the image is qemu-img's then.
- * (A block status that was told before tells of a place that may be gone.  So
- * this is not for an image that others use.)
+ * compact-live.c is for one that others use.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -67,14 +66,8 @@
  */
 #define SLIDES          2
 
-/*
- * Fill the set from BAT entry @c->next on by @func, which returns 1 when there
- * are enough blocks in it, and moves @c->next on to where to begin next time.
- */
-static int coroutine_fn GRAPH_RDLOCK
-set_fill(BlockDriverState *bs, VHDXCompact *c,
-         int (*func)(BlockDriverState *bs, uint64_t index,
-                     const uint64_t *entries, uint64_t count, void *opaque))
+int coroutine_fn
+vhdx_compact_fill(BlockDriverState *bs, VHDXCompact *c, VHDXCompactFunc *func)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
@@ -94,17 +87,15 @@ static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
                    uint64_t entry, uint64_t to)
 {
     c->next = index + 1;
-    return vhdx_move_add(s, &c->set, index, vhdx_bat_offset(entry), to);
+    return vhdx_move_add(s, &c->set, index, vhdx_bat_offset(entry), to) ||
+           (c->live && c->set.count * c->set.moves[0].held >= VHDX_LIVE_BYTES);
 }
 
 /* -- What loses its place -- */
 
-/*
- * Those that are FULLY_PRESENT, as what a PARTIALLY_PRESENT one does not have
- * is the parent's.
- */
-static int add_present(BlockDriverState *bs, uint64_t index,
-                       const uint64_t *entries, uint64_t count, void *opaque)
+int vhdx_compact_add_present(BlockDriverState *bs, uint64_t index,
+                             const uint64_t *entries, uint64_t count,
+                             void *opaque)
 {
     bool bitmap;
 
@@ -129,7 +120,7 @@ drop_zeroes(BlockDriverState *bs, VHDXCompact *c)
 
     c->total = c->present;
     for (c->next = 0; c->next < s->geo.bat_entries;) {
-        ret = set_fill(bs, c, add_present);
+        ret = vhdx_compact_fill(bs, c, vhdx_compact_add_present);
         if (ret < 0) {
             return ret;
         }
@@ -155,8 +146,9 @@ static uint64_t behind_limit(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
     return vhdx_bat_offset(entry) + bytes > c->limit ? bytes : 0;
 }
 
-static int count_behind(BlockDriverState *bs, uint64_t index,
-                        const uint64_t *entries, uint64_t count, void *opaque)
+int vhdx_compact_count_behind(BlockDriverState *bs, uint64_t index,
+                              const uint64_t *entries, uint64_t count,
+                              void *opaque)
 {
     VHDXCompact *c = opaque;
     bool bitmap;
@@ -168,8 +160,9 @@ static int count_behind(BlockDriverState *bs, uint64_t index,
     return 0;
 }
 
-static int add_behind(BlockDriverState *bs, uint64_t index,
-                      const uint64_t *entries, uint64_t count, void *opaque)
+int vhdx_compact_add_behind(BlockDriverState *bs, uint64_t index,
+                            const uint64_t *entries, uint64_t count,
+                            void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
     VHDXCompact *c = opaque;
@@ -209,7 +202,7 @@ move_down_some(BlockDriverState *bs, VHDXCompact *c)
 
     for (c->next = 0; c->next < s->geo.bat_entries;) {
         c->stuck = false;
-        ret = set_fill(bs, c, add_behind);
+        ret = vhdx_compact_fill(bs, c, vhdx_compact_add_behind);
         if (ret < 0) {
             return ret;
         }
@@ -246,11 +239,7 @@ move_down(BlockDriverState *bs, VHDXCompact *c)
 
 /* -- All of it -- */
 
-/*
- * Where blocks shall end in a file of @packed bytes: before whatever else is
- * behind that, which then has room after them.
- */
-static uint64_t block_limit(BDRVVHDXState *s, uint64_t packed)
+uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed)
 {
     uint64_t limit, last = packed;
 
@@ -283,7 +272,7 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     int ret;
 
     for (;;) {
-        c->limit = limit = block_limit(s, packed);
+        c->limit = limit = vhdx_compact_limit(s, packed);
         ret = move_down(bs, c);
         if (ret < 0 || c->limit <= limit + s->geo.block_size || !slides--) {
             return ret;
@@ -321,13 +310,14 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t packed = packed_size(s, c);
-    uint64_t limit = block_limit(s, packed);
+    uint64_t limit = vhdx_compact_limit(s, packed);
     int ret;
 
     c->phase = c->phases - 1;
     c->done = c->total = 0;
     c->limit = limit;
-    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, count_behind, c);
+    ret = vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count_behind,
+                        c);
     if (ret < 0) {
         return ret;
     }
@@ -424,6 +414,21 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
     return pack(bs, c);
 }
 
+int vhdx_compact_check(BDRVVHDXState *s, Error **errp)
+{
+    if (s->params.leave_allocated) {
+        error_setg(errp, "Only a dynamic image can be compacted, and this one "
+                   "is fixed");
+        return -ENOTSUP;
+    }
+    if (s->has_locator && !s->params.has_parent) {
+        error_setg(errp, "Could not compact the image: it has a Parent "
+                   "Locator, but HasParent of File Parameters is 0");
+        return -EINVAL;
+    }
+    return 0;
+}
+
 /* [move-frozen] */
 int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                                  BlockDriverAmendStatusCB *status_cb,
@@ -434,15 +439,9 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
     int ret;
 
-    if (s->params.leave_allocated) {
-        error_setg(errp, "Only a dynamic image can be compacted, and this one "
-                   "is fixed");
-        return -ENOTSUP;
-    }
-    if (s->has_locator && !s->params.has_parent) {
-        error_setg(errp, "Could not compact the image: it has a Parent "
-                   "Locator, but HasParent of File Parameters is 0");
-        return -EINVAL;
+    ret = vhdx_compact_check(s, errp);
+    if (ret < 0) {
+        return ret;
     }
     *c = (VHDXCompact) {
         .status_cb = status_cb,
@@ -462,4 +461,57 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
         error_setg_errno(errp, -ret, "Could not compact the image");
     }
     return ret;
+}
+
+/* -- What it would give back -- */
+
+int coroutine_fn
+vhdx_compact_count(BlockDriverState *bs, uint64_t index,
+                   const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXCompact *c = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        bool bitmap;
+        uint64_t bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
+
+        if (vhdx_bat_index_is_behind(&s->geo, index + i)) {
+            continue;
+        }
+        c->present += bytes && !bitmap;
+        c->bitmaps += bytes && bitmap;
+        c->unused += vhdx_bat_offset(entry) && !bitmap &&
+                     (!bytes || entry != entries[i]);
+    }
+    return 0;
+}
+
+uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
+    uint64_t packed;
+
+    if (s->params.leave_allocated ||
+        vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
+        return 0;
+    }
+    packed = packed_size(s, c);
+    VHDX_LOCK_GUARD(s);
+    return vhdx_file_size(s) - MIN(vhdx_file_size(s), packed);
+}
+
+uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)
+{
+    uint64_t used;
+
+    VHDX_LOCK_GUARD(s);
+    if (s->params.leave_allocated || !vhdx_space_is_known(s) ||
+        vhdx_space_overlaps(s)) {
+        return 0;
+    }
+    used = vhdx_space_count_used(s, 0, UINT64_MAX);
+    return vhdx_file_size(s) - MIN(vhdx_file_size(s), used);
 }

@@ -5,10 +5,14 @@
  * must not say that the file is longer than it is after a power cut.  A failed
  * flush leaves that, and all that was written since the last one, open.
  *
+ * A part of it may be watched while it is copied: whatever is written there, or
+ * cut off, goes by here, and is noted when that has ended.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
@@ -20,6 +24,7 @@ struct VHDXFile {
     bool fixed;                     /* the node has refused to grow */
     bool unsure;                    /* changes of the length may be lost */
     bool no_zeroes;                 /* atomic: a flush has failed */
+    unsigned failed;                /* atomic: so many have */
 };
 
 void vhdx_file_init(BDRVVHDXState *s, uint64_t size)
@@ -37,6 +42,40 @@ void vhdx_file_inherit(BDRVVHDXState *s, BDRVVHDXState *old)
 {
     s->file->unsure = old->file->unsure;
     qatomic_set(&s->file->no_zeroes, old->file->no_zeroes);
+    qatomic_set(&s->file->failed, old->file->failed);
+}
+
+/* [move-frozen] */
+void vhdx_file_note_written(BDRVVHDXState *s, uint64_t offset, uint64_t bytes)
+{
+    VHDXWatch *w;
+    VHDX_LOCK_GUARD(s);
+
+    QLIST_FOREACH(w, &s->watches, next) {
+        uint64_t from = MAX(offset, w->offset) - w->offset;
+        uint64_t end = MIN(offset + bytes, w->offset + w->bytes);
+
+        if (end > w->offset && from < end - w->offset) {
+            from /= VHDX_WATCH_UNIT;
+            end = DIV_ROUND_UP(end - w->offset, VHDX_WATCH_UNIT);
+            bitmap_set(w->written, from, end - from);
+        }
+    }
+}
+
+void vhdx_file_watch(BDRVVHDXState *s, VHDXWatch *watch)
+{
+    vhdx_assert_locked(s);
+    QLIST_INSERT_HEAD(&s->watches, watch, next);
+    qatomic_set(&s->watched, true);
+    /* Who does not see that has written before anything is read from here. */
+    smp_mb();
+}
+
+void vhdx_file_unwatch(BDRVVHDXState *s, VHDXWatch *watch)
+{
+    QLIST_REMOVE(watch, next);
+    qatomic_set(&s->watched, !QLIST_EMPTY(&s->watches));
 }
 
 uint64_t vhdx_file_size(BDRVVHDXState *s)
@@ -107,8 +146,14 @@ int coroutine_fn vhdx_file_truncate(BlockDriverState *bs, uint64_t size,
                                     PreallocMode prealloc,
                                     BdrvRequestFlags flags)
 {
-    vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    return bdrv_co_truncate(bs->file, size, false, prealloc, flags, NULL);
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    vhdx_assert_unlocked(s);
+    ret = bdrv_co_truncate(bs->file, size, false, prealloc, flags, NULL);
+    /* What comes back there later, without being written, reads as zeros. */
+    vhdx_file_written(s, size, INT64_MAX - size);
+    return ret;
 }
 
 bool vhdx_file_is_fixed(BDRVVHDXState *s)
@@ -139,6 +184,7 @@ int coroutine_fn vhdx_file_flush(BlockDriverState *bs)
     if (ret < 0) {
         /* What reads as zeros may be old data again after a power cut. */
         qatomic_set(&s->file->no_zeroes, true);
+        qatomic_set(&s->file->failed, s->file->failed + 1);
         s->file->unsure = true;
         return ret;
     }
@@ -158,6 +204,11 @@ void vhdx_file_set_sure(BDRVVHDXState *s)
 {
     vhdx_assert_commit_locked(s);
     s->file->unsure = false;
+}
+
+unsigned vhdx_file_flushes_failed(BDRVVHDXState *s)
+{
+    return qatomic_read(&s->file->failed);
 }
 
 bool vhdx_file_trusts_zeroes(BDRVVHDXState *s)
@@ -220,21 +271,33 @@ int coroutine_fn vhdx_file_pread(BlockDriverState *bs, uint64_t offset,
 int coroutine_fn vhdx_file_pwrite(BlockDriverState *bs, uint64_t offset,
                                   uint64_t bytes, const void *buf)
 {
+    int ret;
+
     vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    return bdrv_co_pwrite(bs->file, offset, bytes, buf, 0);
+    ret = bdrv_co_pwrite(bs->file, offset, bytes, buf, 0);
+    vhdx_file_written(bs->opaque, offset, bytes);
+    return ret;
 }
 
 int coroutine_fn vhdx_file_pwrite_zeroes(BlockDriverState *bs, uint64_t offset,
                                          uint64_t bytes,
                                          BdrvRequestFlags flags)
 {
+    int ret;
+
     vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+    vhdx_file_written(bs->opaque, offset, bytes);
+    return ret;
 }
 
 int coroutine_fn vhdx_file_pdiscard(BlockDriverState *bs, uint64_t offset,
                                     uint64_t bytes)
 {
+    int ret;
+
     vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    return bdrv_co_pdiscard(bs->file, offset, bytes);
+    ret = bdrv_co_pdiscard(bs->file, offset, bytes);
+    vhdx_file_written(bs->opaque, offset, bytes);
+    return ret;
 }

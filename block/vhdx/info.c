@@ -37,7 +37,7 @@ static VhdxParentLocator *parent_info(const VHDXLocator *loc)
     return info;
 }
 
-ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing)
+ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, const VHDXFigures *figures)
 {
     ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
     ImageInfoSpecificVhdx *vhdx = g_new0(ImageInfoSpecificVhdx, 1);
@@ -63,12 +63,14 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing)
         .data_write_uuid = guid_string(&header.data_write_guid),
         .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
-        .file_too_short_by = missing,
+        .file_too_short_by = figures->missing,
+        .compact_gains = figures->gains,
         .parent = parent,
         .parent_error = s->params.has_parent && !parent ?
                         g_strdup(s->locator_error) : NULL,
     };
-    vhdx->has_file_too_short_by = missing;
+    vhdx->has_file_too_short_by = figures->missing;
+    vhdx->has_compact_gains = figures->gains;
     vhdx_qapi_has(vhdx, parent);
     vhdx_qapi_has(vhdx, parent_error);
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;

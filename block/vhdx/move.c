@@ -17,7 +17,8 @@
  *
  * Holes in the file are not read, and are holes again in the new place.
  *
- * Requests are frozen, so that blocks stay as they have been seen.
+ * Requests are frozen, so that blocks stay as they have been seen; move-live.c
+ * does without that.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -37,6 +38,7 @@
 #include "block/vhdx/lock.h"
 #include "block/vhdx/move.h"
 #include "block/vhdx/space-freed.h"
+#include "move-int.h"
 #include "trace.h"
 
 /* A batch has as many blocks as make up so many bytes, if it has room. */
@@ -45,9 +47,6 @@
 /* What is read at once, and so many times at the same time */
 #define PIECE_BYTES     MiB
 #define PIECES          8
-
-/* In a block with data there mostly is some in so many bytes. */
-#define LOOK_FIRST      (64 * KiB)
 
 /* -- Pieces of a block -- */
 
@@ -74,8 +73,7 @@ static uint8_t *coroutine_fn GRAPH_RDLOCK piece_read(Piece *p, int *ret)
     return buf;
 }
 
-/* The graph lock is held for these two. */
-static int coroutine_fn GRAPH_RDLOCK piece_copy(AioTask *task)
+int coroutine_fn vhdx_move_copy(AioTask *task)
 {
     Piece *p = container_of(task, Piece, task);
     uint64_t to = p->block->to + p->at;
@@ -94,7 +92,7 @@ static int coroutine_fn GRAPH_RDLOCK piece_copy(AioTask *task)
     return ret;
 }
 
-static int coroutine_fn GRAPH_RDLOCK piece_look(AioTask *task)
+int coroutine_fn vhdx_move_look(AioTask *task)
 {
     Piece *p = container_of(task, Piece, task);
     uint8_t *buf;
@@ -111,10 +109,9 @@ static int coroutine_fn GRAPH_RDLOCK piece_look(AioTask *task)
     return ret;
 }
 
-/* Let @pool do @func with @b from @at to @end, until data has been found. */
-static void coroutine_fn GRAPH_RDLOCK
-block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
-             VHDXMove *b, uint64_t at, uint64_t end)
+void coroutine_fn
+vhdx_move_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
+                 VHDXMove *b, uint64_t at, uint64_t end, uint64_t most)
 {
     int64_t n;
 
@@ -124,7 +121,7 @@ block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
         Piece *p = g_new(Piece, 1);
 
         if (!zero) {
-            n = MIN(n, PIECE_BYTES);
+            n = MIN(n, most);
         }
         *p = (Piece) {
             .task.func = func,
@@ -138,18 +135,18 @@ block_pieces(BlockDriverState *bs, AioTaskPool *pool, AioTaskFunc func,
     }
 }
 
-/* Do @func with all blocks of @set, from @at to @end in each. */
-static int coroutine_fn GRAPH_RDLOCK
-set_pieces(BlockDriverState *bs, VHDXMoveSet *set, AioTaskFunc func,
-           uint64_t at, uint64_t end)
+int coroutine_fn
+vhdx_move_set_pieces(BlockDriverState *bs, VHDXMoveSet *set, int pieces,
+                     AioTaskFunc func, uint64_t at, uint64_t end)
 {
-    AioTaskPool *pool = aio_task_pool_new(PIECES);
+    uint64_t most = PIECE_BYTES / PIECES * MIN(pieces, PIECES);
+    AioTaskPool *pool = aio_task_pool_new(pieces);
     int ret;
 
     for (unsigned i = 0; i < set->count && aio_task_pool_status(pool) == 0;
          i++) {
-        block_pieces(bs, pool, func, &set->moves[i], at,
-                     MIN(end, set->moves[i].bytes));
+        vhdx_move_pieces(bs, pool, func, &set->moves[i], at,
+                         MIN(end, set->moves[i].bytes), most);
     }
     aio_task_pool_wait_all(pool);
     ret = aio_task_pool_status(pool);
@@ -185,9 +182,7 @@ static void place_leave(BDRVVHDXState *s, const VHDXMove *m)
     vhdx_change_note(s);
 }
 
-/* Let @m's block, which is all zeros, be in the state ZERO, in memory. */
-static int coroutine_fn GRAPH_RDLOCK
-entry_drop(BlockDriverState *bs, const VHDXMove *m)
+int coroutine_fn vhdx_move_drop(BlockDriverState *bs, const VHDXMove *m)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t old;
@@ -198,18 +193,17 @@ entry_drop(BlockDriverState *bs, const VHDXMove *m)
     if (ret < 0) {
         return ret;
     }
+    if (old != vhdx_bat_entry(VHDX_BLOCK_FULLY_PRESENT, m->from)) {
+        return 1;
+    }
     trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from, 0);
     vhdx_bat_set(s, m->block, vhdx_bat_entry(VHDX_BLOCK_ZERO, 0));
     place_leave(s, m);
     return 0;
 }
 
-/*
- * Let @m's entry name the new place, in memory; the data has to be stable
- * before the entry. [move-barrier]
- */
-static int coroutine_fn GRAPH_RDLOCK
-entry_move(BlockDriverState *bs, const VHDXMove *m)
+/* The data has to be stable before the entry. [move-barrier] */
+int coroutine_fn vhdx_move_enter(BlockDriverState *bs, const VHDXMove *m)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t old;
@@ -227,10 +221,14 @@ entry_move(BlockDriverState *bs, const VHDXMove *m)
         return ret;
     }
     if (m->bitmap) {
+        /* Requests are frozen throughout. */
         vhdx_bat_set_bitmap(s, m->block, m->to);
         vhdx_bitmap_forget_new(s, m->from);
         vhdx_cache_drop(s, m->from, VHDX_BITMAP_SIZE);
     } else {
+        if (!vhdx_bat_is_present(s, old) || vhdx_bat_offset(old) != m->from) {
+            return 1;
+        }
         trace_vhdx_block_move(s, vhdx_bat_index(&s->geo, m->block), m->from,
                               m->to);
         vhdx_bat_set(s, m->block, vhdx_bat_entry(vhdx_bat_state(old), m->to));
@@ -246,11 +244,13 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
-    ret = set_pieces(bs, set, piece_look, 0, LOOK_FIRST);
+    ret = vhdx_move_set_pieces(bs, set, PIECES, vhdx_move_look, 0,
+                               VHDX_MOVE_LOOK_FIRST);
     if (ret < 0) {
         return ret;
     }
-    ret = set_pieces(bs, set, piece_look, LOOK_FIRST, UINT64_MAX);
+    ret = vhdx_move_set_pieces(bs, set, PIECES, vhdx_move_look,
+                               VHDX_MOVE_LOOK_FIRST, UINT64_MAX);
     if (ret < 0) {
         return ret;
     }
@@ -262,18 +262,17 @@ int coroutine_fn vhdx_move_drop_zeroes(BlockDriverState *bs,
         if (ret < 0) {
             return ret;
         }
-        ret = entry_drop(bs, &set->moves[i]);
+        ret = vhdx_move_drop(bs, &set->moves[i]);
         if (ret < 0) {
             return ret;
         }
-        (*dropped)++;
+        *dropped += ret == 0;
     }
     vhdx_lock(s);
     return vhdx_commit_unlock(bs);
 }
 
-static int coroutine_fn GRAPH_RDLOCK
-set_copy(BlockDriverState *bs, VHDXMoveSet *set)
+int coroutine_fn vhdx_move_zero_rests(BlockDriverState *bs, VHDXMoveSet *set)
 {
     for (unsigned i = 0; i < set->count; i++) {
         VHDXMove *m = &set->moves[i];
@@ -282,14 +281,13 @@ set_copy(BlockDriverState *bs, VHDXMoveSet *set)
         if (m->bytes == m->held) {
             continue;
         }
-        /* What is left of the last block comes to light when the disk grows. */
         ret = vhdx_file_pwrite_zeroes(bs, m->to + m->bytes, m->held - m->bytes,
                                       BDRV_REQ_MAY_UNMAP);
         if (ret < 0) {
             return ret;
         }
     }
-    return set_pieces(bs, set, piece_copy, 0, UINT64_MAX);
+    return 0;
 }
 
 static bool set_has_bitmap(const VHDXMoveSet *set)
@@ -322,12 +320,14 @@ int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
             goto out;
         }
     }
-    ret = set_copy(bs, set);
+    ret = vhdx_move_zero_rests(bs, set) ?:
+          vhdx_move_set_pieces(bs, set, PIECES, vhdx_move_copy, 0,
+                               UINT64_MAX);
     if (ret < 0) {
         goto out;
     }
     for (; moved < set->count; moved++) {
-        ret = entry_move(bs, &set->moves[moved]);
+        ret = vhdx_move_enter(bs, &set->moves[moved]);
         if (ret < 0) {
             goto out;
         }

@@ -22,6 +22,7 @@ struct VHDXRequests {
     GHashTable *allocs;             /* VHDXAlloc by BAT index */
     CoQueue alloc_queue;            /* waits for PREPARING to end */
     CoQueue queue;                  /* waits for requests to end */
+    bool reserved;                  /* who else would freeze them waits */
     bool frozen;                    /* requests wait */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) list;        /* oldest first */
@@ -85,29 +86,144 @@ void coroutine_fn vhdx_request_wait(BDRVVHDXState *s)
     vhdx_wait(s, &s->requests->queue);
 }
 
-void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
+/* lock is held by these, and dropped to wait. */
+static void coroutine_fn reserve(BDRVVHDXState *s)
+{
+    while (s->requests->reserved) {
+        vhdx_wait(s, &s->requests->queue);
+    }
+    s->requests->reserved = true;
+}
+
+static void coroutine_fn unreserve(BDRVVHDXState *s)
+{
+    assert(s->requests->reserved && !s->requests->frozen);
+    s->requests->reserved = false;
+    qemu_co_queue_restart_all(&s->requests->queue);
+}
+
+static void held(BDRVVHDXState *s)
+{
+    assert(!g_hash_table_size(s->requests->allocs));
+    trace_vhdx_freeze(s);
+}
+
+static void coroutine_fn hold(BDRVVHDXState *s)
 {
     VHDXRequests *r = s->requests;
 
-    VHDX_LOCK_GUARD(s);
-    while (r->frozen) {
-        vhdx_wait(s, &r->queue);
-    }
+    assert(r->reserved && !r->frozen);
     r->frozen = true;
     while (!QTAILQ_EMPTY(&r->list)) {
         vhdx_wait(s, &r->queue);
     }
-    assert(!g_hash_table_size(r->allocs));
-    trace_vhdx_freeze(s);
+    held(s);
+}
+
+static void coroutine_fn let_go(BDRVVHDXState *s)
+{
+    assert(s->requests->frozen);
+    s->requests->frozen = false;
+    trace_vhdx_thaw(s);
+    qemu_co_queue_restart_all(&s->requests->queue);
+}
+
+void coroutine_fn vhdx_request_reserve(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    reserve(s);
+}
+
+void coroutine_fn vhdx_request_unreserve(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    unreserve(s);
+}
+
+void coroutine_fn vhdx_request_hold(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    hold(s);
+}
+
+/* A wait for requests to end that has a limit */
+typedef struct Patience {
+    BDRVVHDXState *s;
+    bool ended;
+} Patience;
+
+static void coroutine_fn patience_entry(void *opaque)
+{
+    Patience *p = opaque;
+    VHDX_LOCK_GUARD(p->s);
+
+    p->ended = true;
+    qemu_co_queue_restart_all(&p->s->requests->queue);
+}
+
+static void patience_ends(void *opaque)
+{
+    /*
+     * Outside of a coroutine, waiters would wait again and be woken again.
+     * Who is woken expects the context to be acquired, before 9.0.
+     */
+    aio_co_enter(qemu_get_current_aio_context(),
+                 qemu_coroutine_create(patience_entry, opaque));
+}
+
+bool coroutine_fn vhdx_request_try_hold(BDRVVHDXState *s, int64_t ns)
+{
+    VHDXRequests *r = s->requests;
+    Patience p = { .s = s };
+    QEMUTimer *timer = aio_timer_new(qemu_get_current_aio_context(),
+                                     QEMU_CLOCK_REALTIME, SCALE_NS,
+                                     patience_ends, &p);
+    uint64_t next;
+    bool is_held;
+
+    vhdx_lock(s);
+    next = r->next_ticket;
+    while (vhdx_request_oldest(s) < next) {
+        vhdx_wait(s, &r->queue);
+    }
+    if (ns) {
+        timer_mod(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + ns);
+    }
+    assert(r->reserved && !r->frozen);
+    r->frozen = true;
+    while (!QTAILQ_EMPTY(&r->list) && !p.ended) {
+        vhdx_wait(s, &r->queue);
+    }
+    is_held = QTAILQ_EMPTY(&r->list);
+    if (is_held) {
+        held(s);
+    } else {
+        r->frozen = false;
+        qemu_co_queue_restart_all(&r->queue);
+    }
+    vhdx_unlock(s);
+    timer_free(timer);
+    return is_held;
+}
+
+void coroutine_fn vhdx_request_let_go(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    let_go(s);
+}
+
+void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s)
+{
+    VHDX_LOCK_GUARD(s);
+    reserve(s);
+    hold(s);
 }
 
 void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
 {
     VHDX_LOCK_GUARD(s);
-    assert(s->requests->frozen);
-    s->requests->frozen = false;
-    trace_vhdx_thaw(s);
-    qemu_co_queue_restart_all(&s->requests->queue);
+    let_go(s);
+    unreserve(s);
 }
 
 bool vhdx_request_frozen(BDRVVHDXState *s)

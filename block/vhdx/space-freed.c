@@ -164,6 +164,15 @@ static uint64_t cut_size(BDRVVHDXState *s, uint64_t end)
     return s->params.leave_allocated ? MAX(end, s->space->keep) : end;
 }
 
+/* Whether anything is free at the end of the file that can be cut off. */
+static bool free_end_is_there(BDRVVHDXState *s)
+{
+    VHDXSpace *sp = s->space;
+
+    return sp->used && sp->scanned && !sp->damaged && !vhdx_file_is_fixed(s) &&
+           cut_size(s, vhdx_space_map_end(sp)) < vhdx_file_size(s);
+}
+
 /* Whether so much is free at the end of the file that it is cut off now. */
 static bool free_end_is_large(BDRVVHDXState *s)
 {
@@ -360,12 +369,12 @@ void coroutine_fn vhdx_space_punch(BlockDriverState *bs, unsigned most)
 
 /* -- A shorter file -- */
 
-bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size)
+bool vhdx_space_cut_begin(BDRVVHDXState *s, bool any, uint64_t *size)
 {
     vhdx_assert_commit_locked(s);
     vhdx_assert_grow_locked(s);
     VHDX_LOCK_GUARD(s);
-    if (!free_end_is_large(s)) {
+    if (any ? !free_end_is_there(s) : !free_end_is_large(s)) {
         return false;
     }
     /* Nothing is taken behind this from now on. */

@@ -458,14 +458,18 @@ int coroutine_fn vhdx_space_scan(BlockDriverState *bs)
         .bits = DIV_ROUND_UP(size + s->geo.block_size, VHDX_MIB),
     };
     g_autoptr(GArray) allocs = g_array_new(false, false, sizeof(uint64_t));
-    int ret, doubt;
+    int ret, doubt = 0;
 
+    vhdx_assert_unlocked(s);
     if (size > VHDX_MAX_MAP_BYTES) {
         return -EOVERFLOW;
     }
-    doubt = vhdx_space_doubt(bs);
-    if (doubt < 0) {
-        return doubt;
+    if (!sp->scanned || sp->overlap) {
+        /* Later there is data in space that has been freed, or given back. */
+        doubt = vhdx_space_doubt(bs);
+        if (doubt < 0) {
+            return doubt;
+        }
     }
     if (!scan_init(&scan)) {
         scan_free(&scan);

@@ -16,10 +16,12 @@
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/vhdx/amend.h"
+#include "block/vhdx/amend-job.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/call.h"
 #include "block/vhdx/chain.h"
 #include "block/vhdx/check.h"
+#include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/info.h"
 #include "block/vhdx/io.h"
@@ -144,32 +146,34 @@ vhdx_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-missing_entry(BlockDriverState *bs, void *opaque, Error **errp)
+figures_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
-    *(int64_t *)opaque = vhdx_bat_missing(bs);
+    VHDXFigures *figures = opaque;
+    int64_t missing = vhdx_bat_missing(bs);
+
+    figures->missing = MAX(missing, 0);
+    figures->gains = vhdx_compact_gains_look(bs);
     return 0;
 }
 
 /*
- * How many bytes the file is too short, or 0 if that is none or not known.  It
- * takes going through the BAT, which may have half a gigabyte.  So only those
- * are told who open an image to look at it: a running emulator is asked for
- * information every now and then, and everything waits while it answers.
+ * How many bytes the file is too short, or 0 if that is none or not known, and
+ * how many compacting would give back.  It takes going through the BAT, which
+ * may have half a gigabyte.  So only those are told who open an image to look
+ * at it: a running emulator is asked for information every now and then, and
+ * everything waits while it answers.  It tells what it knows.
  */
-static uint64_t vhdx_missing(BlockDriverState *bs)
-{
-    int64_t bytes = 0;
-
-    if (bs->open_flags & BDRV_O_NO_IO) {
-        vhdx_call(bs, missing_entry, &bytes, NULL);
-    }
-    return MAX(bytes, 0);
-}
-
 static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
                                                  Error **errp)
 {
-    return vhdx_info(bs->opaque, vhdx_missing(bs));
+    VHDXFigures figures = { 0 };
+
+    if (bs->open_flags & BDRV_O_NO_IO) {
+        vhdx_call(bs, figures_entry, &figures, NULL);
+    } else {
+        figures.gains = vhdx_compact_gains_known(bs->opaque);
+    }
+    return vhdx_info(bs->opaque, &figures);
 }
 
 /*
@@ -261,6 +265,8 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_co_create_opts        = vhdx_co_create_opts,
     .bdrv_measure               = vhdx_measure,
     .bdrv_amend_options         = vhdx_amend_options,
+    .bdrv_amend_pre_run         = vhdx_amend_pre_run,
+    .bdrv_co_amend              = vhdx_co_amend,
     .bdrv_co_change_backing_file = vhdx_change_backing_file,
     .bdrv_make_empty            = vhdx_make_empty,
 

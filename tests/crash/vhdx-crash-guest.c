@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "block/vhdx/compact-live.h"
 #include "block/vhdx/state.h"
 #include "vhdx-crash.h"
 #include "vhdx-test-request.h"
@@ -181,6 +182,55 @@ static void amend_status(BlockDriverState *bs, int64_t offset,
     g->progress = progress;
 }
 
+/* Let others go on; sometimes it is enough. */
+static int coroutine_fn GRAPH_RDLOCK
+compact_pause(BlockDriverState *bs, void *opaque)
+{
+    Guests *g = opaque;
+
+    aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
+    qemu_coroutine_yield();
+    return rng_chance(&g->rng, 4) ? -ECANCELED : 0;
+}
+
+static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
+{
+    Guests *g = opaque;
+
+    return rng_chance(&g->rng, 6);
+}
+
+/* As the job of x-blockdev-amend does */
+static int coroutine_fn guest_compact_online(Guests *g)
+{
+    VHDXCompactUser user = {
+        .pause = compact_pause,
+        .move = { .stop = compact_stop, .opaque = g },
+        .status = amend_status,
+        .opaque = g,
+    };
+    Error *err = NULL;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    assert(!g->amending);
+    g->amending = true;
+    g->progress = 0;
+    ret = vhdx_co_compact_live(blk_bs(g->blk), rng_chance(&g->rng, 50), &user,
+                               &err);
+    /*
+     * The first look for free space may find data in so much of it, which was
+     * freed, that the block size is in doubt.  Others judge what there is.
+     */
+    if (ret < 0 && ret != -ECANCELED && ret != -EINVAL && !g->w->full &&
+        !g->disk->fault_hit) {
+        run_wrong(g->run, "compacting fails: %s", error_get_pretty(err));
+    }
+    error_free(err);
+    g->amending = false;
+    return ret;
+}
+
 /* Do what qemu-img amend does for -o @options. */
 static int coroutine_fn guest_amend(Guests *g, const char *options)
 {
@@ -206,6 +256,9 @@ static int coroutine_fn guest_amend(Guests *g, const char *options)
 
 static int coroutine_fn guest_compact(Guests *g)
 {
+    if (g->w->online) {
+        return guest_compact_online(g);
+    }
     return guest_amend(g, rng_chance(&g->rng, g->w->gaps ? 0 : 50) ?
                        "compact=zeroes" : "compact=space");
 }

@@ -568,6 +568,7 @@ typedef struct CrashWorkload {
     bool resume;                    /* ... and writing is resumed then */
     bool small_cache;               /* 64 metadata pages */
     bool early;                     /* entries beside their data */
+    bool online;                    /* compacting lets requests go on */
     bool create;                    /* making the image is what is tested */
     CrashMerge merge;               /* a change of a chain is */
     unsigned levels;                /* ... of so many images */

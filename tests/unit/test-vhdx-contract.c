@@ -123,6 +123,7 @@ typedef struct Env {
     VHDXExtent new_extent;          /* no block's yet */
     VHDXAlloc *alloc;               /* of block 2 */
     VHDXAlloc new_alloc;            /* of block 3, not entered */
+    VHDXWatch watch;                /* of nothing */
     GArray *offsets;
     QEMUIOVector qiov;              /* of @buf */
     uint8_t buf[512];

@@ -2,8 +2,9 @@
  * VHDX unit tests: a node that fails or waits when a test wants it to
  *
  * A filter of our own below the image can fail a write when it is done already,
- * as an error of a real disk may leave it, fail flushes, and hold back a read
- * or a change of the file's length.  Above it is blkdebug.
+ * as an error of a real disk may leave it, fail flushes, and hold back a read,
+ * a write, the status of a place or a change of the file's length.  Above it is
+ * blkdebug.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -55,6 +56,14 @@ static Coroutine *held_truncate;
 static uint64_t hold_read_at;
 static Coroutine *held_read;
 
+/* The same of a write. */
+static uint64_t hold_write_at;
+static Coroutine *held_write;
+
+/* The same of the status of such a place. */
+static uint64_t hold_status_at;
+static Coroutine *held_status;
+
 /* The offset in the file of the last write, and the number of zeroings. */
 static int64_t last_write;
 static unsigned zeroings;
@@ -63,8 +72,16 @@ static int coroutine_fn GRAPH_RDLOCK
 fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
              QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    int ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    int ret;
 
+    if (hold_write_at && hold_write_at >= offset &&
+        hold_write_at - offset < bytes) {
+        hold_write_at = 0;
+        held_write = qemu_coroutine_self();
+        qemu_coroutine_yield();
+        held_write = NULL;
+    }
+    ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     last_write = offset;
     if (ret == 0 && fail_at && fail_at - offset < bytes) {
         fail_at = 0;
@@ -85,6 +102,24 @@ fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         held_read = NULL;
     }
     return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+fail_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                  int64_t bytes, int64_t *pnum, int64_t *map,
+                  BlockDriverState **file)
+{
+    if (hold_status_at && hold_status_at >= offset &&
+        hold_status_at - offset < bytes) {
+        hold_status_at = 0;
+        held_status = qemu_coroutine_self();
+        qemu_coroutine_yield();
+        held_status = NULL;
+    }
+    *pnum = bytes;
+    *map = offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -150,6 +185,7 @@ static BlockDriver bdrv_fail = {
     .bdrv_open              = fail_open,
     .bdrv_reopen_prepare    = fail_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
+    .bdrv_co_block_status   = fail_block_status,
     .bdrv_co_preadv         = fail_preadv,
     .bdrv_co_pwritev        = fail_pwritev,
     .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,

@@ -19,6 +19,12 @@ int coroutine_fn GRAPH_RDLOCK vhdx_commit(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK vhdx_commit_locked(BlockDriverState *bs);
 
 /*
+ * Let the file end where the last object does, if that is known and the log is
+ * open.  A commit does so where there is much behind it.  No lock is held.
+ */
+void coroutine_fn GRAPH_RDLOCK vhdx_commit_cut(BlockDriverState *bs);
+
+/*
  * Write a log entry for what has been changed so far, and let the next commit
  * flush it, which then has less to wait for: for a caller whose data is being
  * written meanwhile.  It must do no harm if the entry becomes stable before the

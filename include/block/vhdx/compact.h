@@ -21,4 +21,13 @@ vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                 BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
                 Error **errp);
 
+/*
+ * How many bytes shorter that would make the file, without "zeroes": by going
+ * through the BAT, for which no lock is held, or by what is known anyway.
+ * Returns 0 where that is nothing, or not known.
+ */
+uint64_t coroutine_fn GRAPH_RDLOCK
+vhdx_compact_gains_look(BlockDriverState *bs);
+uint64_t vhdx_compact_gains_known(BDRVVHDXState *s);
+
 #endif

@@ -81,6 +81,39 @@ static inline bool vhdx_file_no_space(int ret)
 bool vhdx_file_is_fixed(BDRVVHDXState *s);
 void vhdx_file_set_fixed(BDRVVHDXState *s, bool fixed);
 
+/* -- What is written to it -- */
+
+#define VHDX_WATCH_UNIT     ((uint64_t)16 * KiB)
+
+/*
+ * A part of the file that is being copied, of @bytes bytes at @offset: @written
+ * has a bit for each VHDX_WATCH_UNIT of it that a write, a zeroing, a discard
+ * or a cut has ended in, well or not.  Such a bit is set before the request
+ * ends that it is a part of.  lock is held where @written is looked at or
+ * changed.
+ */
+struct VHDXWatch {
+    uint64_t offset;
+    uint64_t bytes;
+    unsigned long *written;
+    QLIST_ENTRY(VHDXWatch) next;
+};
+
+/* Begin and end to watch.  lock is held. */
+void vhdx_file_watch(BDRVVHDXState *s, VHDXWatch *watch);
+void vhdx_file_unwatch(BDRVVHDXState *s, VHDXWatch *watch);
+
+/* @bytes bytes at @offset have been written to.  No lock is held. */
+void vhdx_file_note_written(BDRVVHDXState *s, uint64_t offset, uint64_t bytes);
+
+static inline void vhdx_file_written(BDRVVHDXState *s, uint64_t offset,
+                                     uint64_t bytes)
+{
+    if (unlikely(qatomic_read(&s->watched))) {
+        vhdx_file_note_written(s, offset, bytes);
+    }
+}
+
 /* -- What of it is stable -- */
 
 /*
@@ -96,6 +129,9 @@ int coroutine_fn GRAPH_RDLOCK vhdx_file_flush(BlockDriverState *bs);
  */
 bool vhdx_file_is_unsure(BDRVVHDXState *s);
 void vhdx_file_set_sure(BDRVVHDXState *s);
+
+/* How many flushes have failed.  No lock is needed. */
+unsigned vhdx_file_flushes_failed(BDRVVHDXState *s);
 
 /*
  * Whether what reads as zeros still does so after a power cut: not when a flush
@@ -138,8 +174,12 @@ static inline int coroutine_fn GRAPH_RDLOCK
 vhdx_file_pwritev(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   QEMUIOVector *qiov, size_t qiov_offset)
 {
+    int ret;
+
     vhdx_assert_unlocked((BDRVVHDXState *)bs->opaque);
-    return bdrv_co_pwritev_part(bs->file, offset, bytes, qiov, qiov_offset, 0);
+    ret = bdrv_co_pwritev_part(bs->file, offset, bytes, qiov, qiov_offset, 0);
+    vhdx_file_written(bs->opaque, offset, bytes);
+    return ret;
 }
 
 int coroutine_fn GRAPH_RDLOCK

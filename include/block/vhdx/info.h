@@ -9,10 +9,16 @@
 
 #include "block/vhdx/state.h"
 
+/* What takes a look at the BAT, in bytes; 0 is told as nothing is. */
+typedef struct VHDXFigures {
+    uint64_t missing;               /* the file is so much too short */
+    uint64_t gains;                 /* compacted, it would be so much shorter */
+} VHDXFigures;
+
 /*
- * What the format has to say about the image, whose file is @missing bytes too
- * short.  The caller frees it.  No lock is held.
+ * What the format has to say about the image, and @figures.  The caller frees
+ * it.  No lock is held.
  */
-ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, uint64_t missing);
+ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, const VHDXFigures *figures);
 
 #endif

@@ -7,7 +7,13 @@
 #ifndef BLOCK_VHDX_MOVE_H
 #define BLOCK_VHDX_MOVE_H
 
-#include "block/vhdx/state.h"
+#include "block/vhdx/file.h"
+
+/*
+ * While requests go on so much is copied between two flushes, as a guest's
+ * flush would have to wait for all of it.
+ */
+#define VHDX_LIVE_BYTES     (4 * MiB)
 
 typedef struct VHDXMove {
     uint64_t block;                 /* or, of a sector bitmap, its chunk */
@@ -17,6 +23,10 @@ typedef struct VHDXMove {
     uint64_t to;                    /* where it goes, bytes */
     uint64_t bytes;                 /* those that belong to the disk */
     bool data;                      /* there are not only zeros in it */
+    /* While requests go on */
+    VHDXWatch watch;                /* of the place where it is */
+    bool busy;                      /* it is written to all the time */
+    bool moved;                     /* its entry has changed */
 } VHDXMove;
 
 /* Blocks of either kind that are looked at, or moved, together. */

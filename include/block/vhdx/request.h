@@ -78,6 +78,25 @@ void coroutine_fn vhdx_request_freeze(BDRVVHDXState *s);
 void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s);
 bool vhdx_request_frozen(BDRVVHDXState *s);
 
+/*
+ * The same in two steps, for who needs requests held off only at its end: from
+ * the first on nobody else holds them off, so that places and regions that no
+ * request changes stay as they are.  A wait for another who does so comes
+ * first. No lock is held.
+ */
+void coroutine_fn vhdx_request_reserve(BDRVVHDXState *s);
+void coroutine_fn vhdx_request_hold(BDRVVHDXState *s);
+void coroutine_fn vhdx_request_let_go(BDRVVHDXState *s);
+
+/*
+ * As vhdx_request_hold(), but first wait for the requests under way, with new
+ * ones going on, and then hold those off no longer than for @ns nanoseconds
+ * until the rest has ended.  With 0 there is no such limit.  Returns whether
+ * requests are held.
+ */
+bool coroutine_fn vhdx_request_try_hold(BDRVVHDXState *s, int64_t ns);
+void coroutine_fn vhdx_request_unreserve(BDRVVHDXState *s);
+
 /* The oldest request's ticket, or the next one's. */
 uint64_t vhdx_request_oldest(BDRVVHDXState *s);
 

@@ -64,14 +64,14 @@ void coroutine_fn GRAPH_RDLOCK
 vhdx_space_punch(BlockDriverState *bs, unsigned most);
 
 /*
- * Where much is free at the end of the file, let the file end where the last
- * object does, in memory: the file's length and the end of what is in use are
- * the smaller ones now, and @size is set to the old size in bytes.  commit_lock
- * and grow_lock are held, and the latter until the cut has been undone or is
- * stable.  Returns false, with nothing changed, where there is too little to be
- * cut.
+ * Where much is free at the end of the file, or @any, let the file end where
+ * the last object does, in memory: the file's length and the end of what is in
+ * use are the smaller ones now, and @size is set to the old size in bytes.
+ * commit_lock and grow_lock are held, and the latter until the cut has been
+ * undone or is stable.  Returns false, with nothing changed, where there is too
+ * little to be cut.
  */
-bool vhdx_space_cut_begin(BDRVVHDXState *s, uint64_t *size);
+bool vhdx_space_cut_begin(BDRVVHDXState *s, bool any, uint64_t *size);
 
 /* The file has not been cut and still is @size bytes long. */
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);

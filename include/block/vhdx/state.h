@@ -76,6 +76,7 @@ typedef struct VHDXNewBitmaps VHDXNewBitmaps;   /* bitmap.c */
 typedef struct VHDXReplay VHDXReplay;           /* replay-int.h */
 typedef struct VHDXRequests VHDXRequests;       /* request.c */
 typedef struct VHDXSpace VHDXSpace;             /* space-int.h */
+typedef struct VHDXWatch VHDXWatch;             /* file.h */
 
 /* A QemuMutex of which it is known who holds it: lock.h */
 typedef struct VHDXLock {
@@ -129,6 +130,9 @@ typedef struct BDRVVHDXState {
     VHDXRequests *requests;
     VHDXParent *parent;
     bool linked;                    /* to it, atomic: vhdx_parent_linked() */
+    QLIST_HEAD(, VHDXWatch) watches;        /* parts of the file: file.h */
+    bool watched;                   /* there are some, atomic */
+    bool compacting;                /* while it is in use */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
     unsigned unflushed;             /* writes since the last flush */

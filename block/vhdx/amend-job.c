@@ -1,0 +1,137 @@
+/*
+ * VHDX: what the QMP command x-blockdev-amend changes
+ *
+ * The command is a job, whose coroutine calls the driver with the graph locked
+ * and waits for it to end.  It knows nothing of progress, or how to pause.  But
+ * the coroutine is the job's, so the driver finds the job by it, and does all
+ * of that itself, between batches.
+ *
+ * The node is not a child of the job's, so nothing keeps it from being drained
+ * and changed.  Therefore a batch counts as a request in flight, which a drain
+ * waits for, and none begins in a drained section.  The graph is not locked
+ * while the job waits, or else a command that changes it would wait for the
+ * job.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-block-core.h"
+#include "qemu/job.h"
+#include "block/vhdx/amend-job.h"
+#include "block/vhdx/compact-live.h"
+
+/* Whether a drained section has ended is looked at so often. */
+#define DRAINED_NS      (10 * SCALE_MS)
+
+/* So long requests are held off while others end that are under way. */
+#define HOLD_NS         (20 * SCALE_MS)
+
+typedef struct AmendJob {
+    Job *job;
+    AioContext *ctx;                /* of the job, while it is in another */
+    int64_t told;                   /* progress */
+} AmendJob;
+
+/* The job whose coroutine this is */
+static Job *own_job(void)
+{
+    Job *job;
+    JOB_LOCK_GUARD();
+
+    for (job = job_next_locked(NULL); job; job = job_next_locked(job)) {
+        if (job->co == qemu_coroutine_self()) {
+            return job;
+        }
+    }
+    return NULL;
+}
+
+static bool is_drained(BlockDriverState *bs)
+{
+    return qatomic_read(&bs->quiesce_counter) > 0;
+}
+
+/*
+ * A batch may begin in a moment: be a request of @bs, but not in a drain.
+ * Returns -ECANCELED if it must not, and is a request all the same.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+amend_enter(BlockDriverState *bs, AmendJob *j)
+{
+    j->ctx = bdrv_co_enter(bs);
+    while (is_drained(bs) && !job_is_cancelled(j->job)) {
+        bdrv_co_leave(bs, j->ctx);
+        bdrv_graph_co_rdunlock();
+        job_sleep_ns(j->job, DRAINED_NS);
+        bdrv_graph_co_rdlock();
+        j->ctx = bdrv_co_enter(bs);
+    }
+    return job_is_cancelled(j->job) ? -ECANCELED : 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+amend_pause(BlockDriverState *bs, void *opaque)
+{
+    AmendJob *j = opaque;
+
+    bdrv_co_leave(bs, j->ctx);
+    bdrv_graph_co_rdunlock();
+    /* Here it is paused, if that is wanted, and cancelled. */
+    job_sleep_ns(j->job, 0);
+    bdrv_graph_co_rdlock();
+    return amend_enter(bs, j);
+}
+
+static bool coroutine_fn amend_stop(BlockDriverState *bs, void *opaque)
+{
+    AmendJob *j = opaque;
+
+    return is_drained(bs) || job_is_cancelled(j->job);
+}
+
+/* The command has one step of its own, at the end. */
+static void amend_status(BlockDriverState *bs, int64_t offset, int64_t total,
+                       void *opaque)
+{
+    AmendJob *j = opaque;
+
+    job_progress_update(j->job, offset - j->told);
+    job_progress_set_remaining(j->job, total - offset + 1);
+    j->told = offset;
+}
+
+int vhdx_amend_pre_run(BlockDriverState *bs, Error **errp)
+{
+    return vhdx_compact_live_check(bs, errp);
+}
+
+int coroutine_fn vhdx_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
+                               bool force, Error **errp)
+{
+    BlockdevAmendOptionsVhdx *o = &opts->u.vhdx;
+    AmendJob j = { .job = own_job() };
+    VHDXCompactUser user = {
+        .pause = amend_pause,
+        .move = {
+            .stop = amend_stop,
+            .opaque = &j,
+            .hold_ns = HOLD_NS,
+        },
+        .status = amend_status,
+        .opaque = &j,
+    };
+    int ret;
+
+    if (!o->has_compact) {
+        return 0;
+    }
+    ret = amend_enter(bs, &j);
+    if (ret == 0) {
+        ret = vhdx_co_compact_live(bs, o->compact == VHDX_COMPACT_ZEROES, &user,
+                                   errp);
+    }
+    bdrv_co_leave(bs, j.ctx);
+    return ret;
+}

@@ -1,0 +1,388 @@
+/*
+ * VHDX unit tests: an image is compacted while it is used
+ *
+ * What a node under the image holds back makes requests and the moving of a
+ * block meet in the order that matters.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/vhdx/compact-live.h"
+#include "vhdx-test-fail.h"
+#include "vhdx-test-hold.h"
+
+/* When so many are given up, the file is cut at once. */
+#define CUT_BLOCKS  40
+
+/* -- A compaction under way -- */
+
+typedef struct Compact {
+    BlockBackend *blk;
+    bool zeroes;
+    bool done;
+    unsigned batches;               /* that have begun */
+    unsigned cancel_at;             /* cancelled before this one; 0: never */
+    int ret;
+} Compact;
+
+static int coroutine_fn GRAPH_RDLOCK
+compact_pause(BlockDriverState *bs, void *opaque)
+{
+    Compact *c = opaque;
+
+    c->batches++;
+    return c->batches == c->cancel_at ? -ECANCELED : 0;
+}
+
+static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
+{
+    return false;
+}
+
+static void compact_status(BlockDriverState *bs, int64_t offset, int64_t total,
+                           void *opaque)
+{
+    g_assert_cmpint(offset, <=, total);
+}
+
+static void coroutine_fn compact_entry(void *opaque)
+{
+    Compact *c = opaque;
+    VHDXCompactUser user = {
+        .pause = compact_pause,
+        .move = { .stop = compact_stop, .opaque = c },
+        .status = compact_status,
+        .opaque = c,
+    };
+    Error *err = NULL;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_co_compact_live(blk_bs(c->blk), c->zeroes, &user, &err);
+    g_assert_cmpint(c->ret < 0, ==, err != NULL);
+    error_free(err);
+    c->done = true;
+}
+
+static void compact_start(Compact *c)
+{
+    qemu_coroutine_enter(qemu_coroutine_create(compact_entry, c));
+}
+
+static int compact_end(Compact *c)
+{
+    while (!c->done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return c->ret;
+}
+
+/* All goes on that can. */
+static void run_all(void)
+{
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        ;
+    }
+    /* What worker threads do takes its time. */
+    for (int i = 0; i < 50; i++) {
+        g_usleep(1000);
+        while (aio_poll(qemu_get_aio_context(), false)) {
+            ;
+        }
+    }
+}
+
+/*
+ * An image with blocks 0 to 5, of which 0 and 1 are gone: 4 and 5 are to move.
+ * Returns where 5 is in the file.
+ */
+static uint64_t image_with_gap(BlockBackend **blk)
+{
+    uint64_t place;
+
+    create_image();
+    *blk = open_image();
+    for (int i = 0; i < 6; i++) {
+        g_assert_cmpint(write_fill(*blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+    g_assert_cmpint(discard_wait(*blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(*blk), ==, 0);
+    return place;
+}
+
+static void check_rest(BlockBackend *blk)
+{
+    check_fill(blk, 0, 2 * BLOCK, 0);
+    for (int i = 2; i < 5; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i + 1);
+    }
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/* -- A block's status, asked for while it moves -- */
+
+typedef struct Status {
+    BlockBackend *blk;
+    int64_t offset;
+    int ret;
+    bool done;
+} Status;
+
+static void coroutine_fn status_entry(void *opaque)
+{
+    Status *st = opaque;
+    int64_t n;
+
+    GRAPH_RDLOCK_GUARD();
+    st->ret = bdrv_co_block_status(blk_bs(st->blk), st->offset, 4096, &n, NULL,
+                                   NULL);
+    st->done = true;
+}
+
+/*
+ * The old place has been given back when the node looks at it: it would tell
+ * zeros of a block that has data, and who copies the disk would not read it.
+ */
+static void test_status(void)
+{
+    Status st = { .offset = 5 * BLOCK };
+    Compact c = { 0 };
+    uint64_t place = image_with_gap(&st.blk);
+
+    c.blk = st.blk;
+    hold_status_at = place;
+    qemu_coroutine_enter(qemu_coroutine_create(status_entry, &st));
+    while (!held_status) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    compact_start(&c);
+    run_all();
+    aio_co_wake(held_status);
+    while (!st.done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    g_assert_cmpint(st.ret, >=, 0);
+    g_assert_cmpint(st.ret & (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO), ==,
+                    BDRV_BLOCK_DATA);
+    check_fill(st.blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(st.blk);
+}
+
+/* -- Requests to a block while it is copied -- */
+
+/* Start to compact, and let the copy of the block at @place wait. */
+static void hold_copy(Compact *c, BlockBackend *blk, uint64_t place)
+{
+    c->blk = blk;
+    hold_read_at = place;
+    compact_start(c);
+    while (!held_read) {
+        g_assert_false(c->done);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+}
+
+/* What is written to it then is in the new place. */
+static void test_write(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk);
+
+    /* What comes before has been copied. */
+    hold_copy(&c, blk, place + 900 * KiB);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK + 64 * KiB, 4096, 77), >=, 0);
+    g_assert_cmpint(blk_pwrite_zeroes(blk, 5 * BLOCK + 128 * KiB, 4096, 0), >=,
+                    0);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, 64 * KiB, 6);
+    check_fill(blk, 5 * BLOCK + 64 * KiB, 4096, 77);
+    check_fill(blk, 5 * BLOCK + 68 * KiB, 60 * KiB, 6);
+    check_fill(blk, 5 * BLOCK + 128 * KiB, 4096, 0);
+    check_fill(blk, 5 * BLOCK + 132 * KiB, 892 * KiB, 6);
+    check_rest(blk);
+}
+
+/*
+ * The same of a write that was under way before, and is when the block is to
+ * move: the move waits for it.
+ */
+static void test_write_before(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    Write *held;
+
+    image_with_gap(&blk);
+    held = hold_write(blk, 5 * BLOCK, 4096, 99);
+    c.blk = blk;
+    compact_start(&c);
+    run_all();
+    g_assert_false(c.done);
+    g_assert_cmpint(release_write(held), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, 4096, 99);
+    check_fill(blk, 5 * BLOCK + 4096, BLOCK - 4096, 6);
+    check_rest(blk);
+}
+
+/* It is given up, and so it stays. */
+static void test_discard(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk);
+
+    hold_copy(&c, blk, place);
+    g_assert_cmpint(discard_wait(blk, 5 * BLOCK, BLOCK), >=, 0);
+    g_assert_cmpint(write_fill(blk, 7 * BLOCK, BLOCK, 8), >=, 0);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    check_fill(blk, 7 * BLOCK, BLOCK, 8);
+    check_rest(blk);
+}
+
+/*
+ * It is given up, cut off with the end of the file, and written anew: where the
+ * guest has not written it is zeros, as the file is in what it has grown by.
+ */
+static void test_cut(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    g_autofree char *options = g_strdup_printf("block_size=%" PRIu64,
+                                               (uint64_t)BLOCK);
+    uint64_t place;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, options, CUT_BLOCKS * BLOCK,
+                    BDRV_O_RDWR, true, &error_abort);
+    blk = open_image();
+    for (int i = 0; i < CUT_BLOCKS; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+    g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+
+    /* The last block is being copied to where the second one was. */
+    hold_write_at = place - (CUT_BLOCKS - 2) * BLOCK + 900 * KiB;
+    c.blk = blk;
+    compact_start(&c);
+    while (!held_write) {
+        g_assert_false(c.done);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(discard_wait(blk, 0, CUT_BLOCKS * BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    for (int i = 2; i < CUT_BLOCKS; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, 4096, 100 + i), >=, 0);
+    }
+    /* They are where they were. */
+    g_assert_cmpint(last_write, ==, place);
+    aio_co_wake(held_write);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    for (int i = 2; i < CUT_BLOCKS; i++) {
+        check_fill(blk, i * BLOCK, 4096, 100 + i);
+        check_fill(blk, i * BLOCK + 4096, BLOCK - 4096, 0);
+    }
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
+ * A flush fails, with which the copy may be gone: the block stays, and the
+ * guest goes on.
+ */
+static void test_flush(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk);
+    struct stat before, after;
+
+    hold_copy(&c, blk, place);
+    g_assert_cmpint(stat(image_path, &before), ==, 0);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4096, 3), >=, 0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, -EIO);
+    g_assert_cmpint(stat(image_path, &after), ==, 0);
+    g_assert_cmpint(before.st_size, ==, after.st_size);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(blk);
+}
+
+/* Nobody else moves things about before a batch has ended. */
+static void test_resize(void)
+{
+    Compact c = { 0 }, second = { 0 };
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk);
+
+    blk_set_perm(blk, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                 BLK_PERM_RESIZE, BLK_PERM_ALL, &error_abort);
+    hold_copy(&c, blk, place);
+    c.cancel_at = c.batches + 1;
+    /* A second one is refused. */
+    second.blk = blk;
+    compact_start(&second);
+    g_assert_cmpint(compact_end(&second), ==, -EBUSY);
+    aio_co_wake(held_read);
+    g_assert_cmpint(blk_truncate(blk, DISK_SIZE + BLOCK, true,
+                                 PREALLOC_MODE_OFF, 0, NULL), ==, 0);
+    g_assert_cmpint(compact_end(&c), ==, -ECANCELED);
+    c = (Compact) { .blk = blk };
+    compact_start(&c);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(blk);
+}
+
+/* A block of zeros that gets data while it is looked at keeps its place. */
+static void test_zeroes(void)
+{
+    Compact c = { .zeroes = true };
+    BlockBackend *blk;
+    uint64_t place;
+
+    place = image_with_gap(&blk);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK, BLOCK, 0), >=, 0);
+    hold_copy(&c, blk, place + 900 * KiB);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK, 4096, 9), >=, 0);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, 4096, 9);
+    check_fill(blk, 5 * BLOCK + 4096, BLOCK - 4096, 0);
+    check_rest(blk);
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    test_fail_init();
+
+    g_test_add_func("/vhdx/live/status", test_status);
+    g_test_add_func("/vhdx/live/write", test_write);
+    g_test_add_func("/vhdx/live/write-before", test_write_before);
+    g_test_add_func("/vhdx/live/discard", test_discard);
+    g_test_add_func("/vhdx/live/cut", test_cut);
+    g_test_add_func("/vhdx/live/flush", test_flush);
+    g_test_add_func("/vhdx/live/resize", test_resize);
+    g_test_add_func("/vhdx/live/zeroes", test_zeroes);
+    ret = g_test_run();
+
+    test_fail_finish();
+    return ret;
+}
