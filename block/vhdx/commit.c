@@ -264,39 +264,47 @@ static int coroutine_fn GRAPH_RDLOCK apply_if_due(BlockDriverState *bs)
     return ret;
 }
 
+/*
+ * Whether the entry that was written early stands in the way of a commit of
+ * what has been changed by now.  lock is held.
+ */
+static bool early_hinders(BDRVVHDXState *s)
+{
+    return s->early &&
+           (vhdx_cache_count_dirty(s) || vhdx_change_is_ordered(s));
+}
+
 /* [data-barrier] */
 int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t last;
-    bool barrier, settle;
+    bool barrier;
     VHDXCommit commit;
     int ret = 0;
 
     vhdx_assert_commit_locked(s);
     vhdx_assert_unlocked(s);
-    WITH_VHDX_LOCK_GUARD(s) {
-        settle = vhdx_cache_count_dirty(s) || vhdx_change_is_ordered(s) ||
-                 vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2;
+    if (vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2) {
+        /* The commits before this one could not put their pages in place. */
+        ret = early_settle(bs) ?: apply_if_due(bs);
+        if (ret < 0) {
+            return ret;
+        }
     }
-    if (settle) {
+    vhdx_lock(s);
+    while (early_hinders(s)) {
+        vhdx_unlock(s);
         ret = early_settle(bs);
         if (ret < 0) {
             return ret;
         }
+        vhdx_lock(s);
     }
-    if (vhdx_cache_count_logged(s) > vhdx_cache_limit(s) / 2) {
-        /* The commits before this one could not put their pages in place. */
-        ret = apply_if_due(bs);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    WITH_VHDX_LOCK_GUARD(s) {
-        barrier = vhdx_change_take(s, &last);
-        vhdx_space_commit_begin(s);
-        vhdx_commit_take(s, &commit);
-    }
+    barrier = vhdx_change_take(s, &last);
+    vhdx_space_commit_begin(s);
+    vhdx_commit_take(s, &commit);
+    vhdx_unlock(s);
     trace_vhdx_commit_start(s, last, commit.pages->len, barrier);
     /* If it fails, FlushedFileOffset stays what it was, which is as good. */
     (void)vhdx_commit_assure_length(bs);
