@@ -13,6 +13,9 @@
  * In a chain, an image gets some of the requests, then one over it, and so on:
  * the model knows nothing of that.  A child keeps its size.
  *
+ * In some runs the image is compacted all the time as well, by the job of
+ * x-blockdev-amend, and log entries are written beside their data.
+ *
  * The same runs in one thread show what is no matter of threads.
  *
  * VHDX_TEST_OPS sets the number of requests of each worker in a run.
@@ -23,7 +26,9 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
+#include "qemu/job.h"
 #include "qemu/main-loop.h"
+#include "qapi/qapi-commands-block-core.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/lock.h"
@@ -41,6 +46,8 @@ typedef struct Run {
     IOThread *threads[THREADS];
     unsigned parents;               /* images below this one */
     bool full;                      /* space is short: writes may fail */
+    bool compacts;
+    unsigned compactions;           /* that have ended */
     unsigned ops;
     unsigned running;               /* workers; the main thread's */
     uint32_t next_id;               /* numbers used in runs before */
@@ -261,6 +268,41 @@ static void resize(Run *run, int64_t size)
     }
 }
 
+#define JOB_ID  "compact"
+
+/* Look whether a compaction has ended.  Returns whether there is one. */
+static bool compact_poll(Run *run)
+{
+    Job *job;
+    JOB_LOCK_GUARD();
+
+    job = job_get_locked(JOB_ID);
+    if (!job || job->status != JOB_STATUS_CONCLUDED) {
+        return job != NULL;
+    }
+    if (job->ret < 0) {
+        g_error("compacting: %s", strerror(-job->ret));
+    }
+    run->compactions++;
+    job_dismiss_locked(&job, &error_abort);
+    return false;
+}
+
+static void compact_start(Run *run)
+{
+    BlockdevAmendOptions options = {
+        .driver = BLOCKDEV_DRIVER_VHDX,
+        .u.vhdx = {
+            .has_compact = true,
+            .compact = run->compactions % 2 ? VHDX_COMPACT_ZEROES :
+                                              VHDX_COMPACT_SPACE,
+        },
+    };
+
+    qmp_x_blockdev_amend(JOB_ID, bdrv_get_node_name(blk_bs(run->blk)),
+                         &options, false, false, &error_abort);
+}
+
 static void run_workers(Run *run, unsigned seed, unsigned ops)
 {
     run->ops = ops;
@@ -281,6 +323,9 @@ static void run_workers(Run *run, unsigned seed, unsigned ops)
                      qemu_coroutine_create(worker_run, w));
     }
     for (unsigned i = 1; run->running; i++) {
+        if (run->compacts && !compact_poll(run)) {
+            compact_start(run);
+        }
         if (!aio_poll(qemu_get_aio_context(), !run->threads[0])) {
             g_usleep(1000);
             ask_info(blk_bs(run->blk));
@@ -293,6 +338,9 @@ static void run_workers(Run *run, unsigned seed, unsigned ops)
             }
             bdrv_drained_end(blk_bs(run->blk));
         }
+    }
+    while (run->compacts && compact_poll(run)) {
+        aio_poll(qemu_get_aio_context(), true);
     }
 }
 
@@ -406,6 +454,7 @@ static void run_open(Run *run, const char *path, uint64_t bytes,
     run->blk = open_image(path, bytes, BDRV_O_RDWR | BDRV_O_UNMAP |
                           BDRV_O_RESIZE);
     s = blk_bs(run->blk)->opaque;
+    s->early_ns = run->compacts ? 0 : s->early_ns;
     VHDX_LOCK_GUARD(s);
     vhdx_cache_set_limit(s, cache_pages * (uint64_t)VHDX_PAGE_SIZE);
 }
@@ -518,6 +567,30 @@ static void run_full(bool threads, unsigned seed, unsigned rest)
     run_end(run);
 }
 
+/* Compacted while it is used, an image over @parents others */
+static void run_compacted(bool threads, unsigned parents, unsigned seed)
+{
+    Run *run = run_new(threads);
+
+    while (run->parents < parents) {
+        run_open(run, image_path, 0, 80);
+        run_workers(run, seed++, test_ops / 4);
+        blk_unref(run->blk);
+        run_stack(run);
+    }
+    run->compacts = true;
+    run_open(run, image_path, 0, 80);
+    run_workers(run, seed, test_ops);
+    g_assert_cmpint(run->compactions, >, 0);
+    g_assert_cmpint(blk_flush(run->blk), ==, 0);
+    copy_image();
+    check_image(run->blk, run->model, false);
+    blk_unref(run->blk);
+    check_closed(image_path, run->model, false);
+    check_closed(crash_path, run->model, true);
+    run_end(run);
+}
+
 static bool can_do_threads(void)
 {
 #if VHDX_MULTI_THREADED
@@ -547,6 +620,25 @@ static void test_one_thread_odd(void)
 static void test_one_thread_chain(void)
 {
     run_chain(false, 2, 9, 80);
+}
+
+static void test_one_thread_compacted(void)
+{
+    run_compacted(false, 0, 40);
+}
+
+static void test_compacted(void)
+{
+    if (can_do_threads()) {
+        run_compacted(true, 0, 41);
+    }
+}
+
+static void test_chain_compacted(void)
+{
+    if (can_do_threads()) {
+        run_compacted(true, 1, 42);
+    }
 }
 
 static void test_small_cache(void)
@@ -678,6 +770,10 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/threads/one/full", test_one_thread_full);
     g_test_add_func("/vhdx/threads/one/odd-length", test_one_thread_odd);
     g_test_add_func("/vhdx/threads/one/chain", test_one_thread_chain);
+    g_test_add_func("/vhdx/threads/one/compacted", test_one_thread_compacted);
+    g_test_add_func("/vhdx/threads/many/compacted", test_compacted);
+    g_test_add_func("/vhdx/threads/many/chain-compacted",
+                    test_chain_compacted);
     g_test_add_func("/vhdx/threads/many/small-cache", test_small_cache);
     g_test_add_func("/vhdx/threads/many/middle-cache", test_middle_cache);
     g_test_add_func("/vhdx/threads/many/large-cache", test_large_cache);
