@@ -2,6 +2,7 @@
 import os
 import subprocess
 
+from results import spread as spread_of
 from tools import MIB
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -74,6 +75,14 @@ def below(value, target):
     return bool(value) and value.high <= float(target[2:])
 
 
+def beside_more(results, case):
+    """What a request takes more beside a compaction, in milliseconds"""
+    alone = results.values('beside', case, 'alone', 'ours')
+    values = results.values('beside', case, 'compacting', 'ours')
+    both = [values[n] - alone[n] for n in values if n in alone]
+    return spread_of(both) if both else None
+
+
 def verdicts(results):
     """(met, text) of each target, met being None if it is not decided"""
     for group, _, _ in GROUPS:
@@ -87,6 +96,10 @@ def verdicts(results):
     for case, how, _, target in results.cases('chain-open'):
         yield (opened_well(results, case, how, target),
                'open, %s: %s' % (how, case))
+    for case, how, _, target in results.cases('beside'):
+        if target and how == 'compacting':
+            yield (below(beside_more(results, case), target),
+                   'compacting beside fio, ' + case)
     for case, how, _, target in results.cases('memory'):
         if target:
             yield (below(results.absolute('memory', case, how, 'ours'),
@@ -176,6 +189,31 @@ def chains(results):
     yield from ['Opened with their parents: more than the program takes with '
                 'raw.', '']
     yield from table(['chain', '', 'VHDX', 'qcow2', 'target', ''], rows)
+
+
+def beside(results):
+    cases = results.cases('beside')
+    if not cases:
+        return
+    yield from ['## A guest while its image is compacted', '',
+                'Milliseconds that requests of 4 KiB take, read and written '
+                'at random by fio, 500 of each in a second and a flush after '
+                'each 50 writes: alone, and beside `x-blockdev-amend` with '
+                '`compact: space`, which moves a part of the blocks that they '
+                'go to. The target is of the difference.', '']
+    rows = []
+    for case, how, _, target in cases:
+        if how != 'alone':
+            continue
+        rows.append([case] + [
+            spread(results.absolute('beside', case, h, 'ours'), number)
+            for h in ('alone', 'compacting')] + [
+                spread(beside_more(results, case), number),
+                target.replace('=', '= '),
+                words(below(beside_more(results, case), target))
+                if target else ''])
+    yield from table(['requests', 'alone', 'compacting', 'more', 'target', ''],
+                     rows)
 
 
 def over_raw(results, case, how, fmt):
@@ -278,7 +316,7 @@ def readme(results):
               'takes.' % facts['Rounds'], '',
               '| machine | |', '|---|---|']
     lines += ['| %s | %s |' % fact for fact in results.facts] + ['']
-    for part in throughput, instructions, scale, chains:
+    for part in throughput, instructions, scale, chains, beside:
         lines += part(results)
     return '\n'.join(lines).rstrip('\n') + '\n'
 

@@ -209,9 +209,12 @@ def img_bench_seconds(output):
 
 
 class Storage:
-    """qemu-storage-daemon with one image, served over NBD."""
+    """
+    qemu-storage-daemon with one image, the node "disk", served over NBD; with
+    a monitor at the path @monitor, if it is given.
+    """
 
-    def __init__(self, bench, fmt, opts):
+    def __init__(self, bench, fmt, opts, monitor=None):
         self.bench = bench
         self.socket = os.path.join(bench.memory, 'nbd')
         # The image's options are those of a block device without "driver".
@@ -220,7 +223,9 @@ class Storage:
              '--blockdev', opts + ',node-name=disk',
              '--nbd-server', 'addr.type=unix,addr.path=' + self.socket,
              '--export',
-             'type=nbd,id=export,node-name=disk,name=,writable=on'],
+             'type=nbd,id=export,node-name=disk,name=,writable=on',
+             *(['--chardev', 'socket,id=monitor,server=on,wait=off,path='
+                + monitor, '--monitor', 'monitor'] if monitor else [])],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True)
 
