@@ -314,7 +314,7 @@ static void do_request(Short *s, ActionKind kind, uint64_t at, uint64_t end)
     } else if (kind <= ZERO_BLOCK) {
         ret = blk_pwrite_zeroes(s->blk, at, end - at, BDRV_REQ_MAY_UNMAP);
     } else {
-        ret = blk_pdiscard(s->blk, at, end - at);
+        ret = discard_wait(s->blk, at, end - at);
     }
     model_end(model, index, stamp(s), ret);
     if (ret < 0) {

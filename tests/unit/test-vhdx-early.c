@@ -172,7 +172,7 @@ static void test_not_allowed(void)
 
     g_assert_cmpint(write_fill(blk, 4096, 4096, 1), >=, 0);
     g_assert_null(state(blk)->early);
-    g_assert_cmpint(blk_pdiscard(blk, 0, BLOCK), >=, 0);
+    g_assert_cmpint(discard_wait(blk, 0, BLOCK), >=, 0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
     g_assert_cmpint(write_fill(blk, 0, 4096, 1), >=, 0);
     g_assert_null(state(blk)->early);
@@ -195,7 +195,7 @@ static void write_entries(BlockBackend *blk)
         g_assert_cmpint(write_ns(blk), ==, 0);
         /* A place that was used is not known to read as zeros. */
         if (i % 2) {
-            g_assert_cmpint(blk_pdiscard(blk, BLOCK, BLOCK), >=, 0);
+            g_assert_cmpint(discard_wait(blk, BLOCK, BLOCK), >=, 0);
         } else {
             g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
         }
