@@ -35,6 +35,7 @@
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/replay.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "block/vhdx/space-scan.h"
@@ -245,7 +246,7 @@ stale_find(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         }
         st->index = index + i;
         st->offset = offset;
-        ret = vhdx_file_find_data(bs, &offset, end, st->buf, &st->budget);
+        ret = vhdx_replay_find_data(bs, &offset, end, st->buf, &st->budget);
         if (ret != 0) {
             return ret;
         }

@@ -49,6 +49,7 @@
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/replay.h"
 #include "check-int.h"
 
 /* What there is to say about an entry */
@@ -178,7 +179,7 @@ may_have_data(BlockDriverState *bs, VHDXCheckBat *c, uint64_t first,
         uint64_t offset = (c->from + first) * VHDX_MIB;
         uint64_t until = MIN((c->from + next) * VHDX_MIB, vhdx_file_size(s));
         uint64_t budget = UINT64_MAX;
-        int ret = vhdx_file_find_data(bs, &offset, until, c->buf, &budget);
+        int ret = vhdx_replay_find_data(bs, &offset, until, c->buf, &budget);
 
         if (ret == 0) {
             offset = (c->from + next) * VHDX_MIB;

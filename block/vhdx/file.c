@@ -13,7 +13,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/cutils.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "trace.h"
@@ -232,33 +231,6 @@ int coroutine_fn vhdx_file_extent(BlockDriverState *bs, uint64_t offset,
         return BDRV_BLOCK_EOF;
     }
     return ret;
-}
-
-int coroutine_fn vhdx_file_find_data(BlockDriverState *bs, uint64_t *offset,
-                                     uint64_t end, void *buf,
-                                     uint64_t *budget)
-{
-    for (int64_t n = 0; *offset < end; *offset += n) {
-        int ret;
-
-        if (vhdx_file_extent(bs, *offset, end - *offset, &n) &
-            BDRV_BLOCK_ZERO) {
-            continue;
-        }
-        n = MIN(MIN(end - *offset, VHDX_MIB), *budget);
-        if (!n) {
-            return 0;
-        }
-        *budget -= n;
-        ret = vhdx_file_pread(bs, *offset, n, buf);
-        if (ret < 0) {
-            return ret;
-        }
-        if (!buffer_is_zero(buf, n)) {
-            return 1;
-        }
-    }
-    return 0;
 }
 
 int coroutine_fn vhdx_file_pread(BlockDriverState *bs, uint64_t offset,

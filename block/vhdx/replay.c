@@ -20,6 +20,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "qemu/iov.h"
 #include "qemu/memalign.h"
 #include "qemu/range.h"
@@ -213,6 +214,34 @@ int coroutine_fn vhdx_replay_read(BlockDriverState *bs, uint64_t offset,
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
 
     return vhdx_replay_readv(bs, offset, bytes, &qiov, 0);
+}
+
+int coroutine_fn vhdx_replay_find_data(BlockDriverState *bs, uint64_t *offset,
+                                       uint64_t end, void *buf,
+                                       uint64_t *budget)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    for (int64_t n = 0; *offset < end; *offset += n) {
+        int ret = vhdx_file_extent(bs, *offset, end - *offset, &n);
+
+        if ((ret & BDRV_BLOCK_ZERO) && !vhdx_replay_covers(s, *offset, n)) {
+            continue;
+        }
+        n = MIN(MIN(end - *offset, VHDX_MIB), *budget);
+        if (!n) {
+            return 0;
+        }
+        *budget -= n;
+        ret = vhdx_replay_read(bs, *offset, n, buf);
+        if (ret < 0) {
+            return ret;
+        }
+        if (!buffer_is_zero(buf, n)) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 /*

@@ -40,6 +40,7 @@
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
 #include "block/vhdx/space-map.h"
 #include "block/vhdx/space-scan.h"
@@ -348,7 +349,7 @@ doubt_places(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
         }
         if (d->data < DOUBT_DATA) {
             end = MIN(end, from + VHDX_MAX_BLOCK_SIZE);
-            ret = vhdx_file_find_data(bs, &from, end, d->buf, &d->budget);
+            ret = vhdx_replay_find_data(bs, &from, end, d->buf, &d->budget);
             if (ret < 0) {
                 return ret;
             }

@@ -151,17 +151,6 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_file_extent(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                  int64_t *n);
 
-/*
- * Whether there is anything but zeros from @offset to @end, which is not behind
- * the file's end; @offset goes on until there is.  What the node can't tell is
- * read, by way of @buf, which has a MiB.  @budget is how many bytes may be
- * read, and gets less; when none is left, the rest is taken for zeros.
- * Returns 1, 0 or -errno.
- */
-int coroutine_fn GRAPH_RDLOCK
-vhdx_file_find_data(BlockDriverState *bs, uint64_t *offset, uint64_t end,
-                    void *buf, uint64_t *budget);
-
 static inline int coroutine_fn GRAPH_RDLOCK
 vhdx_file_preadv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                  QEMUIOVector *qiov, size_t qiov_offset)

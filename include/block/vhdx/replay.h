@@ -24,7 +24,18 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_replay_read(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                  void *buf);
 
-/* The same for a request's payload: into @qiov from @qiov_offset on. */
+/*
+ * Whether there is anything but zeros from @offset to @end, which is not behind
+ * the file's end, as it is after the replay; @offset goes on until there is.
+ * What the node can't tell is read, by way of @buf, which has a MiB.  So many
+ * bytes as @budget has may be read, and it gets less; when none is left, the
+ * rest is taken for zeros.  Returns 1, 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_replay_find_data(BlockDriverState *bs, uint64_t *offset, uint64_t end,
+                      void *buf, uint64_t *budget);
+
+/* As vhdx_replay_read(), into @qiov from @qiov_offset on: for payload */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_replay_readv(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                   QEMUIOVector *qiov, size_t qiov_offset);
