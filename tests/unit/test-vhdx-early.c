@@ -214,6 +214,8 @@ static void test_fua(void)
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, 4096);
     int ret = -EINPROGRESS;
 
+    /* Where there are no flushes, there is no FUA either from 10.0 on. */
+    blk_bs(blk)->open_flags &= ~BDRV_O_NO_FLUSH;
     write_entries(blk);
     g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(blk), "pwritev", "held"), ==,
                     0);
