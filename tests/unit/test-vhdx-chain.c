@@ -318,6 +318,7 @@ static void test_header_fails_overlay(void)
 
     for (unsigned i = 1; !left; i++) {
         BlockBackend *base, *blk;
+        QDict *backing;
         Content content;
 
         make_parent(&content, false);
@@ -331,12 +332,9 @@ static void test_header_fails_overlay(void)
         left = fail_header;
         fail_header = 0;
         cuts_end();
-        /* From 10.2 on that drains nothing by itself. */
-        bdrv_drained_begin(blk_bs(blk));
-        bdrv_drained_begin(blk_bs(base));
-        bdrv_set_backing_hd(blk_bs(blk), blk_bs(base), &error_abort);
-        bdrv_drained_end(blk_bs(base));
-        bdrv_drained_end(blk_bs(blk));
+        backing = qdict_new();
+        qdict_put_str(backing, "backing", bdrv_get_node_name(blk_bs(base)));
+        bdrv_reopen(blk_bs(blk), backing, true, &error_abort);
         fill_write(blk, &content, 1, false, 21);
         g_assert_cmpint(blk_flush(blk), ==, 0);
         /* What it was given for good is there. */
