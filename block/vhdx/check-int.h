@@ -72,15 +72,6 @@ static inline void vhdx_check_touch(VHDXCheckBat *c, uint64_t first,
 }
 
 /*
- * Get the next entry from @entries[@i] on that there may be something to say
- * about, of those that the walk has read, the first of which has index @index,
- * and move @i behind it; false if there is none.
- */
-bool vhdx_check_entry_next(BDRVVHDXState *s, const VHDXCheckBat *c,
-                           uint64_t index, const uint64_t *entries,
-                           uint64_t count, uint64_t *i, VHDXCheckEntry *e);
-
-/*
  * Judge an entry in the window of @c, whose maps tell what all others use: what
  * is wrong is told and, where it may be, mended.  No lock is held.  Returns 1
  * if the entry has been put right, 0 if not, or -errno.
