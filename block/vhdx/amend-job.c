@@ -93,7 +93,7 @@ static bool coroutine_fn amend_stop(BlockDriverState *bs, void *opaque)
 
 /* The command has one step of its own, at the end. */
 static void amend_status(BlockDriverState *bs, int64_t offset, int64_t total,
-                       void *opaque)
+                         void *opaque)
 {
     AmendJob *j = opaque;
 

@@ -473,13 +473,16 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
     VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        uint64_t entry, bytes;
         bool bitmap;
-        uint64_t bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
 
-        if (vhdx_bat_index_is_behind(&s->geo, index + i)) {
+        /* Most entries of a large disk are a state, and name nothing. */
+        if (entries[i] <= VHDX_BLOCK_UNMAPPED ||
+            vhdx_bat_index_is_behind(&s->geo, index + i)) {
             continue;
         }
+        entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
         c->present += bytes && !bitmap;
         c->bitmaps += bytes && bitmap;
         c->unused += vhdx_bat_offset(entry) && !bitmap &&
