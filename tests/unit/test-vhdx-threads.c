@@ -714,17 +714,12 @@ static BlockDriverState *overlay_open(const char *path, const char *parent)
     return bdrv_open(path, NULL, options, 0, &error_abort);
 }
 
-static void test_overlay_closed(void)
+static void run_overlay_closed(void)
 {
+    Run *run = run_new(true);
+    Worker worker = { .run = run };
     g_autofree char *path = NULL;
-    Run *run;
-    Worker worker;
 
-    if (!can_do_threads()) {
-        return;
-    }
-    run = run_new(true);
-    worker = (Worker) { .run = run };
     run_stack(run);
     path = parent_path(0);
     for (int round = 0; round < 10; round++) {
@@ -748,6 +743,13 @@ static void test_overlay_closed(void)
         blk_unref(run->blk);
     }
     run_end(run);
+}
+
+static void test_overlay_closed(void)
+{
+    if (can_do_threads()) {
+        run_overlay_closed();
+    }
 }
 
 int main(int argc, char **argv)
