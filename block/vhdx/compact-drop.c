@@ -37,7 +37,33 @@ uint64_t vhdx_compact_object(BDRVVHDXState *s, uint64_t index, uint64_t entry,
     return vhdx_bat_is_present(s, entry) ? s->geo.block_size : 0;
 }
 
-/* Which blocks there are, and whether all is well with them. */
+int coroutine_fn
+vhdx_compact_count(BlockDriverState *bs, uint64_t index,
+                   const uint64_t *entries, uint64_t count, void *opaque)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXCompact *c = opaque;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t entry, bytes;
+        bool bitmap;
+
+        /* Most entries of a large disk are a state, and name nothing. */
+        if (entries[i] <= VHDX_BLOCK_UNMAPPED ||
+            vhdx_bat_index_is_behind(&s->geo, index + i)) {
+            continue;
+        }
+        entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
+        bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
+        c->present += bytes && !bitmap;
+        c->bitmaps += bytes && bitmap;
+        c->unused += vhdx_bat_offset(entry) && !bitmap &&
+                     (!bytes || entry != entries[i]);
+    }
+    return 0;
+}
+
+/* Count what there is, and see whether all is well with it. */
 static int coroutine_fn GRAPH_RDLOCK
 count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
               uint64_t count, void *opaque)
@@ -60,16 +86,12 @@ count_entries(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
                 return ret;
             }
         }
-        if (vhdx_bat_index_is_bitmap(&s->geo, index + i, &block)) {
-            c->bitmaps += vhdx_bat_bitmap_is_present(s, entry);
-            c->unused += entry && !vhdx_bat_bitmap_is_present(s, entry);
-            continue;
-        }
-        c->present += vhdx_bat_is_present(s, entry);
-        c->unused += vhdx_bat_offset(entry) &&
-                     !vhdx_bat_is_present(s, entries[i]);
+        /* Whatever it says, it is not to look like a block's. */
+        c->unused += entry &&
+                     vhdx_bat_index_is_bitmap(&s->geo, index + i, &block) &&
+                     !vhdx_bat_bitmap_is_present(s, entry);
     }
-    return 0;
+    return vhdx_compact_count(bs, index, entries, count, c);
 }
 
 static int count_rest(BlockDriverState *bs, uint64_t index,

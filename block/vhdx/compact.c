@@ -465,32 +465,6 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 
 /* -- What it would give back -- */
 
-int coroutine_fn
-vhdx_compact_count(BlockDriverState *bs, uint64_t index,
-                   const uint64_t *entries, uint64_t count, void *opaque)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXCompact *c = opaque;
-
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry, bytes;
-        bool bitmap;
-
-        /* Most entries of a large disk are a state, and name nothing. */
-        if (entries[i] <= VHDX_BLOCK_UNMAPPED ||
-            vhdx_bat_index_is_behind(&s->geo, index + i)) {
-            continue;
-        }
-        entry = vhdx_bat_entry_resolve(bs, index + i, entries[i]);
-        bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
-        c->present += bytes && !bitmap;
-        c->bitmaps += bytes && bitmap;
-        c->unused += vhdx_bat_offset(entry) && !bitmap &&
-                     (!bytes || entry != entries[i]);
-    }
-    return 0;
-}
-
 uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
