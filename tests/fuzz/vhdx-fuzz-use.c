@@ -28,9 +28,9 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-block-core.h"
-#include "qemu/crc32c.h"
 #include "qemu/option.h"
 #include "block/block_int.h"
+#include "block/vhdx/crc.h"
 #include "block/vhdx/state.h"
 #include "vhdx-fuzz.h"
 #include "vhdx-test-request.h"
@@ -239,7 +239,7 @@ static void sample_read(BlockBackend *blk, Sample *s)
 
     memset(buf, 0x5a, s->bytes);
     s->ret = MIN(blk_pread(blk, s->offset, s->bytes, buf, 0), 0);
-    s->crc = s->ret ? 0 : crc32c(0xffffffff, buf, s->bytes);
+    s->crc = s->ret ? 0 : vhdx_crc_continue(UINT32_MAX, buf, s->bytes);
 }
 
 /* Choose where to read a disk of @end bytes. */
@@ -415,7 +415,7 @@ static void change_some(Fuzz *f, BlockBackend *blk, CrashRng *rng, Sample *s)
         return;
     }
     s->ret = 0;
-    s->crc = crc32c(0xffffffff, buf, s->bytes);
+    s->crc = vhdx_crc_continue(UINT32_MAX, buf, s->bytes);
     now = *s;
     sample_read(blk, &now);
     if (now.ret < 0 || now.crc != s->crc) {
