@@ -412,12 +412,23 @@ static BlockBackend *merge_target(Merge *m, BlockDriverState *base)
                            BLK_PERM_RESIZE);
 }
 
+int chain_set_parent(BlockDriverState *bs, BlockDriverState *parent,
+                     Error **errp)
+{
+    int ret;
+
+    bdrv_graph_wrlock_drained();
+    ret = bdrv_set_backing_hd(bs, parent, errp);
+    bdrv_graph_wrunlock();
+    return ret;
+}
+
 /* As a job does that takes images out of a chain */
 static void merge_rechain(Merge *m, BlockDriverState *top,
                           BlockDriverState *parent)
 {
     Error *err = NULL;
-    int ret = bdrv_set_backing_hd(top, parent, &err);
+    int ret = chain_set_parent(top, parent, &err);
 
     if (ret == 0) {
         ret = bdrv_change_backing_file(top, parent ? "image0.vhdx" : NULL,
@@ -434,7 +445,7 @@ static void merge_turn(Merge *m, const char *parent)
     BlockDriverState *top = blk_bs(m->g.blk);
     CrashTurn turn = { .start = ++m->g.disk->now, .has_parent = parent };
     Error *err = NULL;
-    int ret = parent ? 0 : bdrv_set_backing_hd(top, NULL, &err);
+    int ret = parent ? 0 : chain_set_parent(top, NULL, &err);
 
     if (ret == 0) {
         ret = bdrv_change_backing_file(top, parent, parent ? "vhdx" : NULL,
@@ -748,7 +759,7 @@ static void merge_snapshot(Merge *m)
     merge_use(m, 2);
     overlay = chain_overlay_open(1, &error_abort);
     merge_start(m);
-    ret = bdrv_set_backing_hd(overlay, base, &err);
+    ret = chain_set_parent(overlay, base, &err);
     if (ret < 0) {
         chain_wrong(m, ret, err, "the overlay can't be put there");
     }

@@ -182,7 +182,7 @@ static void do_snapshot(Short *s)
         fails(s, "opening the overlay", 0, err);
         return;
     }
-    ret = bdrv_set_backing_hd(overlay, base, &err);
+    ret = chain_set_parent(overlay, base, &err);
     if (ret < 0) {
         fails(s, "putting the overlay there", ret, err);
         return;

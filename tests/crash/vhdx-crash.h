@@ -841,6 +841,10 @@ CrashImage *chain_image_new(const CrashWorkload *w, CrashShape *shape,
 /* Open the image number @level, writable, and without its parent. */
 BlockDriverState *chain_overlay_open(int level, Error **errp);
 
+/* Let @parent, or nothing if that is NULL, be what @bs has below it. */
+int chain_set_parent(BlockDriverState *bs, BlockDriverState *parent,
+                     Error **errp);
+
 /* Somebody who uses the node @bs, with these permissions */
 BlockBackend *chain_blk(BlockDriverState *bs, uint64_t perm);
 

@@ -61,6 +61,12 @@ typedef unsigned int VHDXStatusMode;
     bdrv_co_create_file(filename, opts, true, errp)
 #endif
 
+/* 10.2 leaves it to callers to drain and lock before they change a graph. */
+#if VHDX_QEMU_BEFORE(10, 2)
+#define bdrv_graph_wrlock_drained()
+#define bdrv_graph_wrunlock()
+#endif
+
 #if VHDX_QEMU_BEFORE(8, 0)
 
 /* 8.0 locks the graph ... */
