@@ -35,17 +35,31 @@ lock_build() {
     export BUILD_LOCKED=$BUILD
 }
 
-# Sets suite, source, sanitizers, fuzzing and qemu_options to what ./configure
-# was told.
+# Sets suite, only_line, source, sanitizers, fuzzing and qemu_options to what
+# ./configure was told.
 load_config() {
     [ -f "$BUILD/config" ] || "$top/configure" --build-dir="$BUILD"
-    suite='' source='' sanitizers=no fuzzing=no qemu_options=()
+    suite='' only_line='' source='' sanitizers=no fuzzing=no qemu_options=()
     # shellcheck source=/dev/null
     . "$BUILD/config"
 }
 
 # The QEMU line of a source tree: 7.2 for version 7.2.22.
 qemu_line() { cut -d. -f1,2 "$1/VERSION"; }
+
+# The hooks for a QEMU line: its own, or for a line that is newer than all that
+# we have hooks for, those of the newest.
+qemu_hooks() {
+    local newest
+    newest=$(printf '%s\n' "$top"/patches/qemu-* | sort -V | tail -n 1)
+    if [ -d "$top/patches/qemu-$1" ]; then
+        echo "$top/patches/qemu-$1"
+    elif dpkg --compare-versions "$1" gt "${newest##*-}"; then
+        echo "$newest"
+    else
+        die "no hooks for QEMU $1 in patches/"
+    fi
+}
 
 # Build these targets in BUILD/qemu, which is configured. Paths below the
 # repository do not count for the compiler's cache: a second clone, or another

@@ -71,14 +71,15 @@ leave_out=()
 # A hook that does something else in another line may have a message of its own.
 message_of() {
     local own
-    own=$messages/$1.$(qemu_line "$repo")
+    own=$(qemu_hooks "$(qemu_line "$repo")")
+    own=$messages/$1.${own##*-}
     [ -f "$own" ] || own=$messages/$1
     echo "$own"
 }
 
-# The newest QEMU that there are hooks for gets no switches between versions.
-newest=$(find "$top/patches" -name 'qemu-*' -printf '%f\n' | sort -V | tail -n 1)
-newest=${newest#qemu-}
+# The newest QEMU that there are hooks for, and what is newer, gets no switches
+# between versions.
+is_newest() { [ "$(qemu_hooks "$(qemu_line "$repo")")" = "$(qemu_hooks 999)" ]; }
 
 # Print what a step brings, word by word.
 brought() {
@@ -123,16 +124,16 @@ copy_files() {
 # Make the tree in $repo, which is that of the step before, that of a step.
 # QEMU's files and the lists are made anew from what they are in the end.
 apply_step() {
-    local step word hook line options=()
-    line=$(qemu_line "$repo")
-    [ "$line" != "$newest" ] || options=(--newest)
+    local step word hook hooks options=()
+    hooks=$(qemu_hooks "$(qemu_line "$repo")")
+    ! is_newest || options=(--newest)
     in_repo checkout -q -f pristine -- .
     for step in "${steps[@]}"; do
         [ "$step" != driver ] ||
             find "$repo/block" -maxdepth 1 -type f -name 'vhdx*' -delete
         while read -r word; do
             case $word in
-            +*) hook=$top/patches/qemu-$line/${word#+}.patch
+            +*) hook=$hooks/${word#+}.patch
                 [ ! -f "$hook" ] || apply_hook "$hook" ;;
             meson.build | layers.txt | trace-events) copy_files "$word" ;;
             *) [ "$step" != "$1" ] || copy_files "$word" ;;

@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/option.h"
 #include "block/vhdx/amend.h"
 #include "block/vhdx/begin.h"

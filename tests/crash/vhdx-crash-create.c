@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/bswap.h"
 #include "qemu/main-loop.h"
 #include "vhdx-crash.h"
 

@@ -8,6 +8,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "block/vhdx/ring.h"
 #include "vhdx-test-fail.h"
 #include "vhdx-test-hold.h"
