@@ -65,7 +65,7 @@ take_patches() {
     in_repo checkout -q -f -B check pristine
     in_repo clean -q -f -d -x
     for patch in "$1"/*.patch; do
-        [ "$(basename "$patch")" != 0000-cover-letter.patch ] || continue
+        [[ $patch != *0000-cover-letter.patch ]] || continue
         check "git am $(basename "$patch")" in_repo am -q "$patch"
     done
 }
