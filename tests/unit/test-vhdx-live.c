@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/compact-live.h"
+#include "vhdx-test-child.h"
 #include "vhdx-test-fail.h"
 #include "vhdx-test-hold.h"
 
@@ -366,6 +367,126 @@ static void test_zeroes(void)
     check_rest(blk);
 }
 
+/* -- A child whose entries name places that they do not use -- */
+
+/* A page of the BAT, and a block whose entry is on the second one */
+#define PAGE_BYTES      4096
+#define SECOND_PAGE     600
+
+/* ... and another one there, in use from the beginning */
+#define IN_USE          700
+
+#define CHILD_SIZE      (1024 * BLOCK)
+
+/* What an entry has beside its state: any place in the file */
+#define UNUSED_PLACE    (16 * MiB)
+
+/* Let block 0 and SECOND_PAGE have such entries.  Returns where the BAT is. */
+static uint64_t name_unused(void)
+{
+    g_autofree uint8_t *file = NULL;
+    uint64_t bat = 0;
+    gsize bytes;
+
+    g_assert_true(g_file_get_contents(image_path, (char **)&file, &bytes,
+                                      NULL));
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *entry = file + 3 * 64 * KiB + 16 + 32 * i;
+
+        if (guid_is(entry, GUID_REGION_BAT)) {
+            bat = get_le(entry + 16, 8);
+        }
+    }
+    g_assert_cmpint(bat, !=, 0);
+    put_le(file + bat, UNUSED_PLACE, 8);
+    put_le(file + bat + SECOND_PAGE * 8, UNUSED_PLACE, 8);
+    g_assert_true(g_file_set_contents(image_path, (char *)file, bytes, NULL));
+    return bat;
+}
+
+/* Returns where its BAT is in the file. */
+static uint64_t open_child(BlockBackend **blk)
+{
+    QDict *options = qdict_new(), *parent = qdict_new();
+    BlockDriverState *bs;
+    uint64_t bat;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL,
+                    (char *)"block_size=1M,block_state_zero=off", CHILD_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+    child_of_file(image_path);
+    bat = name_unused();
+    qdict_put_str(parent, "driver", "null-co");
+    qdict_put_str(parent, "node-name", "parent");
+    qdict_put_int(parent, "size", CHILD_SIZE);
+    qdict_put_bool(parent, "read-zeroes", true);
+    bs = bdrv_open(NULL, NULL, parent, 0, &error_abort);
+    qdict_put_str(options, "backing", "parent");
+    *blk = open_image_with(options);
+    bdrv_unref(bs);
+    g_assert_cmpint(write_fill(*blk, IN_USE * BLOCK, 4096, 1), >=, 0);
+    return bat;
+}
+
+static void check_child(BlockBackend *blk)
+{
+    check_fill(blk, IN_USE * BLOCK, 4096, 1);
+    check_fill(blk, IN_USE * BLOCK + 4096, BLOCK - 4096, 0);
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
+ * Block 0's entry is read to drop its place; meanwhile a block whose turn comes
+ * next is written to, and keeps the place that it has got.
+ */
+static void test_drop_written(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t bat = open_child(&blk);
+
+    hold_read_bytes = PAGE_BYTES;
+    hold_copy(&c, blk, bat);
+    g_assert_cmpint(write_fill(blk, SECOND_PAGE * BLOCK, 4096, 2), >=, 0);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 0, BLOCK, 0);
+    check_fill(blk, SECOND_PAGE * BLOCK, 4096, 2);
+    check_fill(blk, SECOND_PAGE * BLOCK + 4096, BLOCK - 4096, 0);
+    check_child(blk);
+}
+
+/*
+ * A write is under way to the place of a new block that is all zeros by then.
+ * No entry is to name the place; only the request knows of it.  The scan for
+ * free space waits for that to end, so nobody else gets the place before.
+ */
+static void test_scan_held(void)
+{
+    Compact c = { .cancel_at = 1 };
+    Write *held;
+
+    open_child(&c.blk);
+    held = hold_write(c.blk, BLOCK + 64 * KiB, 4096, 2);
+    g_assert_cmpint(blk_pwrite_zeroes(c.blk, BLOCK, BLOCK, 0), >=, 0);
+    compact_start(&c);
+    run_all();
+    for (int i = 2; i < 8; i++) {
+        g_assert_cmpint(write_fill(c.blk, i * BLOCK, BLOCK, 10 + i), >=, 0);
+    }
+    g_assert_cmpint(release_write(held), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, -ECANCELED);
+    check_fill(c.blk, BLOCK, 64 * KiB, 0);
+    check_fill(c.blk, BLOCK + 64 * KiB, 4096, 2);
+    check_fill(c.blk, BLOCK + 68 * KiB, BLOCK - 68 * KiB, 0);
+    for (int i = 2; i < 8; i++) {
+        check_fill(c.blk, i * BLOCK, BLOCK, 10 + i);
+    }
+    check_child(c.blk);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -381,6 +502,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live/flush", test_flush);
     g_test_add_func("/vhdx/live/resize", test_resize);
     g_test_add_func("/vhdx/live/zeroes", test_zeroes);
+    g_test_add_func("/vhdx/live/drop-written", test_drop_written);
+    g_test_add_func("/vhdx/live/scan-held", test_scan_held);
     ret = g_test_run();
 
     test_fail_finish();

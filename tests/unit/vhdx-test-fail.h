@@ -56,6 +56,9 @@ static Coroutine *held_truncate;
 static uint64_t hold_read_at;
 static Coroutine *held_read;
 
+/* How long that read is, or 0 if it may be any. */
+static int64_t hold_read_bytes;
+
 /* The same of a write. */
 static uint64_t hold_write_at;
 static Coroutine *held_write;
@@ -95,8 +98,9 @@ fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
             QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     if (hold_read_at && hold_read_at >= offset &&
-        hold_read_at - offset < bytes) {
-        hold_read_at = 0;
+        hold_read_at - offset < bytes &&
+        (!hold_read_bytes || bytes == hold_read_bytes)) {
+        hold_read_at = hold_read_bytes = 0;
         held_read = qemu_coroutine_self();
         qemu_coroutine_yield();
         held_read = NULL;
@@ -193,10 +197,8 @@ static BlockDriver bdrv_fail = {
     .bdrv_co_flush          = fail_flush,
 };
 
-static inline BlockBackend *open_image(void)
+static inline BlockBackend *open_image_with(QDict *options)
 {
-    QDict *options = qdict_new();
-
     qdict_put_str(options, "driver", "vhdx");
     qdict_put_str(options, "discard", "unmap");
     qdict_put_str(options, "file.driver", "blkdebug");
@@ -206,6 +208,11 @@ static inline BlockBackend *open_image(void)
     return blk_new_open(NULL, NULL, options,
                         BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
                         &error_abort);
+}
+
+static inline BlockBackend *open_image(void)
+{
+    return open_image_with(qdict_new());
 }
 
 static inline void test_fail_init(void)
