@@ -459,6 +459,16 @@ static void merge_turn(Merge *m, const char *parent)
     g_array_append_val(m->chain->turns, turn);
 }
 
+/* Open the images @levels, of which the guest is to use the last one. */
+static void merge_open(Merge *m, const int *levels, int count, Error **errp)
+{
+    m->g.blk = chain_open(levels, count, BDRV_O_RDWR | BDRV_O_RESIZE |
+                          BDRV_O_UNMAP, errp);
+    for (int i = 0; m->g.blk && i < count; i++) {
+        guest_set_early(chain_node(levels[i]), m->g.w->early);
+    }
+}
+
 /* Close the last image, and open it and what is below. */
 static void merge_reopen(Merge *m, const int *levels, int count)
 {
@@ -469,8 +479,7 @@ static void merge_reopen(Merge *m, const int *levels, int count)
     blk_unref(m->g.blk);
     model_end(m->g.run->model, index, ++m->g.disk->now,
               m->g.run->wrong->len ? -EIO : 0);
-    m->g.blk = chain_open(levels, count, BDRV_O_RDWR | BDRV_O_RESIZE |
-                          BDRV_O_UNMAP, &err);
+    merge_open(m, levels, count, &err);
     if (!m->g.blk) {
         chain_wrong(m, 0, err, "does not open again");
     }
@@ -845,8 +854,7 @@ static void merge_run(Merge *m)
     Error *err = NULL;
     unsigned index;
 
-    m->g.blk = chain_open(levels + (alone ? used : 0), alone ? 1 : used + 1,
-                          BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP, &err);
+    merge_open(m, levels + (alone ? used : 0), alone ? 1 : used + 1, &err);
     if (!m->g.blk) {
         chain_wrong(m, 0, err, "does not open");
         return;
