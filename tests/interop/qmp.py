@@ -1,21 +1,19 @@
-"""A qemu-storage-daemon with a QMP monitor on its standard input."""
+"""Programs with a QMP monitor on their standard input."""
 import json
 import subprocess
 import threading
 import time
 
-from harness import Failure, ours
+from harness import Failure, LIMIT, ours
 
 
-class Daemon:
-    def __init__(self, *options):
+class Monitor:
+    def __init__(self, *command, limit=120, **more):
         self.process = subprocess.Popen(
-            [ours('qemu-storage-daemon'), '--chardev', 'stdio,id=m',
-             '--monitor', 'chardev=m', *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)
-        # a daemon that says nothing must not hold the test for ever
-        self.guard = threading.Timer(120, self.process.kill)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, **more)
+        # a program that says nothing must not hold the test for ever
+        self.guard = threading.Timer(limit, self.process.kill)
         self.guard.start()
         self._receive()                         # the greeting
         self.command('qmp_capabilities')
@@ -38,8 +36,8 @@ class Daemon:
     def _receive(self):
         line = self.process.stdout.readline()
         if not line:
-            raise Failure('qemu-storage-daemon ended: '
-                          + self.process.stderr.read().decode())
+            raise Failure('%s ended: %s' % (
+                self.process.args[0], self.process.stderr.read().decode()))
         return json.loads(line)
 
     def command(self, name, **arguments):
@@ -54,15 +52,30 @@ class Daemon:
             if 'return' in answer:
                 return answer['return']
 
-    def create(self, **options):
-        """blockdev-create; the error of its job, or None."""
-        self.command('blockdev-create', **{'job-id': 'create',
-                                           'options': options})
-        end = time.monotonic() + 60
+    def job(self, name, **arguments):
+        """Run a job to its end, also one that has to be told when; its error,
+        or None."""
+        self.command(name, **{'job-id': 'job', **arguments})
+        end = time.monotonic() + LIMIT
+        told = False
         while time.monotonic() < end:
             job, = self.command('query-jobs')
-            if job['status'] == 'concluded':
-                self.command('job-dismiss', id='create')
+            if job['status'] == 'ready' and not told:
+                self.command('job-complete', id='job')
+                told = True
+            elif job['status'] == 'concluded':
+                self.command('job-dismiss', id='job')
                 return job.get('error')
             time.sleep(0.005)
-        raise Failure('blockdev-create does not end')
+        raise Failure('%s does not end' % name)
+
+
+class Daemon(Monitor):
+    """A qemu-storage-daemon."""
+    def __init__(self, *options):
+        super().__init__(ours('qemu-storage-daemon'), '--chardev',
+                         'stdio,id=m', '--monitor', 'chardev=m', *options)
+
+    def create(self, **options):
+        """blockdev-create; the error of its job, or None."""
+        return self.job('blockdev-create', options=options)
