@@ -4,8 +4,9 @@
 # many random seeds check-crash takes, DEPTH how many actions the histories of
 # check-short have, TRACES how many recorded runs check-model checks, RUNS how
 # many inputs check-fuzz takes. One test alone:
-# TEST=NAME (check-unit, -iotests, -interop, -trace, -model), WORKLOAD=NAME
-# (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE (check-fuzz).
+# TEST=NAME (check-unit, -iotests, -interop, -trace, -guest, -model),
+# WORKLOAD=NAME (check-crash), DEFECT=NAME (check-mutations), INPUT=FILE
+# (check-fuzz).
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -34,7 +35,7 @@ quick:
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-model check-crash check-short check-fuzz check-series check-compat \
-check-mutations check-no-libraries:
+check-mutations check-no-libraries check-guest:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -100,6 +101,6 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-short check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads coverage bench soak series check-series-build \
+        check-threads check-guest coverage bench soak series check-series-build \
         check-libvirt demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean
