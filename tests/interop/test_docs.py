@@ -1,23 +1,28 @@
 """The page for administrators tells the truth: commands print what it says.
 
 Blocks marked "console" are run from top to bottom in one folder, each line
-after a "$ " by a shell of its own, which has to succeed.  In what the page
-shows, a line "..." stands for any number of lines, and "..." within a line for
-anything.
+after a "$ ", and those that go on with it after a backslash, by a shell of its
+own, which has to succeed.  In what the page shows, a line "..." stands for any
+number of lines, and "..." within a line for anything.  Those marked "console
+fuse" are run apart from the others, where there is FUSE.
 """
 import os
 import re
 
-from harness import ROOT, expect, ours, run
+from harness import ROOT, Skip, expect, ours, run
 
-BLOCK = re.compile(r'^```console\n(.*?)^```$', re.M | re.S)
+BLOCK = re.compile(r'^```console( \w+)?\n(.*?)^```$', re.M | re.S)
 
 
-def steps(text):
+def steps(text, mark):
     """Commands, each with the lines that it should print."""
     found = []
-    for line in ''.join(BLOCK.findall(text)).splitlines():
-        if line.startswith('$ '):
+    blocks = [block for marked, block in BLOCK.findall(text)
+              if marked.strip() == mark]
+    for line in ''.join(blocks).splitlines():
+        if found and found[-1][0].endswith('\\'):
+            found[-1] = (found[-1][0] + '\n' + line, [])
+        elif line.startswith('$ '):
             found.append((line[2:], []))
         else:
             found[-1][1].append(line)
@@ -37,11 +42,14 @@ def shown(text):
     return '\n'.join(lines).rstrip('\n') + '\n' if any(lines) else ''
 
 
-def page(name):
+def page(name, mark=''):
     def test(ctx):
+        if mark == 'fuse' and not os.access('/dev/fuse', os.R_OK | os.W_OK):
+            raise Skip('/dev/fuse is not there, or not for this user')
         with open(os.path.join(ROOT, 'docs', name), encoding='utf-8') as file:
-            commands = steps(file.read())
-        expect(len(commands) > 20, 'the page has %d commands', len(commands))
+            commands = steps(file.read(), mark)
+        expect(len(commands) > (5 if mark else 20), 'the page has %d commands',
+               len(commands))
         tools = os.path.dirname(os.path.abspath(ours('qemu-img')))
         env = dict(os.environ, LC_ALL='C',
                    PATH=tools + ':/usr/sbin:/usr/bin:/sbin:/bin')
@@ -55,4 +63,5 @@ def page(name):
 
 
 def tests():
-    return [('vhdx.md', page('vhdx.md'))]
+    return [('vhdx.md', page('vhdx.md')),
+            ('vhdx.md-fuse', page('vhdx.md', 'fuse'))]
