@@ -35,7 +35,7 @@ quick:
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-model check-crash check-short check-fuzz check-series check-compat \
-check-mutations check-no-libraries check-guest:
+check-mutations check-no-libraries check-guest check-deb:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -69,6 +69,11 @@ soak:
 series:
 	@scripts/make-series
 
+# The distribution's packages with our driver in them, for SUITE; TOOLS=1 leaves
+# out the emulator
+deb:
+	@scripts/build-deb
+
 # SUITE=trixie takes libvirt 11.3; LIBVIRT_SOURCE=DIR a source of yours. PARTS
 # takes some of what check-libvirt has: tests, series, smoke, fuzz.
 check-libvirt:
@@ -101,6 +106,7 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-short check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads check-guest coverage bench soak series check-series-build \
+        check-threads check-guest check-deb coverage bench soak series deb \
+        check-series-build \
         check-libvirt demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean

@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# Sourced by what builds and tests Debian packages: small systems in folders,
+# made by debootstrap, in which the distribution's tools run.
+
+[ "$(id -u)" -eq 0 ] ||
+    die "packages are built and tested in a system in a folder, which takes root"
+
+# What is mounted below is gone with the process.
+if [ -z "${DEB_MOUNTS:-}" ]; then
+    export DEB_MOUNTS=own
+    exec unshare -m --propagation private "$0" "$@"
+fi
+
+suite=${SUITE:-$(. /etc/os-release && echo "${VERSION_CODENAME:-}")}
+DEB=$BUILD/deb/$suite
+mkdir -p "$DEB"
+if [ "${DEB_LOCKED:-}" != "$DEB" ]; then
+    exec 8> "$DEB/lock"
+    flock 8
+    export DEB_LOCKED=$DEB
+fi
+"$top/scripts/install-packages"
+"$top/scripts/install-packages" deb
+
+# Sources for the suite and its updates, security's among them, from where this
+# system has its own.
+sources() {
+    local system uri security key=/usr/share/keyrings/debian-archive-keyring.gpg
+    local format='$(LABEL) $(CODENAME) $(REPO_URI)'
+    system=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    list() { apt-get indextargets --format "$format" 'Created-By: Packages'; }
+    uri=$(list | sed -n "s/^Debian $system //p" | head -n 1)
+    security=$(list | sed -n "s/^Debian-Security $system-security //p" | head -n 1)
+    [ -n "$uri" ] || die "no apt source of this system is Debian's archive"
+    printf 'Types: deb\nURIs: %s\nSuites: %s %s-updates\nComponents: main\nSigned-By: %s\n' \
+           "$uri" "$suite" "$suite" "$key"
+    [ -z "$security" ] ||
+        printf '\nTypes: deb\nURIs: %s\nSuites: %s-security\nComponents: main\nSigned-By: %s\n' \
+               "$security" "$suite" "$key"
+}
+
+# make_root VARIANT: make $root, if it is not there, with the suite's system.
+make_root() {
+    if [ ! -f "$root/made" ]; then
+        say "making a system of $suite in $root"
+        rm -rf "$root"
+        sources > "$DEB/sources"
+        debootstrap --variant="$1" --include=ca-certificates,eatmydata "$suite" \
+            "$root" "$(sed -n 's/^URIs: //p' "$DEB/sources" | head -n 1)" \
+            > "$DEB/debootstrap.log" 2>&1 ||
+            die "debootstrap failed, see $DEB/debootstrap.log"
+        rm -f "$root/etc/apt/sources.list"
+        cp "$DEB/sources" "$root/etc/apt/sources.list.d/debian.sources"
+        # No service starts in it.
+        printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
+        chmod 755 "$root/usr/sbin/policy-rc.d"
+        touch "$root/made"
+    fi
+    cp /etc/resolv.conf "$root/etc/resolv.conf"
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+}
+
+# in_root COMMAND...: run it there, as one who is nobody's terminal.
+in_root() {
+    chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+        LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@" < /dev/null
+}
+
+# apt_in_root ARGUMENT...: nothing there needs to outlive a power cut.
+apt_in_root() { in_root eatmydata apt-get -q -y --no-install-recommends "$@"; }
