@@ -2,7 +2,7 @@
 import os
 
 from harness import expect
-from guest import DISKS, MIB, Guest, create, sound
+from guest import DISKS, MIB, Guest, create, last_look, sound
 
 
 def chain(context, disk):
@@ -46,10 +46,7 @@ def chain(context, disk):
         guest.stop()
         guest.off()
     sound(context, 'base')
-    with Guest(context, disk, known, 'base') as guest:
-        guest.mount()
-        guest.off()
-    sound(context, 'base')
+    last_look(context, disk, known)
 
 
 def tests():

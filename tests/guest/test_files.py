@@ -2,7 +2,7 @@
 import os
 
 from harness import expect
-from guest import DISKS, MIB, Guest, create, sound
+from guest import DISKS, MIB, Guest, create, last_look, sound
 
 LARGE = 48 * MIB
 
@@ -36,10 +36,7 @@ def files(context, disk):
                '%d bytes were removed, the file has lost %d', LARGE, left)
         guest.off()
     sound(context, 'base')
-    with Guest(context, disk, known, 'base') as guest:
-        guest.mount()
-        guest.off()
-    sound(context, 'base')
+    last_look(context, disk, known)
 
 
 def tests():

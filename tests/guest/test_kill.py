@@ -2,7 +2,7 @@
 import json
 
 from harness import Failure, expect, ours, run
-from guest import DISKS, Guest, create, sound
+from guest import DISKS, Guest, create, last_look
 
 # How many files the guest writes until it is killed, and again
 COUNTS = ((2, 9), (5, 1), (1, 4), (7, 3))
@@ -37,10 +37,7 @@ def kill(context, disk, counts):
             guest.wait_for(count)
             guest.kill()
         killed(context, 'base')
-    with Guest(context, disk, known, 'base') as guest:
-        guest.mend()
-        guest.off()
-    sound(context, 'base')
+    last_look(context, disk, known, mend=True)
 
 
 def kill_commit(context):
@@ -71,10 +68,7 @@ def kill_commit(context):
         guest.wait_for(1)
         guest.kill()
     killed(context, 'base')
-    with Guest(context, disk, known, 'base') as guest:
-        guest.mend()
-        guest.off()
-    sound(context, 'base')
+    last_look(context, disk, known, mend=True)
 
 
 def tests():
