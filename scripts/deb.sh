@@ -22,6 +22,13 @@ fi
 "$top/scripts/install-packages"
 "$top/scripts/install-packages" deb
 
+# What must be of one build: the tools, and with an emulator these as well.
+tools_packages=(qemu-utils qemu-block-extra)
+all_packages=("${tools_packages[@]}" qemu-system-x86 qemu-system-common
+              qemu-system-gui)
+[ "$suite" = bookworm ] ||
+    all_packages+=(qemu-system-modules-spice qemu-system-modules-opengl)
+
 # Sources for the suite and its updates, security's among them, from where this
 # system has its own.
 sources() {
