@@ -22,9 +22,10 @@ table='
 0-flush       +0-flush
 0-drain       +0-drain
 0-nbd         +0-nbd
+0-bitmaps     +0-bitmaps
 format        crc crc-isal format meson.build layers.txt +2-build
               unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
-tables        tables unit/test-vhdx-{format,metadata,params,region-table}.c
+tables        tables dirty-area unit/test-vhdx-{format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
@@ -42,18 +43,19 @@ space         space space-freed unit/test-vhdx-space-map.c
 ring          ring header
 log           commit-int commit-pages commit metadata-write log link begin
 io            extent mixed read alloc-int alloc-place alloc-child alloc early io
-resize        region log-move bat-clear placed subformat resize resize-int resize-child
+dirty-bitmaps region dirty-load dirty-collect dirty-store dirty-bitmaps
+resize        log-move bat-clear placed subformat resize resize-int resize-child
 compact       move move-int move-live compact compact-int compact-drop
               compact-child compact-slide compact-live
 check-tables  check-report check-tables
-check         check check-int check-entry check-bat
+check         check check-int check-entry check-bat check-dirty
 chain         flatten child chain
 open          open reopen
 driver        options create-parent create info amend amend-job vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c unit/vhdx-test-create.h
 sectors       convert +2-sectors
 docs          +5-docs
-unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,early,every-call,flush-failed}.c
+unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,dirty,early,every-call,flush-failed}.c
               unit/test-vhdx-{live,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c

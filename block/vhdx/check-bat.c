@@ -479,10 +479,12 @@ out:
 int coroutine_fn vhdx_check_bat(BlockDriverState *bs, VHDXCheck *check)
 {
     BDRVVHDXState *s = bs->opaque;
+    int fixed = check->result->corruptions_fixed;
     int ret;
 
     check->result->bfi.total_clusters = s->geo.blocks;
     ret = windows_check(bs, check);
+    check->entries_mended = check->result->corruptions_fixed > fixed;
     if (ret < 0) {
         return ret;
     }

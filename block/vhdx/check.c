@@ -25,15 +25,17 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/check.h"
 #include "block/vhdx/check-bat.h"
+#include "block/vhdx/check-dirty.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
+#include "block/vhdx/dirty-store.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
@@ -185,6 +187,7 @@ check_objects(BlockDriverState *bs, VHDXCheck *check)
         check_replay,
         vhdx_check_metadata,
         vhdx_check_bat,
+        vhdx_check_dirty,
     };
 
     for (int i = 0; i < ARRAY_SIZE(passes); i++) {
@@ -250,6 +253,7 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     bool live = vhdx_change_log_is_open(s);
     bool cut = false;
     uint64_t tail = 0;
+    Error *lost = NULL;
     int ret, closed;
 
     check_begin(s, &check);
@@ -266,8 +270,12 @@ int coroutine_fn vhdx_co_check(BlockDriverState *bs, BdrvCheckResult *result,
     }
 out:
     if (vhdx_change_log_is_open(s) && !live) {
-        closed = vhdx_log_close(bs);
+        closed = vhdx_dirty_settle(bs, &lost);
         ret = ret < 0 ? ret : closed;
+        if (lost) {
+            error_reportf_err(lost, "Lost persistent bitmaps: ");
+            ret = ret < 0 ? ret : -EIO;
+        }
     }
     WITH_VHDX_LOCK_GUARD(s) {
         s->keep_end = false;

@@ -30,6 +30,7 @@
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact-live.h"
+#include "block/vhdx/dirty-store.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/region.h"
@@ -251,7 +252,7 @@ regions_move(BlockDriverState *bs)
         return ret;
     }
     vhdx_request_hold(s);
-    ret = vhdx_region_shorten_bat(bs) ?:
+    ret = vhdx_dirty_shorten_region(bs) ?: vhdx_region_shorten_bat(bs) ?:
           vhdx_region_lower_all(bs, limit, used + s->geo.block_size);
     vhdx_request_let_go(s);
     return vhdx_file_no_space(ret) ? 0 : ret;

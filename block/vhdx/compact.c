@@ -47,6 +47,7 @@
 #include "block/vhdx/begin.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
+#include "block/vhdx/dirty-store.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
@@ -407,7 +408,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
             return ret;
         }
     }
-    ret = vhdx_region_shorten_bat(bs);
+    ret = vhdx_dirty_shorten_region(bs) ?: vhdx_region_shorten_bat(bs);
     if (ret < 0) {
         return ret;
     }

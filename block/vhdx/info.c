@@ -65,12 +65,14 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, const VHDXFigures *figures)
         .creator = g_strdup(s->creator),
         .file_too_short_by = figures->missing,
         .compact_gains = figures->gains,
+        .bitmaps = figures->bitmaps,
         .parent = parent,
         .parent_error = s->params.has_parent && !parent ?
                         g_strdup(s->locator_error) : NULL,
     };
     vhdx->has_file_too_short_by = figures->missing;
     vhdx->has_compact_gains = figures->gains;
+    vhdx->has_bitmaps = figures->bitmaps;
     vhdx_qapi_has(vhdx, parent);
     vhdx_qapi_has(vhdx, parent_error);
     info->type = IMAGE_INFO_SPECIFIC_KIND_VHDX;

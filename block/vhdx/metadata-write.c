@@ -60,7 +60,7 @@ static uint32_t place_find(BDRVVHDXState *s, const VHDXItem *items,
             i++;
         }
     }
-    return offset <= s->metadata.length - length ? offset : 0;
+    return offset <= s->items_limit - length ? offset : 0;
 }
 
 /*
@@ -83,7 +83,7 @@ item_write(BlockDriverState *bs, const VHDXItemChange *change, VHDXItem *all,
     item->offset = place_find(s, all, count - 1, change->length);
     if (!item->offset) {
         error_setg(errp, "The metadata region of %" PRIu32 " bytes has no room "
-                   "for an item of %" PRIu32 " bytes", s->metadata.length,
+                   "for an item of %" PRIu32 " bytes", s->items_limit,
                    change->length);
         return -ENOSPC;
     }
@@ -188,5 +188,10 @@ vhdx_metadata_change(BlockDriverState *bs, const VHDXItemChange *changes,
         return ret;
     }
     vhdx_metadata_table_encode(all, kept, new);
-    return table_write(bs, new, old, errp);
+    ret = table_write(bs, new, old, errp);
+    if (ret == 0) {
+        VHDX_LOCK_GUARD(s);
+        s->items_end = vhdx_metadata_items_end(all, kept);
+    }
+    return ret;
 }

@@ -203,6 +203,8 @@ int coroutine_fn vhdx_metadata_load(BlockDriverState *bs, Error **errp)
     if (ret < 0) {
         return ret;
     }
+    s->items_end = vhdx_metadata_items_end(items, count);
+    s->items_limit = s->metadata.length;
     for (int i = 0; i < ARRAY_SIZE(vhdx_known_items); i++) {
         ret = item_load(bs, head, items, count, i, errp);
         if (ret < 0) {

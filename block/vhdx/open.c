@@ -18,6 +18,7 @@
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/dirty-load.h"
 #include "block/vhdx/early.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/header.h"
@@ -61,6 +62,7 @@ static void image_free(BDRVVHDXState *s)
 static void image_reset(BDRVVHDXState *s)
 {
     vhdx_replay_free(s);
+    vhdx_dirty_free(s);
     g_free(s->regions);
     g_free(s->creator);
     vhdx_locator_free(s->locator);
@@ -263,6 +265,9 @@ int coroutine_fn vhdx_open_load_anew(BlockDriverState *bs, Error **errp)
         image_move(old, s);
     }
     ret = vhdx_open_load(bs, bs->open_flags & BDRV_O_INACTIVE, errp);
+    if (ret == 0 && !(bs->open_flags & BDRV_O_INACTIVE)) {
+        vhdx_dirty_load(bs, true);
+    }
     WITH_VHDX_LOCK_GUARD(s) {
         if (ret < 0) {
             image_free(s);

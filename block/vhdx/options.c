@@ -22,7 +22,9 @@
 #include "qapi/qapi-visit-block-core.h"
 #include "qapi/qobject-input-visitor.h"
 #include "qemu/option.h"
+#include "block/dirty-bitmap.h"
 #include "block/qdict.h"
+#include "block/vhdx/dirty-bitmaps.h"
 #include "block/vhdx/options.h"
 
 #define DEFAULT_LOG_SIZE        1048576
@@ -480,6 +482,10 @@ BlockMeasureInfo *vhdx_measure(QemuOpts *opts, BlockDriverState *in_bs,
     if (in_bs && parsed.parent) {
         /* What of the source differs from the parent is not known. */
         info->required = info->fully_allocated;
+    }
+    if (in_bs && bdrv_supports_persistent_dirty_bitmap(in_bs)) {
+        info->has_bitmaps = true;
+        info->bitmaps = vhdx_dirty_measure(in_bs);
     }
     return info;
 }

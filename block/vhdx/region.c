@@ -60,6 +60,16 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
 
 /* -- One region -- */
 
+/* Where a region goes */
+typedef struct Place {
+    uint64_t offset;                /* bytes */
+    uint32_t length;                /* bytes */
+    bool zero;                      /* it reads as zeros */
+    uint32_t keep;                  /* bytes that go along, from its start */
+    VHDXRegionFill *fill;           /* or NULL */
+    void *opaque;
+} Place;
+
 /* Copy @bytes bytes of the file from @from to @to, where there are zeros. */
 static int coroutine_fn GRAPH_RDLOCK
 copy_range(BlockDriverState *bs, uint64_t from, uint64_t to, uint64_t bytes)
@@ -152,16 +162,17 @@ region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
 }
 
 /*
- * Move @region, one of @s->regions, to @length bytes at file offset @offset, a
- * place that is taken for it, and which reads as zeros if @zero; the old place
- * is released.  What the new length adds reads as zeros.  If that fails nothing
- * has changed, and the new place has been given back.
+ * Move @region, one of @s->regions, to the place @to, which is taken for it;
+ * the old place is released.  What the new length adds reads as zeros, but for
+ * what @to->fill writes there.  If that fails nothing has changed, and the new
+ * place has been given back.
  */
 static int coroutine_fn GRAPH_RDLOCK
-region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
-            uint32_t length, bool zero)
+region_move(BlockDriverState *bs, VHDXRegion *region, const Place *to)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = to->offset;
+    uint32_t length = to->length;
     int ret;
 
     assert(offset != region->offset);
@@ -177,13 +188,17 @@ region_move(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
     if (ret < 0) {
         goto fail;
     }
-    if (!zero) {
+    if (!to->zero) {
         ret = vhdx_file_pwrite_zeroes(bs, offset, length, BDRV_REQ_MAY_UNMAP);
         if (ret < 0) {
             goto fail;
         }
     }
-    ret = copy_range(bs, region->offset, offset, MIN(length, region->length));
+    ret = copy_range(bs, region->offset, offset, to->keep);
+    if (ret < 0) {
+        goto fail;
+    }
+    ret = to->fill ? to->fill(bs, offset, to->opaque) : 0;
     if (ret < 0) {
         goto fail;
     }
@@ -216,36 +231,52 @@ region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
     return ret < 0 ? ret : region_enter(bs, region, region->offset, length);
 }
 
+/* The region @guid, which there is. */
+static VHDXRegion *region_find(BDRVVHDXState *s, const VHDXGuid *guid)
+{
+    VHDXRegion *region = s->regions;
+
+    while (!vhdx_guid_equal(&region->guid, guid)) {
+        region++;
+    }
+    return region;
+}
+
+/* Take a place with @to->length bytes, at the end if need be. */
+static int coroutine_fn GRAPH_RDLOCK place_take(BlockDriverState *bs, Place *to)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int64_t offset;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        offset = vhdx_space_alloc(bs, to->length, &to->zero);
+    }
+    to->offset = offset;
+    return MIN(offset, 0);
+}
+
 /* -- The BAT's length -- */
 
 static VHDXRegion *bat_region(BDRVVHDXState *s)
 {
-    VHDXRegion *region = s->regions;
-
-    while (!vhdx_guid_equal(&region->guid, &vhdx_region_bat)) {
-        region++;
-    }
-    return region;
+    return region_find(s, &vhdx_region_bat);
 }
 
 int coroutine_fn vhdx_region_fit_bat(BlockDriverState *bs,
                                      const VHDXGeometry *geo)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint32_t length = vhdx_bat_region_length(geo);
-    int64_t offset;
-    bool zero;
+    Place to = {
+        .length = vhdx_bat_region_length(geo),
+        .keep = s->bat.length,
+    };
+    int ret;
 
-    if (length <= s->bat.length) {
+    if (to.length <= s->bat.length) {
         return 0;
     }
-    WITH_VHDX_LOCK_GUARD(s) {
-        offset = vhdx_space_alloc(bs, length, &zero);
-    }
-    if (offset < 0) {
-        return offset;
-    }
-    return region_move(bs, bat_region(s), offset, length, zero);
+    ret = place_take(bs, &to);
+    return ret < 0 ? ret : region_move(bs, bat_region(s), &to);
 }
 
 int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
@@ -262,14 +293,41 @@ int coroutine_fn vhdx_region_shorten_bat(BlockDriverState *bs)
     return ret < 0 ? ret : vhdx_commit(bs);
 }
 
+/* -- The metadata region's length -- */
+
+int coroutine_fn vhdx_region_move_metadata(BlockDriverState *bs,
+                                           uint32_t length, uint32_t keep,
+                                           VHDXRegionFill *fill, void *opaque)
+{
+    Place to = {
+        .length = length,
+        .keep = keep,
+        .fill = fill,
+        .opaque = opaque,
+    };
+    int ret = place_take(bs, &to);
+
+    return ret < 0 ? ret :
+           region_move(bs, region_find(bs->opaque, &vhdx_region_metadata), &to);
+}
+
+int coroutine_fn vhdx_region_shorten_metadata(BlockDriverState *bs,
+                                              uint32_t length)
+{
+    return region_shorten(bs, region_find(bs->opaque, &vhdx_region_metadata),
+                          length);
+}
+
 /* -- Compacting -- */
 
 /* Move @region as it is, and commit that. */
 static int coroutine_fn GRAPH_RDLOCK
-move_commit(BlockDriverState *bs, VHDXRegion *region, uint64_t to, bool zero)
+move_commit(BlockDriverState *bs, VHDXRegion *region, Place *to)
 {
-    int ret = region_move(bs, region, to, region->length, zero);
+    int ret;
 
+    to->length = to->keep = region->length;
+    ret = region_move(bs, region, to);
     return ret < 0 ? ret : vhdx_commit(bs);
 }
 
@@ -288,13 +346,12 @@ static int coroutine_fn GRAPH_RDLOCK
 lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t to = place_before(s, region);
-    int64_t up;
-    bool zero;
+    Place to = { .offset = place_before(s, region) };
+    Place up = { .length = region->length };
     int ret;
 
-    if (to) {
-        return move_commit(bs, region, to, false);
+    if (to.offset) {
+        return move_commit(bs, region, &to);
     }
     if (region->offset + region->length <= far) {
         return 0;
@@ -303,18 +360,16 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     if (ret < 0) {
         return ret;
     }
-    WITH_VHDX_LOCK_GUARD(s) {
-        up = vhdx_space_alloc(bs, region->length, &zero);
-    }
-    if (up < 0) {
-        return up;
-    }
-    ret = move_commit(bs, region, up, zero);
+    ret = place_take(bs, &up);
     if (ret < 0) {
         return ret;
     }
-    to = place_before(s, region);
-    return to ? move_commit(bs, region, to, false) : 0;
+    ret = move_commit(bs, region, &up);
+    if (ret < 0) {
+        return ret;
+    }
+    to.offset = place_before(s, region);
+    return to.offset ? move_commit(bs, region, &to) : 0;
 }
 
 int coroutine_fn

@@ -19,6 +19,8 @@
 #include "block/vhdx/call.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/dirty-bitmaps.h"
+#include "block/vhdx/dirty-store.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/log.h"
 #include "block/vhdx/open.h"
@@ -87,18 +89,26 @@ static int coroutine_fn GRAPH_RDLOCK
 settle_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    Error *err = NULL;
     int ret = 0;
 
     if (vhdx_parent_link_is_due(s) && vhdx_parent_linked(bs) &&
         !bdrv_is_read_only(bs) && !vhdx_change_is_broken(s)) {
         ret = vhdx_begin(bs, VHDX_METADATA);
     }
-    ret = vhdx_log_close(bs) ?: ret;
+    ret = vhdx_dirty_settle(bs, &err) ?: ret;
     if (ret < 0) {
+        error_free(err);
         error_setg_errno(errp, -ret, "Could not finish writing VHDX image '%s'",
                          bs->filename);
+        return ret;
     }
-    return ret;
+    if (err) {
+        error_propagate_prepend(errp, err, "Lost persistent bitmaps of node "
+                                "'%s': ", bdrv_get_device_or_node_name(bs));
+        return -EIO;
+    }
+    return 0;
 }
 
 int coroutine_mixed_fn vhdx_reopen_settle(BlockDriverState *bs, Error **errp)
@@ -164,6 +174,9 @@ void vhdx_reopen_commit(BDRVReopenState *state)
         vhdx_cache_set_limit(s, s->cache_size);
     }
     vhdx_parent_set_reopening(s, false);
+    if (reopen->to_read_only) {
+        vhdx_dirty_set_readonly(state->bs, true);
+    }
 }
 
 static void child_unref(void *opaque)
@@ -253,6 +266,7 @@ void vhdx_reopen_commit_post(BDRVReopenState *state)
     BlockDriverState *bs = state->bs;
 
     if (reopen->to_writable) {
+        vhdx_dirty_set_readonly(bs, false);
         vhdx_parent_set_got_writable(bs->opaque, true);
         children_hold(bs);
     } else if (reopen->to_read_only) {
@@ -305,6 +319,7 @@ int vhdx_reopen_inactivate(BlockDriverState *bs)
         error_report_err(err);
         return ret;
     }
+    vhdx_dirty_release(bs);
     vhdx_parent_set_inactive(s, true);
     return 0;
 }

@@ -44,6 +44,7 @@
 #include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/dirty-bitmaps.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/placed.h"
@@ -413,6 +414,10 @@ int coroutine_fn vhdx_co_truncate(BlockDriverState *bs, int64_t offset,
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
+    ret = vhdx_dirty_check_resize(bs, errp);
+    if (ret < 0) {
+        return ret;
+    }
     vhdx_request_freeze(s);
     ret = truncate_frozen(bs, offset, prealloc, errp);
     vhdx_request_thaw(s);

@@ -427,6 +427,18 @@ int vhdx_metadata_table_decode(const uint8_t *buf, uint32_t region_length,
     return 0;
 }
 
+uint32_t vhdx_metadata_items_end(const VHDXItem *items, uint32_t count)
+{
+    uint32_t end = VHDX_METADATA_TABLE_SIZE;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (items[i].length) {
+            end = MAX(end, items[i].offset + items[i].length);
+        }
+    }
+    return end;
+}
+
 const VHDXItem *vhdx_metadata_find(const VHDXItem *items, uint32_t count,
                                    const VHDXGuid *guid)
 {

@@ -23,6 +23,8 @@
 #include "block/vhdx/check.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/create.h"
+#include "block/vhdx/dirty-bitmaps.h"
+#include "block/vhdx/dirty-load.h"
 #include "block/vhdx/info.h"
 #include "block/vhdx/io.h"
 #include "block/vhdx/open.h"
@@ -50,16 +52,22 @@ static int coroutine_fn GRAPH_RDLOCK
 load_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = vhdx_open_load(bs, *(bool *)opaque, errp);
+    int flags = *(int *)opaque;
+    int ret = vhdx_open_load(bs, flags & BDRV_O_INACTIVE, errp);
 
-    return ret == 0 && s->params.has_parent ? vhdx_parent_name(bs, errp) : ret;
+    if (ret == 0 && s->params.has_parent) {
+        ret = vhdx_parent_name(bs, errp);
+    }
+    if (ret == 0 && !(flags & BDRV_O_INACTIVE)) {
+        vhdx_dirty_load(bs, !(flags & BDRV_O_NO_IO));
+    }
+    return ret;
 }
 
 static int coroutine_mixed_fn
 vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool inactive = flags & BDRV_O_INACTIVE;
     int ret;
 
     ret = vhdx_reopen_get_cache_size(options, &s->cache_size, errp);
@@ -77,8 +85,9 @@ vhdx_open(BlockDriverState *bs, QDict *options, int flags, Error **errp)
     /* A longer disk reads as zeros in any case. */
     bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     vhdx_open_init(s);
-    vhdx_parent_init(s, inactive, vhdx_parent_is_given(options));
-    ret = vhdx_call(bs, load_entry, &inactive, errp);
+    vhdx_parent_init(s, flags & BDRV_O_INACTIVE,
+                     vhdx_parent_is_given(options));
+    ret = vhdx_call(bs, load_entry, &flags, errp);
     if (ret < 0) {
         vhdx_open_free(s);
     }
@@ -173,6 +182,7 @@ static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
     } else {
         figures.gains = vhdx_compact_gains_known(bs->opaque);
     }
+    figures.bitmaps = vhdx_dirty_info(bs->opaque);
     return vhdx_info(bs->opaque, &figures);
 }
 
@@ -269,6 +279,13 @@ static BlockDriver bdrv_vhdx = {
     .bdrv_co_amend              = vhdx_co_amend,
     .bdrv_co_change_backing_file = vhdx_change_backing_file,
     .bdrv_make_empty            = vhdx_make_empty,
+
+    .bdrv_supports_persistent_dirty_bitmap =
+            vhdx_supports_persistent_dirty_bitmap,
+    .bdrv_co_can_store_new_dirty_bitmap = vhdx_co_can_store_new_dirty_bitmap,
+    .bdrv_co_remove_persistent_dirty_bitmap =
+            vhdx_co_remove_persistent_dirty_bitmap,
+    .bdrv_dirty_bitmap_changing = vhdx_dirty_bitmap_changing,
 
     .bdrv_co_get_info           = vhdx_get_info,
     .bdrv_get_specific_info     = vhdx_get_specific_info,

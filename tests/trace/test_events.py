@@ -590,6 +590,46 @@ def amend(ctx):
           'space_scan end=%d' % (end + 3 * MIB))
 
 
+def bitmap(ctx, command, image):
+    trace = events.Trace(ctx.path('tool.trace'))
+    run(ours('qemu-img'), *trace.options(), 'bitmap', command, '-f', 'vhdx',
+        image, 'b')
+    return steps(trace.read())
+
+
+def bitmaps(ctx):
+    """Dirty bitmaps are stored before the log is closed, the first one in a
+    longer region, and one that is as it was costs nothing."""
+    image = present(ctx)
+    end = Layout(image).first + 8 * MIB
+    closed = ('header_write ret=0', 'header_write ret=0',
+              'write_state from=metadata to=reading', 'log_close ret=0')
+    shows(bitmap(ctx, '--add', image), 'open replay=0', 'freeze',
+          'header_write ret=0', *OPENED,
+          'space_scan end=%d overlap=0 damaged=0' % end,
+          'space_grow from=%d ret=0' % end,
+          'region_move to=%d length=%d' % (end, 2 * MIB), *in_place(0),
+          'commit_start pages=2 barrier=0', 'ring_write pages=2 ret=0',
+          'commit_end ret=0', 'dirty_store count=1 page=256 ret=0', 'thaw',
+          *NO_PAGE, 'ring_apply pages=2 ret=0', *closed,
+          'space_reclaim known=1', 'space_cut to=%d ret=0' % (end + 2 * MIB),
+          'space_punch bytes=%d' % MIB)
+    shows(bitmap(ctx, '--clear', image), 'open replay=0',
+          'dirty_load count=1 current=1')
+    shows(bitmap(ctx, '--disable', image), 'open replay=0',
+          'dirty_load count=1 current=1', 'freeze', 'header_write ret=0',
+          *OPENED, 'commit_start pages=1 barrier=1', *COMMIT[1:],
+          'dirty_store count=1 page=256 ret=0', 'thaw', *NO_PAGE,
+          'ring_apply pages=1 ret=0', *closed,
+          'space_scan end=%d' % (end + 2 * MIB))
+    shows(bitmap(ctx, '--remove', image), 'open replay=0',
+          'dirty_load count=1 current=1', 'freeze', 'header_write ret=0',
+          *OPENED, 'commit_start pages=1 barrier=1', *COMMIT[1:],
+          'dirty_remove left=0 ret=0', 'thaw', *NO_PAGE,
+          'ring_apply pages=1 ret=0', *closed,
+          'space_scan end=%d' % (end + 2 * MIB))
+
+
 # -- Chains --
 
 def told(ctx):
@@ -664,5 +704,5 @@ def tests():
         life, reading, share, reuse, kept, discard, relieve, small_steps,
         replay, failing,
         no_space, stopped, stopped_at_once, stays_stopped, read_only_and_back,
-        resize, compact, compact_stopped, amend, beside, told,
+        resize, compact, compact_stopped, amend, bitmaps, beside, told,
         declared)]

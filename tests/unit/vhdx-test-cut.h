@@ -51,6 +51,9 @@ static bool cut_writes;
 /* The how many'th header to be written fails when it is in its file, or 0. */
 static unsigned fail_header;
 
+/* The how many'th write fails when it is in its file, or 0. */
+static unsigned fail_write;
+
 static inline GBytes *file_content(const char *path, GBytes *old)
 {
     char *data;
@@ -161,6 +164,10 @@ cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     if (ret == 0 && (offset == 64 * KiB || offset == 128 * KiB) &&
         fail_header && --fail_header == 0) {
+        cut_note();
+        ret = -EIO;
+    }
+    if (ret == 0 && fail_write && --fail_write == 0) {
         cut_note();
         ret = -EIO;
     }

@@ -20,6 +20,7 @@ typedef struct VHDXCheck {
     bool replay;                    /* the log held changes at open */
     bool leak;                      /* ... so that a tail counts as leaked */
     bool doubt;                     /* blocks may be longer than is said */
+    bool entries_mended;            /* what the guest reads may have changed */
     unsigned reports;               /* findings told so far */
     uint64_t end;                   /* of the last object, bytes */
     uint64_t used;                  /* bytes that something refers to */

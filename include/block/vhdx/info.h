@@ -9,10 +9,11 @@
 
 #include "block/vhdx/state.h"
 
-/* What takes a look at the BAT, in bytes; 0 is told as nothing is. */
+/* What others find out, the first in bytes; nothing is told of 0. */
 typedef struct VHDXFigures {
     uint64_t missing;               /* the file is so much too short */
     uint64_t gains;                 /* compacted, it would be so much shorter */
+    Qcow2BitmapInfoList *bitmaps;   /* is given away, or NULL */
 } VHDXFigures;
 
 /*

@@ -35,6 +35,29 @@ vhdx_region_fit_bat(BlockDriverState *bs, const VHDXGeometry *geo);
 int coroutine_fn GRAPH_RDLOCK vhdx_region_shorten_bat(BlockDriverState *bs);
 
 /*
+ * What fills a region's new place at file offset @offset.  Returns 0 or -errno.
+ */
+typedef int coroutine_fn
+VHDXRegionFill(BlockDriverState *bs, uint64_t offset, void *opaque);
+
+/*
+ * Move the metadata region to a place of @length bytes, a multiple of 1 MiB:
+ * its first @keep bytes go along, the rest is what @fill writes, and zeros.
+ * Requests are frozen, no lock is held.  Returns 0 or -errno; then the region
+ * is where it was, unless a power cut comes before the next commit.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_move_metadata(BlockDriverState *bs, uint32_t length, uint32_t keep,
+                          VHDXRegionFill *fill, void *opaque);
+
+/*
+ * Let the metadata region have no more than @length bytes, less than now.
+ * Requests are frozen, no lock is held.  Returns 0 or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_region_shorten_metadata(BlockDriverState *bs, uint32_t length);
+
+/*
  * Move regions that end behind file offset @limit, of those that the driver
  * knows, to the first free place before each, and commit that.  One that would
  * overlap itself there goes up before, to the end of what is in use, if it ends

@@ -69,6 +69,7 @@
 typedef struct VHDXCache VHDXCache;             /* cache.c */
 typedef struct VHDXChange VHDXChange;           /* change.c */
 typedef struct VHDXCommit VHDXCommit;           /* commit-int.h */
+typedef struct VHDXDirtyBitmaps VHDXDirtyBitmaps; /* dirty-load.h */
 typedef struct VHDXFile VHDXFile;               /* file.c */
 typedef struct VHDXLog VHDXLog;                 /* ring.c */
 typedef struct VHDXParent VHDXParent;           /* parent-int.h */
@@ -98,8 +99,12 @@ typedef struct BDRVVHDXState {
     uint32_t disk_size_item;        /* its offset in the metadata region */
     char *creator;
     VHDXReplay *replay;             /* NULL: the log was clean at open */
+    uint32_t items_limit;           /* so far metadata items may go, bytes */
+    VHDXDirtyBitmaps *dirty;        /* those in the file, or NULL */
+    uint32_t dirty_unsure;          /* page of a head that may count, or 0 */
 
     /* Changed under commit_lock and lock */
+    uint32_t items_end;             /* of metadata items, bytes */
     bool has_locator;               /* there is a Parent Locator */
     VHDXLocator *locator;           /* NULL: it can't be used ... */
     char *locator_error;            /* ... for this reason */

@@ -143,6 +143,9 @@ int vhdx_metadata_table_decode(const uint8_t *buf, uint32_t region_length,
                                VHDXItem **items, uint32_t *count,
                                Error **errp);
 
+/* Where the last of @count items ends, bytes from the region's start. */
+uint32_t vhdx_metadata_items_end(const VHDXItem *items, uint32_t count);
+
 /* The item @guid of a table, or NULL. */
 const VHDXItem *vhdx_metadata_find(const VHDXItem *items, uint32_t count,
                                    const VHDXGuid *guid);

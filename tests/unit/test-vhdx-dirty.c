@@ -1,0 +1,593 @@
+/*
+ * VHDX unit tests: dirty bitmaps that are stored
+ *
+ * A guest writes, bitmaps are stored, and a power cut comes before any write or
+ * flush of the file.  Of what it leaves, a bitmap may count only if it has each
+ * granule that differs from what it was when the bitmap began, and each that a
+ * command has put into it.  That it counts where it should is looked at, too.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/dirty-bitmap.h"
+#include "block/vhdx/dirty-load.h"
+#include "vhdx-test-cut.h"
+
+#define GRANULE     (64 * KiB)
+#define GRANULES    (DISK_SIZE / GRANULE)
+
+/* What there is to be made of a cut, beside nothing and all of it */
+#define MIXTURES    2
+
+/* What each granule is full of: now, and when bitmaps began */
+static uint8_t content[GRANULES];
+static uint8_t begin[GRANULES];
+
+/* What a command has put into bitmap "b", for cuts from that on */
+static bool needed[GRANULES];
+static guint needed_from;
+
+/* How many cuts have left a bitmap that counts, and one that does not */
+static unsigned counts[2];
+
+/* -- An image with bitmaps -- */
+
+static void create(void)
+{
+    g_assert_true(g_file_set_contents(paths[CHILD], "", 0, NULL));
+    bdrv_img_create(paths[PARENT], "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    DISK_SIZE, BDRV_O_RDWR, true, &error_abort);
+    memset(content, 0, sizeof(content));
+    memset(begin, 0, sizeof(begin));
+    memset(needed, 0, sizeof(needed));
+    needed_from = G_MAXUINT;
+    counts[false] = counts[true] = 0;
+}
+
+static BlockBackend *image_open(int flags)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "file.driver", "vhdx-test-cut");
+    qdict_put_str(options, "file.file.driver", "file");
+    qdict_put_str(options, "file.file.filename", paths[PARENT]);
+    qdict_put_bool(options, "file.file.cache.no-flush", true);
+    return blk_new_open(NULL, NULL, options, flags, &error_abort);
+}
+
+static BlockBackend *file_open(const char *path, int flags)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    return blk_new_open(path, NULL, options, flags, &error_abort);
+}
+
+static BdrvDirtyBitmap *bitmap_add(BlockBackend *blk, const char *name)
+{
+    BdrvDirtyBitmap *bitmap = bdrv_create_dirty_bitmap(blk_bs(blk), GRANULE,
+                                                       name, &error_abort);
+
+    bdrv_dirty_bitmap_set_persistence(bitmap, true);
+    return bitmap;
+}
+
+static BdrvDirtyBitmap *bitmap_get(BlockBackend *blk, const char *name)
+{
+    return bdrv_find_dirty_bitmap(blk_bs(blk), name);
+}
+
+static void fill(BlockBackend *blk, unsigned granule, int with)
+{
+    g_assert_cmpint(write_fill(blk, granule * GRANULE, GRANULE, with), >=, 0);
+    content[granule] = with;
+}
+
+/* Let it get read-only, or writable.  Returns 0 or -errno. */
+static int set_read_only(BlockBackend *blk, bool read_only)
+{
+    uint64_t writes = BLK_PERM_WRITE | BLK_PERM_RESIZE;
+    int ret;
+
+    blk_set_perm(blk, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, &error_abort);
+    ret = bdrv_reopen_set_read_only(blk_bs(blk), read_only, NULL);
+    if ((ret < 0) == read_only) {
+        blk_set_perm(blk, BLK_PERM_CONSISTENT_READ | writes, BLK_PERM_ALL,
+                     &error_abort);
+    }
+    return ret;
+}
+
+/* An image that has been closed, with bitmap @name, as of which all is zero */
+static void create_with(const char *name)
+{
+    BlockBackend *blk;
+
+    create();
+    blk = image_open(BDRV_O_RDWR);
+    bitmap_add(blk, name);
+    fill(blk, 3, 1);
+    blk_unref(blk);
+}
+
+/* -- What a cut leaves -- */
+
+/*
+ * The bitmap misses nothing of what has @changed, and nothing of what commands
+ * have put into it.  Returns whether it counts.
+ */
+static bool check_bitmap(BdrvDirtyBitmap *bitmap, const bool *changed,
+                         bool commands)
+{
+    commands &= !strcmp(bdrv_dirty_bitmap_name(bitmap), "b");
+    if (bdrv_dirty_bitmap_inconsistent(bitmap)) {
+        return false;
+    }
+    for (unsigned i = 0; i < GRANULES; i++) {
+        if (changed[i] || (commands && needed[i])) {
+            g_assert_true(bdrv_dirty_bitmap_get(bitmap, i * GRANULE));
+        }
+    }
+    return true;
+}
+
+static void check_file(const char *path, bool commands)
+{
+    BlockBackend *blk = file_open(path, 0);
+    g_autofree uint8_t *disk = g_malloc(DISK_SIZE);
+    BdrvDirtyBitmap *bitmap;
+    bool changed[GRANULES];
+
+    g_assert_cmpint(blk_pread(blk, 0, DISK_SIZE, disk, 0), >=, 0);
+    for (unsigned i = 0; i < GRANULES; i++) {
+        const uint8_t *granule = disk + i * GRANULE;
+
+        changed[i] = granule[0] != begin[i] ||
+                     memcmp(granule, granule + 1, GRANULE - 1);
+    }
+    FOR_EACH_DIRTY_BITMAP(blk_bs(blk), bitmap) {
+        counts[check_bitmap(bitmap, changed, commands)]++;
+    }
+    check_is_clean(blk);
+    blk_unref(blk);
+}
+
+static void cut_begin(void)
+{
+    cuts_begin();
+    cut_writes = true;
+}
+
+/* From here on nobody is told that "b" has not got its bits. */
+static void cut_commanded(void)
+{
+    cut_note();
+    needed_from = cuts->len - 1;
+}
+
+/* Look at every @step'th cut, and the last one. */
+static void cut_check_some(guint step)
+{
+    GRand *rand = g_rand_new_with_seed(7);
+
+    cut_note();
+    cut_writes = false;
+    g_test_message("%u cuts", cuts->len);
+    for (guint i = (cuts->len - 1) % step; i < cuts->len; i += step) {
+        State *s = &g_array_index(cuts, Cut, i).files[PARENT];
+
+        for (int how = NONE; how < SOME + MIXTURES; how++) {
+            cut_make(cut_paths[PARENT], s, MIN(how, SOME), rand);
+            check_file(cut_paths[PARENT], i >= needed_from);
+        }
+    }
+    g_rand_free(rand);
+    cuts_end();
+}
+
+static void cut_check(void)
+{
+    cut_check_some(1);
+}
+
+/* The closed image has @name, with the granules that differ and no other. */
+static void check_exact(const char *name)
+{
+    BlockBackend *blk = file_open(paths[PARENT], 0);
+    BdrvDirtyBitmap *bitmap = bitmap_get(blk, name);
+
+    g_assert_nonnull(bitmap);
+    g_assert_true(bdrv_dirty_bitmap_get_persistence(bitmap));
+    g_assert_true(bdrv_dirty_bitmap_readonly(bitmap));
+    g_assert_false(bdrv_dirty_bitmap_inconsistent(bitmap));
+    for (unsigned i = 0; i < GRANULES; i++) {
+        check_fill(blk, i * GRANULE, GRANULE, content[i]);
+        g_assert_cmpint(bdrv_dirty_bitmap_get(bitmap, i * GRANULE), ==,
+                        content[i] != begin[i] || needed[i]);
+    }
+    blk_unref(blk);
+}
+
+static void finish(void)
+{
+    for (int i = 0; i < FILES; i++) {
+        unlink(paths[i]);
+        unlink(cut_paths[i]);
+    }
+}
+
+/* -- Storing -- */
+
+/* The first one, for which the metadata region moves, and some more stores */
+static void test_store(void)
+{
+    BlockBackend *blk;
+
+    create();
+    cut_begin();
+    blk = image_open(BDRV_O_RDWR);
+    bitmap_add(blk, "b");
+    fill(blk, 0, 1);
+    fill(blk, 40, 2);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    fill(blk, 41, 3);
+    blk_unref(blk);
+    for (unsigned i = 0; i < 3; i++) {
+        blk = image_open(BDRV_O_RDWR);
+        fill(blk, 60 + i, 4);
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        fill(blk, 0, 5 + i);
+        blk_unref(blk);
+    }
+    cut_check();
+    check_exact("b");
+    g_assert_cmpuint(counts[true], >, 8);
+    g_assert_cmpuint(counts[false], >, 40);
+    finish();
+}
+
+/* More of them than the region has room for, each with a page of bits */
+static void test_grow(void)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    blk = image_open(BDRV_O_RDWR);
+    for (int i = 0; i < 300; i++) {
+        g_autofree char *name = g_strdup_printf("n%d", i);
+
+        bdrv_set_dirty_bitmap(bitmap_add(blk, name), 0, GRANULE);
+    }
+    begin[3] = 1;
+    cut_begin();
+    fill(blk, 7, 9);
+    blk_unref(blk);
+    cut_check_some(37);
+    begin[3] = 0;
+    check_exact("b");
+    blk = file_open(paths[PARENT], 0);
+    g_assert_cmpuint(((BDRVVHDXState *)blk_bs(blk)->opaque)->metadata.length,
+                     >, 2 * MiB);
+    for (int i = 0; i < 300; i++) {
+        g_autofree char *name = g_strdup_printf("n%d", i);
+
+        g_assert_true(bdrv_dirty_bitmap_get(bitmap_get(blk, name), 0));
+        g_assert_true(bdrv_dirty_bitmap_get(bitmap_get(blk, name),
+                                            7 * GRANULE));
+        g_assert_false(bdrv_dirty_bitmap_get(bitmap_get(blk, name), GRANULE));
+    }
+    blk_unref(blk);
+    g_assert_cmpuint(counts[true], >=, 301);
+    finish();
+}
+
+/* Nothing but reads: the file is not touched. */
+static void test_untouched(void)
+{
+    g_autoptr(GBytes) before = NULL, after = NULL;
+    BlockBackend *blk;
+
+    create_with("b");
+    before = file_content(paths[PARENT], NULL);
+    blk = file_open(paths[PARENT], BDRV_O_RDWR);
+    check_fill(blk, 3 * GRANULE, GRANULE, 1);
+    blk_unref(blk);
+    after = file_content(paths[PARENT], NULL);
+    g_assert_true(g_bytes_equal(before, after));
+    finish();
+}
+
+/* -- Commands -- */
+
+static void test_merge(void)
+{
+    BlockBackend *blk;
+    BdrvDirtyBitmap *other;
+
+    create_with("b");
+    cut_begin();
+    blk = image_open(BDRV_O_RDWR);
+    other = bdrv_create_dirty_bitmap(blk_bs(blk), GRANULE, "other",
+                                     &error_abort);
+    bdrv_set_dirty_bitmap(other, 50 * GRANULE, GRANULE);
+    needed[50] = true;
+    g_assert_true(bdrv_merge_dirty_bitmap(bitmap_get(blk, "b"), other, NULL,
+                                          &error_abort));
+    cut_commanded();
+    blk_unref(blk);
+    cut_check();
+    check_exact("b");
+    finish();
+}
+
+/* One that was stored as disabled records no write, and later it does. */
+static void test_enable(void)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    blk = image_open(BDRV_O_RDWR);
+    bdrv_disable_dirty_bitmap(bitmap_get(blk, "b"));
+    fill(blk, 4, 1);
+    begin[4] = 1;
+    blk_unref(blk);
+    check_exact("b");
+
+    cut_begin();
+    blk = image_open(BDRV_O_RDWR);
+    g_assert_false(bdrv_dirty_bitmap_enabled(bitmap_get(blk, "b")));
+    g_assert_cmpint(bdrv_dirty_bitmap_changing(bitmap_get(blk, "b"),
+                                               &error_abort), ==, 0);
+    bdrv_enable_dirty_bitmap(bitmap_get(blk, "b"));
+    cut_note();
+    counts[true] = 0;
+    for (int how = NONE; how < SOME; how++) {
+        cut_make(cut_paths[PARENT],
+                 &g_array_index(cuts, Cut, cuts->len - 1).files[PARENT], how,
+                 NULL);
+        check_file(cut_paths[PARENT], false);
+    }
+    /* It would be disabled, and who uses it thinks that it is not. */
+    g_assert_cmpuint(counts[true], ==, 0);
+    fill(blk, 5, 1);
+    blk_unref(blk);
+    cut_check();
+    check_exact("b");
+    blk = file_open(paths[PARENT], 0);
+    g_assert_true(bdrv_dirty_bitmap_enabled(bitmap_get(blk, "b")));
+    blk_unref(blk);
+    finish();
+}
+
+static void test_remove(void)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    blk = image_open(BDRV_O_RDWR);
+    bitmap_add(blk, "a");
+    begin[3] = 1;
+    fill(blk, 9, 1);
+    blk_unref(blk);
+    check_exact("a");
+    begin[3] = 0;
+
+    cut_begin();
+    blk = image_open(BDRV_O_RDWR);
+    g_assert_cmpint(bdrv_remove_persistent_dirty_bitmap(blk_bs(blk), "a",
+                                                        &error_abort), ==, 0);
+    bdrv_release_dirty_bitmap(bitmap_get(blk, "a"));
+    cut_note();
+    for (int how = NONE; how < SOME; how++) {
+        BlockBackend *left;
+
+        cut_make(cut_paths[PARENT],
+                 &g_array_index(cuts, Cut, cuts->len - 1).files[PARENT], how,
+                 NULL);
+        left = file_open(cut_paths[PARENT], 0);
+        g_assert_null(bitmap_get(left, "a"));
+        g_assert_true(bdrv_dirty_bitmap_inconsistent(bitmap_get(left, "b")));
+        blk_unref(left);
+    }
+    fill(blk, 10, 1);
+    blk_unref(blk);
+    begin[3] = 1;
+    cut_check();
+    begin[3] = 0;
+    check_exact("b");
+
+    blk = image_open(BDRV_O_RDWR);
+    g_assert_cmpint(bdrv_remove_persistent_dirty_bitmap(blk_bs(blk), "b",
+                                                        &error_abort), ==, 0);
+    bdrv_release_dirty_bitmap(bitmap_get(blk, "b"));
+    blk_unref(blk);
+    blk = file_open(paths[PARENT], 0);
+    g_assert_null(bdrv_dirty_bitmap_first(blk_bs(blk)));
+    check_is_clean(blk);
+    blk_unref(blk);
+    finish();
+}
+
+/* -- Failures -- */
+
+/*
+ * Each write in turn fails while the image gets read-only, but is in the file.
+ * Where it stays writable the guest goes on, and nobody stores bitmaps again.
+ */
+static void test_fails(void)
+{
+    bool failed = true;
+    unsigned went_on = 0;
+
+    for (unsigned i = 1; failed && i < 100; i++) {
+        BlockBackend *blk;
+
+        create_with("b");
+        blk = image_open(BDRV_O_RDWR);
+        fill(blk, 20, 1);
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        cut_begin();
+        fail_write = i;
+        failed = set_read_only(blk, true) < 0;
+        fail_write = 0;
+        if (failed) {
+            int fill_with = 30;
+
+            /* What the cut leaves has the old content, or this. */
+            if (write_fill(blk, 21 * GRANULE, GRANULE, fill_with) >= 0) {
+                went_on++;
+                cut_note();
+                (void)write_fill(blk, 20 * GRANULE, GRANULE, fill_with);
+                cut_note();
+                (void)blk_flush(blk);
+                cut_note();
+            }
+        }
+        cut_writes = false;
+        cut_check();
+        blk_unref(blk);
+        finish();
+    }
+    g_assert_false(failed);
+    g_assert_cmpuint(went_on, >, 3);
+}
+
+/* The image gets read-only and writable again, with a cut anywhere. */
+static void test_reopen(void)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    cut_begin();
+    blk = image_open(BDRV_O_RDWR);
+    for (unsigned i = 0; i < 2; i++) {
+        fill(blk, 30 + i, 1);
+        g_assert_cmpint(set_read_only(blk, true), ==, 0);
+        g_assert_true(bdrv_dirty_bitmap_readonly(bitmap_get(blk, "b")));
+        g_assert_cmpint(set_read_only(blk, false), ==, 0);
+        g_assert_false(bdrv_dirty_bitmap_readonly(bitmap_get(blk, "b")));
+    }
+    blk_unref(blk);
+    cut_check();
+    check_exact("b");
+    finish();
+}
+
+/* -- Other writers -- */
+
+/* What another program may leave in the headers */
+typedef enum Foreign { FILE_GUID, DATA_GUID, NOTHING } Foreign;
+
+static void headers_change(Foreign what)
+{
+    g_autoptr(GBytes) bytes = file_content(paths[PARENT], NULL);
+    gsize size;
+    g_autofree uint8_t *data = g_memdup2(g_bytes_get_data(bytes, &size),
+                                         g_bytes_get_size(bytes));
+
+    for (int i = 0; i < 2; i++) {
+        VHDXHeader header;
+
+        g_assert_true(vhdx_header_decode(data + VHDX_HEADER_OFFSET(i),
+                                         &header));
+        if (what == FILE_GUID) {
+            header.file_write_guid.id[3] ^= 1;
+        } else if (what == DATA_GUID) {
+            header.data_write_guid.id[3] ^= 1;
+        }
+        vhdx_header_encode(&header, data + VHDX_HEADER_OFFSET(i));
+    }
+    g_assert_true(g_file_set_contents(paths[PARENT], (char *)data, size, NULL));
+}
+
+static void check_foreign(Foreign what)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    headers_change(what);
+    blk = file_open(paths[PARENT], BDRV_O_RDWR);
+    g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
+                    what != NOTHING);
+    fill(blk, 6, 1);
+    blk_unref(blk);
+    /* Storing it does not make it count again. */
+    blk = file_open(paths[PARENT], BDRV_O_RDWR);
+    g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
+                    what != NOTHING);
+    blk_unref(blk);
+    finish();
+}
+
+static void test_foreign(void)
+{
+    check_foreign(NOTHING);
+    check_foreign(FILE_GUID);
+    check_foreign(DATA_GUID);
+}
+
+/* Each byte of a page of bits, and of map, directory and head, is damaged. */
+static void test_damaged(void)
+{
+    g_autoptr(GBytes) bytes = NULL;
+    g_autofree uint8_t *data = NULL;
+    unsigned inconsistent = 0, gone = 0;
+    BlockBackend *blk;
+    uint64_t head;
+    gsize size;
+
+    create_with("b");
+    blk = file_open(paths[PARENT], 0);
+    head = ((BDRVVHDXState *)blk_bs(blk)->opaque)->metadata.offset + MiB;
+    blk_unref(blk);
+    bytes = file_content(paths[PARENT], NULL);
+    data = g_memdup2(g_bytes_get_data(bytes, &size), g_bytes_get_size(bytes));
+    for (uint64_t at = head; at < head + 4 * PAGE; at += 5) {
+        BdrvDirtyBitmap *bitmap;
+
+        if (at % PAGE > 100 && at % PAGE < PAGE - 5) {
+            continue;
+        }
+        data[at] ^= 0x10;
+        unlink(paths[PARENT]);
+        g_assert_true(g_file_set_contents(paths[PARENT], (char *)data, size,
+                                          NULL));
+        blk = file_open(paths[PARENT], 0);
+        check_fill(blk, 3 * GRANULE, GRANULE, 1);
+        bitmap = bitmap_get(blk, "b");
+        gone += !bitmap;
+        inconsistent += bitmap && bdrv_dirty_bitmap_inconsistent(bitmap);
+        if (bitmap && !bdrv_dirty_bitmap_inconsistent(bitmap)) {
+            g_assert_true(bdrv_dirty_bitmap_get(bitmap, 3 * GRANULE));
+            g_assert_cmpint(bdrv_get_dirty_count(bitmap), ==, GRANULE);
+        }
+        blk_unref(blk);
+        data[at] ^= 0x10;
+    }
+    g_assert_cmpuint(gone, >, 20);
+    g_assert_cmpuint(inconsistent, >, 20);
+    finish();
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    test_cut_init();
+    g_test_add_func("/vhdx/dirty/store", test_store);
+    g_test_add_func("/vhdx/dirty/grow", test_grow);
+    g_test_add_func("/vhdx/dirty/untouched", test_untouched);
+    g_test_add_func("/vhdx/dirty/merge", test_merge);
+    g_test_add_func("/vhdx/dirty/enable", test_enable);
+    g_test_add_func("/vhdx/dirty/remove", test_remove);
+    g_test_add_func("/vhdx/dirty/fails", test_fails);
+    g_test_add_func("/vhdx/dirty/reopen", test_reopen);
+    g_test_add_func("/vhdx/dirty/foreign", test_foreign);
+    g_test_add_func("/vhdx/dirty/damaged", test_damaged);
+    ret = g_test_run();
+    test_cut_finish();
+    return ret;
+}
