@@ -27,7 +27,8 @@ def run(bench):
         domain.write(82, '200M', '1M')
         push(tools, session, pool, domain)
         pull(tools, session, pool, domain)
-    incremental(tools, session, bench.pool('incremental'))
+    for form in 'qcow2', 'vhdx':
+        incremental(tools, session, bench.pool('incremental-' + form), form)
     over_vhdx(tools, session, bench.pool('backup-chain'))
 
 
@@ -89,15 +90,15 @@ def pull(tools, session, pool, domain):
         domain.reads(83, 0, '1M')
 
 
-def incremental(tools, session, pool):
-    """Only qcow2 has bitmaps; what has changed goes into children of the
-    backup before it."""
+def incremental(tools, session, pool, form):
+    """The bitmaps are in the disk, also while it is shut off; what has
+    changed goes into children of the backup before it."""
     content = Content(SIZE)
-    disk = tools.create(pool.path('disk'), SIZE, form='qcow2')
-    content.file_layer(tools, disk, 0, 'qcow2')
+    disk = tools.create(pool.path('disk'), SIZE, form=form)
+    content.file_layer(tools, disk, 0, form)
     full, one, two = (pool.path(name + '.vhdx')
                       for name in ('full', 'one', 'two'))
-    with Domain(session, 'b', disk_xml(disk, form='qcow2')) as domain:
+    with Domain(session, 'b', disk_xml(disk, form=form)) as domain:
         domain.start()
         begin(session, domain, PUSH % ('', 'vhdx', full), CHECKPOINT % 'one')
         finished(domain)
@@ -118,7 +119,13 @@ def incremental(tools, session, pool):
                 finished(domain)
             seen.append(content.copy())
         content.guest_layer(domain, 2)
-        with step('... and again, over that one'):
+        with step('the bitmaps outlive a restart of QEMU'):
+            domain.destroy()
+            text = tools.img('info', '--output=json', disk)
+            expect_in('"name": "two"', text)
+            tools.check(disk, form)
+            domain.start()
+        with step('... so that it works again, over that one'):
             tools.create(two, SIZE, backing=('vhdx', 'one.vhdx'))
             with Unchanged(full, one):
                 begin(session, domain, changes % ('two', two), None,
@@ -140,21 +147,18 @@ def incremental(tools, session, pool):
 
 
 def over_vhdx(tools, session, pool):
-    """The bitmaps of a disk are in a qcow2 image over VHDX ones: the full
-    backup is in vhdx, what comes after it in qcow2."""
+    """The disk is a chain of VHDX images, or a qcow2 image over them: the
+    full backup is in vhdx, what comes after it in qcow2."""
     (_, child), content = build(tools, pool, 'base.vhdx', 'child.vhdx')
     with Domain(session, 'b', disk_xml(child)) as domain:
-        with step('a checkpoint of a vhdx disk is refused'):
+        with step('a push of a chain into vhdx, with a checkpoint: one image'):
             domain.start()
-            begin(session, domain, PUSH % ('', 'vhdx', pool.path('none')),
-                  CHECKPOINT % 'one', fails='vhdx')
-            domain.job_over()
-            expect_equal(domain.virsh('checkpoint-list', '--name').strip(),
-                         '', 'checkpoints')
-        with step('a push of a chain into vhdx: one image'):
             path = pool.path('flat.vhdx')
-            begin(session, domain, PUSH % ('', 'vhdx', path))
+            begin(session, domain, PUSH % ('', 'vhdx', path),
+                  CHECKPOINT % 'chain')
             finished(domain)
+            expect_equal(domain.virsh('checkpoint-list', '--name').strip(),
+                         'chain', 'checkpoints')
             expect_equal(tools.chain(path), vhdx(path), 'chain')
             content.held_by(tools, path)
 
