@@ -183,6 +183,16 @@ bool vhdx_dirty_page_entry(const uint8_t *buf, uint32_t bits,
     return true;
 }
 
+void vhdx_dirty_page_trim(uint8_t *buf, uint32_t bits)
+{
+    uint32_t bytes = bits / 8;
+
+    if (bits % 8) {
+        buf[bytes++] &= (1 << bits % 8) - 1;
+    }
+    memset(buf + bytes, 0, VHDX_PAGE_SIZE - bytes);
+}
+
 bool vhdx_dirty_page_valid(const uint8_t *buf, uint32_t bits,
                            const VHDXDirtyMap *entry)
 {

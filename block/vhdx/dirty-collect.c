@@ -30,6 +30,18 @@ void vhdx_dirty_store_free(VHDXDirtyStore *st)
     qemu_vfree(st->buf);
 }
 
+/*
+ * QEMU's bitmaps may have bits behind their end, where ones have been put into
+ * them, or merged.
+ */
+void vhdx_dirty_part_read(BdrvDirtyBitmap *bitmap, const VHDXDirtyPart *part,
+                          uint8_t *buf)
+{
+    memset(buf, 0, VHDX_PAGE_SIZE);
+    bdrv_dirty_bitmap_serialize_part(bitmap, buf, part->offset, part->bytes);
+    vhdx_dirty_page_trim(buf, part->bits);
+}
+
 /* Let @b have the map of @bitmap, with pages that have no place yet. */
 static void map_fill(VHDXDirtyBitmap *b, BdrvDirtyBitmap *bitmap, uint8_t *buf)
 {
@@ -49,8 +61,7 @@ static void map_fill(VHDXDirtyBitmap *b, BdrvDirtyBitmap *bitmap, uint8_t *buf)
         i += (dirty - part.offset) /
              ((uint64_t)VHDX_DIRTY_PAGE_BITS << b->granularity);
         part = vhdx_dirty_part(size, b->granularity, i);
-        memset(buf, 0, VHDX_PAGE_SIZE);
-        bdrv_dirty_bitmap_serialize_part(bitmap, buf, part.offset, part.bytes);
+        vhdx_dirty_part_read(bitmap, &part, buf);
         if (vhdx_dirty_page_entry(buf, part.bits, &b->map[i])) {
             b->map[i].page = VHDX_DIRTY_UNPLACED;
         }
@@ -61,15 +72,19 @@ static void map_fill(VHDXDirtyBitmap *b, BdrvDirtyBitmap *bitmap, uint8_t *buf)
 void vhdx_dirty_store_add(VHDXDirtyStore *st, const VHDXDirtyBitmap *old,
                       BdrvDirtyBitmap *bitmap)
 {
+    BDRVVHDXState *s = st->bs->opaque;
     VHDXDirtyBitmap *b;
 
     if (bitmap) {
+        uint64_t size = bdrv_dirty_bitmap_size(bitmap);
+
         b = vhdx_dirty_bitmap_new(bdrv_dirty_bitmap_name(bitmap),
                                   ctz32(bdrv_dirty_bitmap_granularity(bitmap)));
         b->enabled = bdrv_dirty_bitmap_enabled(bitmap);
+        /* After a resize that has failed it may not be of the disk's size. */
         b->inconsistent = bdrv_dirty_bitmap_inconsistent(bitmap) ||
-            vhdx_dirty_bits_bytes(bdrv_dirty_bitmap_size(bitmap),
-                                  b->granularity) > VHDX_DIRTY_MAX_BITS;
+            size != s->params.disk_size ||
+            vhdx_dirty_bits_bytes(size, b->granularity) > VHDX_DIRTY_MAX_BITS;
     } else {
         b = vhdx_dirty_bitmap_new(old->name, old->granularity);
         b->enabled = old->enabled;

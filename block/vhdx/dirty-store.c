@@ -68,8 +68,7 @@ bits_write(VHDXDirtyStore *st, uint64_t base, VHDXDirtyBitmap *b,
         }
         first = n ? first : b->map[i].page;
         buf = st->buf + n++ * VHDX_PAGE_SIZE;
-        memset(buf, 0, VHDX_PAGE_SIZE);
-        bdrv_dirty_bitmap_serialize_part(bitmap, buf, part.offset, part.bytes);
+        vhdx_dirty_part_read(bitmap, &part, buf);
         b->map[i].crc = vhdx_dirty_crc(buf, VHDX_PAGE_SIZE);
     }
     if (n && ret == 0) {

@@ -299,6 +299,62 @@ static void test_untouched(void)
     finish();
 }
 
+/*
+ * The disk ends in the middle of a word of bits, and all of the last page of
+ * bits is set: QEMU's bitmap has more bits than the disk has granules.
+ */
+static void test_end(void)
+{
+    const uint64_t size = DISK_SIZE - 3 * GRANULE - 512;
+    g_autoptr(GBytes) before = NULL, after = NULL;
+    BlockBackend *blk;
+
+    create();
+    blk = image_open(BDRV_O_RDWR | BDRV_O_RESIZE);
+    g_assert_cmpint(blk_truncate(blk, size, true, PREALLOC_MODE_OFF, 0,
+                                 &error_abort), ==, 0);
+    bdrv_set_dirty_bitmap(bitmap_add(blk, "all"), 0, size);
+    bdrv_set_dirty_bitmap(bitmap_add(blk, "some"), 0, size);
+    blk_unref(blk);
+
+    before = file_content(paths[PARENT], NULL);
+    blk = image_open(BDRV_O_RDWR);
+    blk_unref(blk);
+    after = file_content(paths[PARENT], NULL);
+    g_assert_true(g_bytes_equal(before, after));
+
+    for (int i = 0; i < 2; i++) {
+        blk = image_open(BDRV_O_RDWR);
+        bdrv_reset_dirty_bitmap(bitmap_get(blk, "some"), i * GRANULE, GRANULE);
+        blk_unref(blk);
+        blk = file_open(paths[PARENT], 0);
+        g_assert_false(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "all")));
+        g_assert_cmpint(bdrv_get_dirty_count(bitmap_get(blk, "all")), ==,
+                        DISK_SIZE - 3 * GRANULE);
+        g_assert_false(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "some")));
+        g_assert_cmpint(bdrv_get_dirty_count(bitmap_get(blk, "some")), ==,
+                        DISK_SIZE - (4 + i) * GRANULE);
+        check_is_clean(blk);
+        blk_unref(blk);
+    }
+    finish();
+}
+
+/* A bitmap that is not of the disk's size, which a failed resize may leave */
+static void test_size(void)
+{
+    BlockBackend *blk;
+
+    create_with("b");
+    blk = image_open(BDRV_O_RDWR);
+    bdrv_dirty_bitmap_truncate(blk_bs(blk), DISK_SIZE - GRANULE);
+    blk_unref(blk);
+    blk = file_open(paths[PARENT], 0);
+    g_assert_true(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")));
+    blk_unref(blk);
+    finish();
+}
+
 /* -- Commands -- */
 
 static void test_merge(void)
@@ -580,6 +636,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/dirty/store", test_store);
     g_test_add_func("/vhdx/dirty/grow", test_grow);
     g_test_add_func("/vhdx/dirty/untouched", test_untouched);
+    g_test_add_func("/vhdx/dirty/end", test_end);
+    g_test_add_func("/vhdx/dirty/size", test_size);
     g_test_add_func("/vhdx/dirty/merge", test_merge);
     g_test_add_func("/vhdx/dirty/enable", test_enable);
     g_test_add_func("/vhdx/dirty/remove", test_remove);

@@ -93,6 +93,9 @@ void vhdx_dirty_map_encode(const VHDXDirtyMap *map, uint32_t count,
 int vhdx_dirty_map_decode(const uint8_t *buf, uint32_t count, uint32_t head,
                           uint32_t pages, VHDXDirtyMap *map, Error **errp);
 
+/* Leave nothing but the first @bits bits of @buf, VHDX_PAGE_SIZE bytes. */
+void vhdx_dirty_page_trim(uint8_t *buf, uint32_t bits);
+
 /*
  * What the first @bits bits of @buf, VHDX_PAGE_SIZE bytes with zeros behind
  * them, are to have in the map: zeros, ones, or, where they differ, a page with

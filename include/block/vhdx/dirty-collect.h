@@ -24,6 +24,10 @@ typedef struct VHDXDirtyStore {
     uint8_t *buf;                   /* VHDX_DIRTY_RUN_PAGES pages */
 } VHDXDirtyStore;
 
+/* Fill @buf, VHDX_PAGE_SIZE bytes, with those bits of @bitmap. */
+void vhdx_dirty_part_read(BdrvDirtyBitmap *bitmap, const VHDXDirtyPart *part,
+                          uint8_t *buf);
+
 /* Begin with an empty list. */
 void vhdx_dirty_store_init(VHDXDirtyStore *st, BlockDriverState *bs);
 void vhdx_dirty_store_free(VHDXDirtyStore *st);
