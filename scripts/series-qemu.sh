@@ -25,7 +25,7 @@ table='
 0-bitmaps     +0-bitmaps
 format        crc crc-isal format meson.build layers.txt +2-build
               unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
-tables        tables dirty-area unit/test-vhdx-{format,metadata,params,region-table}.c
+tables        tables dirty-area unit/test-vhdx-{dirty-area,format,metadata,params,region-table}.c
               unit/vhdx-test-tables.h
 geometry      geometry locator replay-index
               unit/test-vhdx-{geometry,locator,replay-index}.c
