@@ -423,13 +423,13 @@ static void test_amend(void)
     qemu_opt_set(opts, "disk_id", "new", &error_abort);
     qemu_opt_set(opts, "physical_sector_size", "512", &error_abort);
     cuts_begin();
-    cut_writes = true;
+    cut_writes = 1;
     bdrv_amend_options(blk_bs(blk), opts, NULL, NULL, false, &error_abort);
     amended_id = ((BDRVVHDXState *)blk_bs(blk)->opaque)->params.disk_id;
     amended[false] = amended[true] = 0;
     qemu_opts_del(opts);
     blk_unref(blk);
-    cut_writes = false;
+    cut_writes = 0;
     check_cuts(open_chain(0), &content, MIXTURES);
     g_assert_cmpuint(amended[false], >, 0);
     g_assert_cmpuint(amended[true], >, 0);

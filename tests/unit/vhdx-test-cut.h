@@ -45,8 +45,9 @@ typedef struct Cut {
 static GArray *cuts;
 static State state[FILES];
 
-/* Whether cuts are also noted before each write. */
-static bool cut_writes;
+/* Whether cuts are also noted before each write, or each so many'th one. */
+static unsigned cut_writes;
+static unsigned cut_writes_seen;
 
 /* The how many'th header to be written fails when it is in its file, or 0. */
 static unsigned fail_header;
@@ -158,7 +159,7 @@ cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     int ret;
 
-    if (cut_writes) {
+    if (cut_writes && cut_writes_seen++ % cut_writes == 0) {
         cut_note();
     }
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
