@@ -15,10 +15,10 @@ cross_begin() {
     *) die "unknown architecture: $arch" ;;
     esac
     root=$endian/$arch/root
-    libraries=$root/usr/lib/$multiarch
     export BUILD=$endian/$arch/$2
     export PKG_CONFIG=pkg-config PKG_CONFIG_SYSROOT_DIR=$root
-    export PKG_CONFIG_LIBDIR=$libraries/pkgconfig:$root/usr/share/pkgconfig
+    export PKG_CONFIG_LIBDIR=$root/usr/lib/$multiarch/pkgconfig
+    PKG_CONFIG_LIBDIR+=:$root/usr/share/pkgconfig
     export RUNNER="qemu-$arch-static -L $root"
 }
 
@@ -59,8 +59,8 @@ cross_configure() {
         fi
     done
     "$top/configure" --build-dir="$BUILD" "$from" -- \
-        --cross-prefix="$prefix-" --cc="ccache $prefix-gcc" --host-cc=gcc \
-        --extra-ldflags="-L$libraries -Wl,-rpath-link=$libraries" \
+        --cross-prefix="$prefix-" --host-cc=gcc \
+        --cc="ccache $prefix-gcc --sysroot=$root" \
         --target-list= --disable-system --disable-tcg --disable-linux-aio \
         --disable-linux-io-uring --disable-fuse --disable-fuse-lseek
 }
