@@ -22,7 +22,8 @@ cross_begin() {
     export RUNNER="qemu-$arch-static -L $root"
 }
 
-# Unpack what QEMU's tools need of libraries, with all that these depend on.
+# Unpack what QEMU needs of libraries, with all that these depend on; unit tests
+# are there only where it is configured with an emulator.
 cross_root() {
     local suite package
     [ ! -d "$root" ] || return 0
@@ -34,7 +35,7 @@ cross_root() {
     say "unpacking libraries of $arch from $suite"
     apt apt-get update
     apt apt-get install -y --no-install-recommends --download-only \
-        libglib2.0-dev zlib1g-dev uuid-dev
+        libglib2.0-dev zlib1g-dev uuid-dev libpixman-1-dev libfdt-dev
     rm -rf "$root.new"
     mkdir -p "$root.new/usr/lib"
     # Packages of before the merge of /lib and /usr/lib, and the loader's place
@@ -61,8 +62,8 @@ cross_configure() {
     "$top/configure" --build-dir="$BUILD" "$from" -- \
         --cross-prefix="$prefix-" --host-cc=gcc \
         --cc="ccache $prefix-gcc --sysroot=$root" \
-        --target-list= --disable-system --disable-tcg --disable-linux-aio \
-        --disable-linux-io-uring --disable-fuse --disable-fuse-lseek
+        --disable-linux-aio --disable-linux-io-uring --disable-fuse \
+        --disable-fuse-lseek
 }
 
 # Whether this program is one of that processor
