@@ -232,7 +232,10 @@ bitmap_create(BlockDriverState *bs, VHDXDirtyBitmap *b, bool usable,
     if (usable) {
         ret = vhdx_dirty_map_read(bs, b, errp) ?:
               vhdx_dirty_bits_read(bs, b, bitmap, errp);
-        bdrv_dirty_bitmap_deserialize_finish(bitmap);
+        /* QEMU counts no bits of a disk without sectors. */
+        if (bdrv_dirty_bitmap_size(bitmap)) {
+            bdrv_dirty_bitmap_deserialize_finish(bitmap);
+        }
     }
     if (!usable || ret < 0) {
         bdrv_dirty_bitmap_set_inconsistent(bitmap);
