@@ -68,10 +68,10 @@ static bool use_fits(BDRVVHDXState *s, Use use, const char *name,
 
     use_add(&use, name, s->params.disk_size, granularity);
     /* The head, and two directories: the stable one and the next */
-    pages = 1 + 2 * vhdx_dirty_pages(use.directory) + use.maps;
+    pages = vhdx_dirty_first_page(s) + 1 +
+            2 * vhdx_dirty_pages(use.directory) + use.maps;
     return bits <= VHDX_DIRTY_MAX_BITS && use.bits <= VHDX_DIRTY_MAX_ALL_BITS &&
-           ROUND_UP(s->items_end, MiB) + pages * VHDX_PAGE_SIZE <=
-           VHDX_METADATA_MAX_LENGTH;
+           pages * VHDX_PAGE_SIZE <= VHDX_METADATA_MAX_LENGTH;
 }
 
 /* Whether the image can have another bitmap. */

@@ -74,7 +74,7 @@ head_read(BlockDriverState *bs, VHDXDirtyBitmaps *d, Error **errp)
     BDRVVHDXState *s = bs->opaque;
     uint32_t pages = s->metadata.length / VHDX_PAGE_SIZE;
     g_autofree uint8_t *buf = g_malloc(VHDX_PAGE_SIZE);
-    uint32_t page = ROUND_UP(s->items_end, MiB) / VHDX_PAGE_SIZE;
+    uint32_t page = vhdx_dirty_first_page(s);
     int ret;
 
     for (; page < pages; page += VHDX_DIRTY_HEAD_PAGES) {

@@ -236,12 +236,6 @@ static void store_done(VHDXDirtyStore *st)
 
 /* -- Storing -- */
 
-/* The page of the head, where there is none yet */
-static uint32_t first_page(BDRVVHDXState *s)
-{
-    return ROUND_UP(s->items_end, MiB) / VHDX_PAGE_SIZE;
-}
-
 /* Store it in the region that there is, for which there are places. */
 static int coroutine_fn GRAPH_RDLOCK store_in_place(VHDXDirtyStore *st)
 {
@@ -284,7 +278,7 @@ static int coroutine_fn GRAPH_RDLOCK store_grow(VHDXDirtyStore *st)
     uint32_t most = VHDX_METADATA_MAX_LENGTH / VHDX_PAGE_SIZE;
     uint64_t pages, length;
 
-    st->page = first_page(s);
+    st->page = vhdx_dirty_first_page(s);
     if (st->page >= most ||
         !vhdx_dirty_store_round_up(st, most - st->page - 1)) {
         return -ENOSPC;
@@ -309,7 +303,7 @@ static bool store_fits(VHDXDirtyStore *st)
     BDRVVHDXState *s = st->bs->opaque;
     VHDXDirtyPlaces places = { .end = s->metadata.length / VHDX_PAGE_SIZE };
 
-    st->page = s->dirty ? s->dirty->page : first_page(s);
+    st->page = s->dirty ? s->dirty->page : vhdx_dirty_first_page(s);
     places.next = st->page + 1;
     if (s->dirty) {
         places.keep = s->dirty->head.directory_page;
@@ -397,7 +391,7 @@ int coroutine_fn vhdx_dirty_settle(BlockDriverState *bs, Error **lost)
 {
     int ret;
 
-    (void)store(bs, lost);
+    store(bs, lost);
     ret = vhdx_log_close(bs);
     if (ret < 0) {
         take_back(bs);

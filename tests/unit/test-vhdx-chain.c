@@ -31,20 +31,6 @@ static void create(int file, const char *backing)
                     options, DISK_SIZE, BDRV_O_RDWR, true, &error_abort);
 }
 
-/* The options of an image whose flushes are noted */
-static QDict *noted(int file)
-{
-    QDict *options = qdict_new();
-
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_str(options, "file.driver", "vhdx-test-cut");
-    qdict_put_str(options, "file.file.driver", "file");
-    qdict_put_str(options, "file.file.filename", paths[file]);
-    /* Cuts are made of notes: no disk need have anything. */
-    qdict_put_bool(options, "file.file.cache.no-flush", true);
-    return options;
-}
-
 static BlockBackend *open_chain(int flags)
 {
     QDict *options = noted(CHILD);

@@ -47,14 +47,7 @@ static void create(void)
 
 static BlockBackend *image_open(int flags)
 {
-    QDict *options = qdict_new();
-
-    qdict_put_str(options, "driver", "vhdx");
-    qdict_put_str(options, "file.driver", "vhdx-test-cut");
-    qdict_put_str(options, "file.file.driver", "file");
-    qdict_put_str(options, "file.file.filename", paths[PARENT]);
-    qdict_put_bool(options, "file.file.cache.no-flush", true);
-    return blk_new_open(NULL, NULL, options, flags, &error_abort);
+    return blk_new_open(NULL, NULL, noted(PARENT), flags, &error_abort);
 }
 
 static BlockBackend *file_open(const char *path, int flags)

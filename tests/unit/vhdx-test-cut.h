@@ -239,6 +239,20 @@ static BlockDriver bdrv_cut = {
     .bdrv_co_flush          = cut_flush,
 };
 
+/* The options of an image whose flushes are noted */
+static inline QDict *noted(int file)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "file.driver", "vhdx-test-cut");
+    qdict_put_str(options, "file.file.driver", "file");
+    qdict_put_str(options, "file.file.filename", paths[file]);
+    /* Cuts are made of notes: no disk need have anything. */
+    qdict_put_bool(options, "file.file.cache.no-flush", true);
+    return options;
+}
+
 static inline void test_cut_init(void)
 {
     bdrv_init();

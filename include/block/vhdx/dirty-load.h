@@ -39,6 +39,12 @@ void vhdx_dirty_free(BDRVVHDXState *s);
  */
 bool vhdx_dirty_is_current(BDRVVHDXState *s);
 
+/* The first page that may have the head: it is behind all items. */
+static inline uint32_t vhdx_dirty_first_page(BDRVVHDXState *s)
+{
+    return ROUND_UP(s->items_end, MiB) / VHDX_PAGE_SIZE;
+}
+
 /* What a page of bits is about */
 typedef struct VHDXDirtyPart {
     uint64_t offset;                /* in the disk, bytes */
