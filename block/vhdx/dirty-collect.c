@@ -141,18 +141,19 @@ static bool same_bits(const VHDXDirtyBitmap *a, const VHDXDirtyBitmap *b)
 bool vhdx_dirty_store_is_same(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
+    bool current = vhdx_dirty_is_current(s);
 
-    if (!vhdx_dirty_is_current(s) || st->list->len != s->dirty->list->len) {
+    if (st->list->len != (s->dirty ? s->dirty->list->len : 0)) {
         return false;
     }
     for (guint i = 0; i < st->list->len; i++) {
         VHDXDirtyBitmap *b = g_ptr_array_index(st->list, i);
         VHDXDirtyBitmap *old = g_ptr_array_index(s->dirty->list, i);
 
-        /* What the node does not have stays as it is. */
-        if (bdrv_find_dirty_bitmap(st->bs, b->name) &&
-            (b->enabled != old->enabled ||
-             b->inconsistent != old->inconsistent || !same_bits(b, old))) {
+        /* What can't be used in the file can't be used here. */
+        if (!b->inconsistent &&
+            (!current || old->inconsistent || b->enabled != old->enabled ||
+             !same_bits(b, old))) {
             return false;
         }
     }

@@ -273,22 +273,6 @@ static void test_grow(void)
     finish();
 }
 
-/* Nothing but reads: the file is not touched. */
-static void test_untouched(void)
-{
-    g_autoptr(GBytes) before = NULL, after = NULL;
-    BlockBackend *blk;
-
-    create_with("b");
-    before = file_content(paths[PARENT], NULL);
-    blk = file_open(paths[PARENT], BDRV_O_RDWR);
-    check_fill(blk, 3 * GRANULE, GRANULE, 1);
-    blk_unref(blk);
-    after = file_content(paths[PARENT], NULL);
-    g_assert_true(g_bytes_equal(before, after));
-    finish();
-}
-
 /*
  * The disk ends in the middle of a word of bits, and all of the last page of
  * bits is set: QEMU's bitmap has more bits than the disk has granules.
@@ -337,6 +321,7 @@ static void test_size(void)
 
     create_with("b");
     blk = image_open(BDRV_O_RDWR);
+    fill(blk, GRANULES - 1, 1);
     bdrv_dirty_bitmap_truncate(blk_bs(blk), DISK_SIZE - GRANULE);
     blk_unref(blk);
     blk = file_open(paths[PARENT], 0);
@@ -558,11 +543,13 @@ static void check_foreign(Foreign what)
     g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
                     what != NOTHING);
     fill(blk, 6, 1);
+    bitmap_add(blk, "new");
     blk_unref(blk);
     /* Storing it does not make it count again. */
     blk = file_open(paths[PARENT], BDRV_O_RDWR);
     g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
                     what != NOTHING);
+    g_assert_false(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "new")));
     blk_unref(blk);
     finish();
 }
@@ -572,6 +559,63 @@ static void test_foreign(void)
     check_foreign(NOTHING);
     check_foreign(FILE_GUID);
     check_foreign(DATA_GUID);
+}
+
+/* Change the byte at @at of the image. */
+static void file_damage(uint64_t at)
+{
+    FILE *file = fopen(paths[PARENT], "r+");
+    int byte;
+
+    g_assert_nonnull(file);
+    g_assert_cmpint(fseek(file, at, SEEK_SET), ==, 0);
+    byte = fgetc(file);
+    g_assert_cmpint(fseek(file, at, SEEK_SET), ==, 0);
+    g_assert_cmpint(fputc(byte ^ 0x10, file), >=, 0);
+    g_assert_cmpint(fclose(file), ==, 0);
+}
+
+/* Where page @page of the metadata region is in the file */
+static uint64_t page_offset(unsigned page)
+{
+    BlockBackend *blk = file_open(paths[PARENT], 0);
+    uint64_t at = ((BDRVVHDXState *)blk_bs(blk)->opaque)->metadata.offset;
+
+    blk_unref(blk);
+    return at + page * PAGE;
+}
+
+/* Opened for writing, read and closed, the file is as it was. */
+static void check_untouched(bool counts)
+{
+    g_autoptr(GBytes) before = file_content(paths[PARENT], NULL);
+    g_autoptr(GBytes) after = NULL;
+    BlockBackend *blk = file_open(paths[PARENT], BDRV_O_RDWR);
+
+    g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
+                    !counts);
+    check_fill(blk, 3 * GRANULE, GRANULE, 1);
+    blk_unref(blk);
+    after = file_content(paths[PARENT], NULL);
+    g_assert_true(g_bytes_equal(before, after));
+}
+
+/* Nothing but reads, also of an image whose bitmaps do not count */
+static void test_untouched(void)
+{
+    create_with("b");
+    check_untouched(true);
+    headers_change(FILE_GUID);
+    check_untouched(false);
+    finish();
+
+    /* Behind the head and the directory: the map, and a page of bits */
+    for (unsigned page = 258; page < 260; page++) {
+        create_with("b");
+        file_damage(page_offset(page));
+        check_untouched(false);
+        finish();
+    }
 }
 
 /* Each byte of a page of bits, and of map, directory and head, is damaged. */
@@ -625,7 +669,6 @@ int main(int argc, char **argv)
     test_cut_init();
     g_test_add_func("/vhdx/dirty/store", test_store);
     g_test_add_func("/vhdx/dirty/grow", test_grow);
-    g_test_add_func("/vhdx/dirty/untouched", test_untouched);
     g_test_add_func("/vhdx/dirty/end", test_end);
     g_test_add_func("/vhdx/dirty/size", test_size);
     g_test_add_func("/vhdx/dirty/merge", test_merge);
@@ -634,6 +677,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/dirty/fails", test_fails);
     g_test_add_func("/vhdx/dirty/reopen", test_reopen);
     g_test_add_func("/vhdx/dirty/foreign", test_foreign);
+    g_test_add_func("/vhdx/dirty/untouched", test_untouched);
     g_test_add_func("/vhdx/dirty/damaged", test_damaged);
     ret = g_test_run();
     test_cut_finish();

@@ -46,8 +46,8 @@ void vhdx_dirty_store_add(VHDXDirtyStore *st, const VHDXDirtyBitmap *old,
 void vhdx_dirty_store_collect(VHDXDirtyStore *st);
 
 /*
- * Whether the file has all that already, and it counts.  Nothing but commands
- * has changed bits since it was read then.
+ * Whether the file has all that already: what counts, as it is, and the names
+ * of what does not, be it for the GUIDs alone.
  */
 bool vhdx_dirty_store_is_same(VHDXDirtyStore *st);
 
