@@ -28,6 +28,8 @@ MOST = 60 * 1024
 CHUNK = 32
 PAGE = 4096
 
+QUIET = {'stdout': subprocess.DEVNULL, 'timeout': 60}
+
 # Name: size, options, commands of qemu-io; '!' kills it, so that a log is left
 WRITES = ['write -P 1 0 512', 'write -P 2 1M 512', 'write -P 3 3M 4k', 'flush']
 MORE = ['discard 1M 1M', 'write -P 4 5M 512', 'flush', 'write -z -u 3M 1M',
@@ -71,6 +73,21 @@ MADE = {
     'made-chunks': ('20G', 'block_size=32M', [
         'write -P 1 4095M 512', 'write -P 2 4096M 512', 'flush', '!']),
 }
+# With dirty bitmaps: the arguments of qemu-img bitmap between two rounds
+STORED = {
+    'bitmaps': ('8M', 'block_size=1M', [
+        ['--add', '-g', '64k', 'a'], ['--add', '-g', '512', 'b'],
+        ['--add', '--disable', '-g', '2M', 'c']], WRITES),
+    'bitmaps-pages': ('200G', 'block_size=32M', [
+        ['--add', '-g', '4k', 'a'], ['--add', '-g', '64k', 'b']],
+                      ['write -P 1 %dM 512' % (150 * n)
+                       for n in range(1, 9)]),
+    'bitmaps-killed': ('8M', 'block_size=1M', [
+        ['--add', '-g', '64k', 'a']], WRITES + ['flush', '!']),
+    'bitmaps-removed': ('8M', 'block_size=1M', [
+        ['--add', 'a'], ['--add', 'b'], ['--remove', 'a'], ['--remove', 'b']],
+                        WRITES),
+}
 LOCATOR = {
     'parent_linkage': '{83ed0ec3-24c8-49a6-a959-5e4bd1288bfb}',
     'relative_path': '.\\parent.vhdx',
@@ -85,11 +102,14 @@ STOCK = {
 
 def run_tools(folder, path, size, options, commands):
     """Make the image at @path with the qemu-img and qemu-io in @folder."""
-    quiet = {'stdout': subprocess.DEVNULL, 'timeout': 60}
     subprocess.run([folder + '/qemu-img', 'create', '-q', '-f', 'vhdx',
-                    '-o', options, path, size], check=True, **quiet)
-    if not commands:
-        return
+                    '-o', options, path, size], check=True, **QUIET)
+    if commands:
+        run_io(folder, path, commands)
+
+
+def run_io(folder, path, commands):
+    """Let the qemu-io in @folder do @commands."""
     args = [folder + '/qemu-io', '-f', 'vhdx', '-t', 'writeback', '-d',
             'unmap']
     killed = commands[-1] == '!'
@@ -98,10 +118,10 @@ def run_tools(folder, path, size, options, commands):
         args += ['-c', at]
     if killed:
         args += ['-c', 'sigraise 9']
-        done = subprocess.run(args + [path], check=False, **quiet)
+        done = subprocess.run(args + [path], check=False, **QUIET)
         assert done.returncode == -9, done
     else:
-        subprocess.run(args + [path], check=True, **quiet)
+        subprocess.run(args + [path], check=True, **QUIET)
 
 
 def locator():
@@ -209,6 +229,14 @@ def make_all(scratch):
     for name, (has_parent, how) in CHILDREN.items():
         run_tools(BUILD + '/bin', path, *how)
         make_child(path, has_parent)
+        yield name, path
+        os.unlink(path)
+    for name, (size, options, bitmaps, commands) in STORED.items():
+        run_tools(BUILD + '/bin', path, size, options, [])
+        for how in bitmaps:
+            subprocess.run([BUILD + '/bin/qemu-img', 'bitmap', *how[:-1], path,
+                            how[-1]], check=True, **QUIET)
+        run_io(BUILD + '/bin', path, commands)
         yield name, path
         os.unlink(path)
     parent = os.path.join(scratch, 'parent.vhdx')

@@ -44,9 +44,25 @@ void memory_init(void)
                                               memory_given_back);
 }
 
+/* Whether there is what may be the head of dirty bitmaps. */
+static bool has_bitmaps(const CrashImage *img)
+{
+    GHashTableIter iter;
+    void *value;
+
+    g_hash_table_iter_init(&iter, img->pages);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        if (!memcmp(((CrashPage *)value)->data, "qvhdxbmp", 8)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void memory_watch(const CrashImage *img)
 {
-    limit = live + FUZZ_CACHE + FUZZ_MEMORY -
+    limit = live + FUZZ_CACHE + FUZZ_MEMORY +
+            (has_bitmaps(img) ? FUZZ_DIRTY : 0) -
             g_hash_table_size(img->pages) * PAGE_COST;
     watched = img;
 }

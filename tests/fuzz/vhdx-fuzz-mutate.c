@@ -58,6 +58,16 @@ static const Field pair_fields[] = {
     { 0, 4 }, { 4, 4 }, { 8, 2 }, { 10, 2 },
 };
 
+/* Of stored dirty bitmaps: the head, and an entry of the directory */
+static const Field dirty_fields[] = {
+    { 12, 2 }, { 14, 2 }, { 48, 8 }, { 56, 4 }, { 60, 4 }, { 68, 4 }, { 60, 4 },
+    { 68, 4 },
+};
+static const Field bitmap_fields[] = {
+    { 0, 4 }, { 4, 1 }, { 5, 1 }, { 6, 2 }, { 8, 4 }, { 16, 2 }, { 4, 1 },
+    { 8, 4 },
+};
+
 typedef struct Mutator {
     FuzzInput *in;
     CrashImage *img;            /* the file as @in has it */
@@ -68,6 +78,7 @@ typedef struct Mutator {
     uint64_t bat;
     uint64_t bat_length;
     uint64_t metadata;
+    uint64_t dirty;             /* the head of dirty bitmaps, or 0 */
     uint32_t regions;
     uint32_t items;
 } Mutator;
@@ -120,6 +131,25 @@ static void find_all(Mutator *m)
         }
     }
     m->items = MIN(get(m, m->metadata + 10, 2), 64);
+    m->dirty = 0;
+    for (unsigned i = 1; i < 128 && !m->dirty; i++) {
+        if (get(m, m->metadata + i * MiB, 8) == 0x706d627864687671) {
+            m->dirty = m->metadata + i * MiB;
+        }
+    }
+}
+
+/* Where the item with a GUID that begins with @guid is, if there is one. */
+static uint64_t find_item(Mutator *m, uint32_t guid)
+{
+    for (uint32_t i = 0; i < m->items; i++) {
+        uint64_t entry = m->metadata + 32 + i * 32;
+
+        if (get(m, entry, 4) == guid) {
+            return m->metadata + get(m, entry + 16, 4);
+        }
+    }
+    return m->metadata + 64 * KiB;
 }
 
 /* -- Values -- */
@@ -260,6 +290,71 @@ static GArray *entries_find(Mutator *m)
     return found;
 }
 
+/* A page of the metadata region that is named in the file at @at */
+static uint64_t named_page(Mutator *m, uint64_t at)
+{
+    return m->metadata + get(m, at, 4) * SECTOR;
+}
+
+/* Set the checksum at @at of @bytes bytes at @from. */
+static void seal_crc(Mutator *m, uint64_t at, uint64_t from, uint32_t bytes)
+{
+    g_autofree uint8_t *buf = g_malloc(bytes);
+    uint32_t crc;
+
+    image_read(m->img, from, bytes, buf);
+    crc = crc32c(0xffffffff, buf, bytes);
+    if (crc != get(m, at, 4)) {
+        put(m, at, crc, 4);
+    }
+}
+
+/* The bitmap whose entry of the directory stands at @entry */
+static void seal_bitmap(Mutator *m, uint64_t entry)
+{
+    unsigned granularity = get(m, entry + 4, 1);
+    uint64_t map = named_page(m, entry + 8), count = 0;
+
+    if (granularity <= 31) {
+        count = DIV_ROUND_UP(get(m, m->dirty + 48, 8), 32768ULL << granularity);
+    }
+    for (uint64_t i = 0; i < MIN(count, 64); i++) {
+        if (get(m, map + i * 8, 4) > 1) {
+            seal_crc(m, map + i * 8 + 4, named_page(m, map + i * 8), SECTOR);
+        }
+    }
+    if (count <= MAX_ENTRY / 8) {
+        seal_crc(m, entry + 12, map, count * 8);
+    }
+}
+
+/* Dirty bitmaps, which mostly belong to what the image has now */
+static void seal_dirty(Mutator *m)
+{
+    uint64_t current = HEADER(get(m, HEADER(1) + 8, 8) >
+                              get(m, HEADER(0) + 8, 8));
+    uint64_t directory = named_page(m, m->dirty + 56);
+    uint32_t bytes = get(m, m->dirty + 60, 4);
+    uint64_t entry = directory;
+
+    if (rng_chance(m->rng, 80)) {
+        put(m, m->dirty + 16, get(m, current + 16, 8), 8);
+        put(m, m->dirty + 24, get(m, current + 24, 8), 8);
+        put(m, m->dirty + 32, get(m, current + 32, 8), 8);
+        put(m, m->dirty + 40, get(m, current + 40, 8), 8);
+        put(m, m->dirty + 48, get(m, find_item(m, 0x2fa54224), 8), 8);
+    }
+    for (unsigned i = 0; i < 8 && entry - directory < bytes; i++) {
+        seal_bitmap(m, entry);
+        entry += get(m, entry, 4);
+    }
+    if (bytes <= MAX_ENTRY) {
+        seal_crc(m, m->dirty + 64, directory, bytes);
+    }
+    put(m, m->dirty + 8, 0, 4);
+    seal_crc(m, m->dirty + 8, m->dirty, SECTOR);
+}
+
 static void seal_all(Mutator *m)
 {
     g_autoptr(GArray) entries = NULL;
@@ -269,6 +364,9 @@ static void seal_all(Mutator *m)
         seal_at(m, TABLE(copy), TABLE_SIZE, "regi");
     }
     find_all(m);
+    if (m->dirty) {
+        seal_dirty(m);
+    }
     entries = entries_find(m);
     for (guint i = 0; i < entries->len; i++) {
         seal_entry(m, g_array_index(entries, uint64_t, i));
@@ -325,19 +423,6 @@ static void change_regions(Mutator *m)
                          G_N_ELEMENTS(region_fields));
         }
     }
-}
-
-/* Where the item with a GUID that begins with @guid is, if there is one. */
-static uint64_t find_item(Mutator *m, uint32_t guid)
-{
-    for (uint32_t i = 0; i < m->items; i++) {
-        uint64_t entry = m->metadata + 32 + i * 32;
-
-        if (get(m, entry, 4) == guid) {
-            return m->metadata + get(m, entry + 16, 4);
-        }
-    }
-    return m->metadata + 64 * KiB;
 }
 
 /* A size for the disk: what the format or the BAT allows, or another. */
@@ -480,6 +565,41 @@ static void change_child(Mutator *m)
         put(m, bitmap_entry(m), some_bat_entry(m), 8);
     } else {
         change_bits(m);
+    }
+}
+
+/* -- Changes: dirty bitmaps -- */
+
+static void change_dirty(Mutator *m)
+{
+    uint64_t head = (m->dirty - m->metadata) / SECTOR;
+    uint64_t entry = named_page(m, m->dirty + 56), map;
+
+    for (unsigned i = rng_below(m->rng, 3); i; i--) {
+        entry += get(m, entry, 4);
+    }
+    map = named_page(m, entry + 8) + rng_below(m->rng, 4) * 8;
+    switch (rng_below(m->rng, 6)) {
+    case 0:
+        change_field(m, m->dirty, dirty_fields, G_N_ELEMENTS(dirty_fields));
+        break;
+    case 1:
+        /* Where the map is, or a page */
+        put(m, rng_chance(m->rng, 50) ? map : entry + 8,
+            rng_chance(m->rng, 50) ? rng_below(m->rng, 3) :
+            head + rng_below(m->rng, 8), 4);
+        break;
+    case 2:
+        put(m, named_page(m, map) + rng_below(m->rng, SECTOR / 8) * 8,
+            rng_next(m->rng), 8);
+        break;
+    case 3:
+        /* No head, or one elsewhere */
+        put(m, m->dirty, rng_next(m->rng), 8);
+        break;
+    default:
+        change_field(m, entry, bitmap_fields, G_N_ELEMENTS(bitmap_fields));
+        break;
     }
 }
 
@@ -700,7 +820,9 @@ void input_mutate(FuzzInput *in, CrashRng *rng)
         unsigned what = rng_below(rng, 100);
 
         find_all(&m);
-        if (what < 6) {
+        if (m.dirty && rng_chance(rng, 40)) {
+            change_dirty(&m);
+        } else if (what < 6) {
             change_size(&m);
         } else if (what < 18) {
             change_header(&m);

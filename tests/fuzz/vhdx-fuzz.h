@@ -24,6 +24,9 @@
 #define FUZZ_CACHE          (256 * KiB)
 #define FUZZ_MEMORY         (64 * MiB)
 
+/* ... and where there are dirty bitmaps, for them: QEMU takes 1/63 more. */
+#define FUZZ_DIRTY          (GiB + 32 * MiB)
+
 /* -- fuzz-vhdx.c: what libFuzzer calls, and its own mutator -- */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
