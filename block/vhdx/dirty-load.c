@@ -72,7 +72,7 @@ static int coroutine_fn GRAPH_RDLOCK
 head_read(BlockDriverState *bs, VHDXDirtyBitmaps *d, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint32_t pages = s->metadata.length / VHDX_PAGE_SIZE;
+    uint32_t pages = vhdx_dirty_region_pages(s);
     g_autofree uint8_t *buf = g_malloc(VHDX_PAGE_SIZE);
     uint32_t page = vhdx_dirty_first_page(s);
     int ret;
@@ -105,8 +105,7 @@ directory_read(BlockDriverState *bs, VHDXDirtyBitmaps *d, Error **errp)
         return ret;
     }
     list = vhdx_dirty_directory_decode(buf, &d->head, d->page,
-                                       s->metadata.length / VHDX_PAGE_SIZE,
-                                       errp);
+                                       vhdx_dirty_region_pages(s), errp);
     if (!list) {
         return -EINVAL;
     }
@@ -133,8 +132,7 @@ int coroutine_fn vhdx_dirty_map_read(BlockDriverState *bs, VHDXDirtyBitmap *b,
     }
     b->map = g_new(VHDXDirtyMap, b->map_count);
     return vhdx_dirty_map_decode(buf, b->map_count, s->dirty->page,
-                                 s->metadata.length / VHDX_PAGE_SIZE, b->map,
-                                 errp);
+                                 vhdx_dirty_region_pages(s), b->map, errp);
 }
 
 /* How many entries of the map of @b from @index on name pages in a row. */

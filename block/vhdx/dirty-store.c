@@ -301,7 +301,7 @@ static int coroutine_fn GRAPH_RDLOCK store_grow(VHDXDirtyStore *st)
 static bool store_fits(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    VHDXDirtyPlaces places = { .end = s->metadata.length / VHDX_PAGE_SIZE };
+    VHDXDirtyPlaces places = { .end = vhdx_dirty_region_pages(s) };
 
     st->page = s->dirty ? s->dirty->page : vhdx_dirty_first_page(s);
     places.next = st->page + 1;
@@ -411,7 +411,7 @@ static int coroutine_fn GRAPH_RDLOCK names_store(VHDXDirtyStore *st)
     VHDXDirtyHead *old = &s->dirty->head;
     VHDXDirtyPlaces places = {
         .next = st->page + 1,
-        .end = s->metadata.length / VHDX_PAGE_SIZE,
+        .end = vhdx_dirty_region_pages(s),
         .keep = old->directory_page,
         .keep_end = old->directory_page +
                     vhdx_dirty_pages(old->directory_bytes),

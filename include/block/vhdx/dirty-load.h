@@ -45,6 +45,12 @@ static inline uint32_t vhdx_dirty_first_page(BDRVVHDXState *s)
     return ROUND_UP(s->items_end, MiB) / VHDX_PAGE_SIZE;
 }
 
+/* So many pages of the metadata region may have to do with bitmaps. */
+static inline uint32_t vhdx_dirty_region_pages(BDRVVHDXState *s)
+{
+    return MIN(s->metadata.length, VHDX_METADATA_MAX_LENGTH) / VHDX_PAGE_SIZE;
+}
+
 /* What a page of bits is about */
 typedef struct VHDXDirtyPart {
     uint64_t offset;                /* in the disk, bytes */
