@@ -147,8 +147,9 @@ int vhdx_dirty_map_decode(const uint8_t *buf, uint32_t count, uint32_t head,
     for (uint32_t i = 0; i < count; i++, buf += VHDX_DIRTY_MAP_SIZE) {
         map[i].page = ldl_le_p(buf);
         map[i].crc = ldl_le_p(buf + 4);
-        if (map[i].page != VHDX_DIRTY_ZEROS && map[i].page != VHDX_DIRTY_ONES &&
-            !in_area(map[i].page, 1, head, pages)) {
+        if (map[i].page == VHDX_DIRTY_ZEROS || map[i].page == VHDX_DIRTY_ONES) {
+            map[i].crc = 0;
+        } else if (!in_area(map[i].page, 1, head, pages)) {
             error_setg(errp, "entry %" PRIu32 " of its map has page %" PRIu32,
                        i, map[i].page);
             return -EINVAL;
@@ -168,19 +169,18 @@ static bool all_set(const uint8_t *buf, uint32_t bits)
     return !bytes || (buf[0] == 0xff && !memcmp(buf, buf + 1, bytes - 1));
 }
 
-bool vhdx_dirty_page_entry(const uint8_t *buf, uint32_t bits,
+bool vhdx_dirty_page_plain(const uint8_t *buf, uint32_t bits,
                            VHDXDirtyMap *entry)
 {
-    *entry = (VHDXDirtyMap) { .page = VHDX_DIRTY_ZEROS };
     if (buffer_is_zero(buf, VHDX_PAGE_SIZE)) {
-        return false;
+        *entry = (VHDXDirtyMap) { .page = VHDX_DIRTY_ZEROS };
+        return true;
     }
     if (all_set(buf, bits)) {
-        entry->page = VHDX_DIRTY_ONES;
-        return false;
+        *entry = (VHDXDirtyMap) { .page = VHDX_DIRTY_ONES };
+        return true;
     }
-    entry->crc = vhdx_dirty_crc(buf, VHDX_PAGE_SIZE);
-    return true;
+    return false;
 }
 
 void vhdx_dirty_page_trim(uint8_t *buf, uint32_t bits)

@@ -62,8 +62,11 @@ static void map_fill(VHDXDirtyBitmap *b, BdrvDirtyBitmap *bitmap, uint8_t *buf)
              ((uint64_t)VHDX_DIRTY_PAGE_BITS << b->granularity);
         part = vhdx_dirty_part(size, b->granularity, i);
         vhdx_dirty_part_read(bitmap, &part, buf);
-        if (vhdx_dirty_page_entry(buf, part.bits, &b->map[i])) {
-            b->map[i].page = VHDX_DIRTY_UNPLACED;
+        if (!vhdx_dirty_page_plain(buf, part.bits, &b->map[i])) {
+            b->map[i] = (VHDXDirtyMap) {
+                .page = VHDX_DIRTY_UNPLACED,
+                .crc = vhdx_dirty_crc(buf, VHDX_PAGE_SIZE),
+            };
         }
         i++;
     }

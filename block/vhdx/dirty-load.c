@@ -173,6 +173,8 @@ run_read(BlockDriverState *bs, const VHDXDirtyBitmap *b, uint32_t index,
             bdrv_dirty_bitmap_deserialize_part(bitmap, buf, part.offset,
                                                part.bytes, false);
         }
+        /* Another program may have written what needs no page. */
+        (void)vhdx_dirty_page_plain(buf, part.bits, &b->map[i]);
     }
     return 0;
 }

@@ -84,6 +84,13 @@ class Area(Image):
         return [struct.unpack('<II', self.read(self.page(page) + i * 8, 8))
                 for i in range(count)]
 
+    def set_map(self, name, i, page, crc):
+        '''Write an entry of the map, with a right checksum'''
+        first = self.page(self.directory()[name][3])
+        self.write(first + i * 8, struct.pack('<II', page, crc))
+        self.set_entry(name, 12, struct.pack('<I', crc32c(self.read(
+            first, len(self.map(name)) * 8))))
+
     def dirty(self, name):
         '''The numbers of the granules that are dirty'''
         granularity = self.directory()[name][1]

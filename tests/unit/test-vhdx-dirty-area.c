@@ -301,6 +301,16 @@ static void test_map(void)
         g_assert_cmpuint(got[i].page, ==, map[i].page);
         g_assert_cmphex(got[i].crc, ==, map[i].crc);
     }
+
+    /* Where there is no page its checksum is of no matter. */
+    put_le(buf + 4, 7, 4);
+    put_le(buf + 12, 8, 4);
+    g_assert_cmpint(vhdx_dirty_map_decode(buf, 2, HEAD, PAGES, got,
+                                          &error_abort), ==, 0);
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpuint(got[i].page, ==, map[i].page);
+        g_assert_cmphex(got[i].crc, ==, 0);
+    }
 }
 
 static void test_map_bounds(void)
@@ -348,15 +358,15 @@ static uint32_t slow_entry(const uint8_t *buf, uint32_t bits)
 static void check_entry(const uint8_t *buf, uint32_t bits)
 {
     uint32_t want = slow_entry(buf, bits);
-    VHDXDirtyMap entry = { 99, 99 };
+    VHDXDirtyMap entry = { 99, slow_crc32c(buf, PAGE) };
 
-    g_assert_cmpint(vhdx_dirty_page_entry(buf, bits, &entry), ==, want == 2);
+    g_assert_cmpint(vhdx_dirty_page_plain(buf, bits, &entry), ==, want != 2);
     if (want != 2) {
         g_assert_cmpuint(entry.page, ==, want);
         g_assert_cmphex(entry.crc, ==, 0);
         return;
     }
-    g_assert_cmphex(entry.crc, ==, slow_crc32c(buf, PAGE));
+    g_assert_cmpuint(entry.page, ==, 99);
     g_assert_true(vhdx_dirty_page_valid(buf, bits, &entry));
     entry.crc ^= 0x80000000;
     g_assert_false(vhdx_dirty_page_valid(buf, bits, &entry));

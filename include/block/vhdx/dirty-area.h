@@ -97,11 +97,10 @@ int vhdx_dirty_map_decode(const uint8_t *buf, uint32_t count, uint32_t head,
 void vhdx_dirty_page_trim(uint8_t *buf, uint32_t bits);
 
 /*
- * What the first @bits bits of @buf, VHDX_PAGE_SIZE bytes with zeros behind
- * them, are to have in the map: zeros, ones, or, where they differ, a page with
- * this checksum, whose number is not known yet.  Returns whether it takes one.
+ * Whether the first @bits bits of @buf, VHDX_PAGE_SIZE bytes with zeros behind
+ * them, are all the same, and need no page.  Then @entry tells which.
  */
-bool vhdx_dirty_page_entry(const uint8_t *buf, uint32_t bits,
+bool vhdx_dirty_page_plain(const uint8_t *buf, uint32_t bits,
                            VHDXDirtyMap *entry);
 
 /*
