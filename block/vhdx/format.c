@@ -297,7 +297,6 @@ void vhdx_log_entry_encode(VHDXLogEntry *entry, uint32_t pages,
     entry->length = vhdx_log_entry_size(pages);
     entry->descriptors = pages;
 
-    memset(buf, 0, desc_bytes);
     memcpy(buf, ENTRY_SIGNATURE, 4);
     stl_le_p(buf + 8, entry->length);
     stl_le_p(buf + 12, entry->tail);

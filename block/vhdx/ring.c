@@ -63,6 +63,9 @@
 /* What of the log gets space at a time */
 #define FILL_BYTES      MiB
 
+/* An entry of so many bytes at the most is laid out in a buffer that stays. */
+#define BUFFER_BYTES    (16 * VHDX_LOG_SECTOR)
+
 typedef struct VHDXLogSpan {
     uint64_t sequence;
     uint32_t offset;                /* bytes from the start of the log */
@@ -81,6 +84,7 @@ struct VHDXLog {
     GQueue *spans;                  /* entries in those bytes, oldest first */
     uint64_t applied;               /* pages up to this entry are in place */
     uint64_t safe;                  /* ... and stable there */
+    uint8_t *buf;                   /* BUFFER_BYTES, or NULL */
     unsigned writes;                /* entries, up to WRITES_KNOWN */
     int64_t write_ns;               /* what an entry's write takes, about */
 };
@@ -94,6 +98,7 @@ void vhdx_ring_init(BDRVVHDXState *s)
 void vhdx_ring_free(BDRVVHDXState *s)
 {
     g_queue_free_full(s->log->spans, g_free);
+    qemu_vfree(s->log->buf);
     g_clear_pointer(&s->log, g_free);
 }
 
@@ -311,6 +316,40 @@ static void write_ns_note(BDRVVHDXState *s, int64_t ns)
     log->writes = MIN(log->writes + 1, WRITES_KNOWN);
 }
 
+/*
+ * A buffer for an entry with @count descriptors, whose sectors are zeros, or
+ * NULL.  buffer_put() takes it back.
+ */
+static uint8_t *buffer_get(BlockDriverState *bs, uint32_t count)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXLog *log = s->log;
+    uint64_t bytes = vhdx_log_entry_size(count);
+    uint8_t *buf;
+
+    if (bytes <= BUFFER_BYTES) {
+        if (!log->buf) {
+            log->buf = qemu_try_blockalign0(bs->file->bs, BUFFER_BYTES);
+        }
+        return log->buf;
+    }
+    buf = qemu_try_blockalign(bs->file->bs, bytes);
+    if (buf) {
+        memset(buf, 0, vhdx_log_desc_sectors(count) * VHDX_LOG_SECTOR);
+    }
+    return buf;
+}
+
+/* Be done with @buf, which has an entry with @count descriptors. */
+static void buffer_put(VHDXLog *log, uint8_t *buf, uint32_t count)
+{
+    if (buf == log->buf) {
+        memset(buf, 0, VHDX_LOG_HEADER_SIZE + count * VHDX_LOG_DESC_SIZE);
+    } else {
+        qemu_vfree(buf);
+    }
+}
+
 /* [last-length] [entry-retried] */
 int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
                                  const uint64_t *offsets,
@@ -319,7 +358,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     BDRVVHDXState *s = bs->opaque;
     VHDXLog *log = s->log;
     uint64_t bytes = vhdx_log_entry_size(count);
-    uint8_t *buf = qemu_try_blockalign(bs->file->bs, bytes);
+    uint8_t *buf = buffer_get(bs, count);
     VHDXLogSpan *span;
     VHDXLogEntry entry = {
         .tail = ring_tail(log),
@@ -345,7 +384,7 @@ int coroutine_fn vhdx_ring_write(BlockDriverState *bs, uint32_t count,
     start = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     ret = ring_put(bs, buf, bytes);
     write_ns_note(s, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - start);
-    qemu_vfree(buf);
+    buffer_put(log, buf, count);
     trace_vhdx_ring_write(s, entry.sequence, log->head, entry.tail, count, ret);
     if (ret < 0) {
         log->given_up = count ? entry.sequence : log->given_up;

@@ -93,7 +93,8 @@ static void test_encode_bytes(void)
     for (int i = 0; i < 4096; i++) {
         page[i] = i;
     }
-    memset(got, 0xaa, sizeof(got));
+    memset(got, 0, 4096);
+    memset(got + 4096, 0xaa, 4096);
     vhdx_log_entry_encode(&entry, 1, &offset, pages, got);
     g_assert_cmpint(entry.length, ==, 8192);
     g_assert_cmpint(entry.descriptors, ==, 1);
@@ -138,6 +139,7 @@ static void test_encode_many(void)
         }
         want = entry_bytes(&sample_spec, updates, count, &length);
         memset(got, 0xaa, vhdx_log_entry_size(count));
+        memset(got, 0, vhdx_log_desc_sectors(count) * 4096);
         vhdx_log_entry_encode(&entry, count, offsets, pages, got);
         g_assert_cmpint(entry.descriptors, ==, count);
         g_assert_cmpmem(got, entry.length, want, length);
@@ -257,7 +259,7 @@ static void test_round_trip(void)
             .flushed_file_offset = (rand64(rand) >> 21) * MiB,
             .last_file_offset = (rand64(rand) >> 21) * MiB,
         }, got;
-        uint8_t page[4096], buf[2 * 4096], back[4096];
+        uint8_t page[4096], buf[2 * 4096] = { 0 }, back[4096];
         uint8_t *const pages[1] = { page };
         uint64_t offset = (rand64(rand) >> 13) * 4096;
         VHDXLogDesc desc;

@@ -235,9 +235,10 @@ static inline uint32_t vhdx_log_desc_sectors(uint32_t descriptors)
 
 /*
  * Lay an entry that updates @pages metadata pages into @buf, which has room
- * for vhdx_log_entry_size(@pages) bytes: page @i, VHDX_PAGE_SIZE bytes at
- * @data[i], belongs at file offset @offsets[i].  Fills the checksum; @entry's
- * length and descriptors are set here.
+ * for vhdx_log_entry_size(@pages) bytes, the sectors of descriptors being
+ * zeros: page @i, VHDX_PAGE_SIZE bytes at @data[i], belongs at file offset
+ * @offsets[i].  Fills the checksum; @entry's length and descriptors are set
+ * here.
  */
 void vhdx_log_entry_encode(VHDXLogEntry *entry, uint32_t pages,
                            const uint64_t *offsets, uint8_t *const *data,
