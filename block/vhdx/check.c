@@ -45,10 +45,17 @@
 /*
  * Whether the file behind the image may get shorter.  A raw node may have been
  * given its length, and a device takes no space of a file system; others that
- * tell nothing may or may not.
+ * tell nothing may or may not, until one has refused it.
  */
 static bool coroutine_fn GRAPH_RDLOCK tail_can_go(BlockDriverState *bs)
 {
+    BDRVVHDXState *s = bs->opaque;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        if (vhdx_space_only_grows(s)) {
+            return false;
+        }
+    }
     return !qdict_haskey(bs->file->bs->options, "size") &&
            bdrv_co_get_allocated_file_size(bs->file->bs) != 0;
 }
@@ -284,6 +291,9 @@ out:
         result->check_errors++;
         /* That would say that there are no checks for this format. */
         return ret == -ENOTSUP ? -EIO : ret;
+    }
+    WITH_VHDX_LOCK_GUARD(s) {
+        check.leak &= !vhdx_space_only_grows(s);
     }
     count_leaks(s, &check, tail, cut && vhdx_file_size(s) <= check.end);
     return 0;

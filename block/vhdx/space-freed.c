@@ -149,6 +149,12 @@ bool vhdx_space_cut_is_refused(BDRVVHDXState *s)
     return s->space->cut_told;
 }
 
+bool vhdx_space_only_grows(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->space->only_grows;
+}
+
 bool vhdx_space_waits(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
@@ -379,11 +385,21 @@ bool vhdx_space_cut_begin(BDRVVHDXState *s, bool any, uint64_t *size)
     }
     /* Nothing is taken behind this from now on. */
     *size = vhdx_file_size(s);
+    s->space->cut_from = s->space->end;
     s->space->end = vhdx_space_map_end(s->space);
     vhdx_file_set_size(s, cut_size(s, s->space->end));
     trace_vhdx_space_cut_begin(s, *size, vhdx_file_size(s));
-    vhdx_space_map_unpunch(s->space, s->space->end, UINT64_MAX);
     return true;
+}
+
+/*
+ * What was to be cut is as it was before vhdx_space_cut_begin(): free, below
+ * the end, and some of it to be punched.
+ */
+static void cut_keep(VHDXSpace *sp)
+{
+    sp->end = MAX(sp->end, sp->cut_from);
+    sp->cut_from = 0;
 }
 
 void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
@@ -395,11 +411,12 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
     vhdx_file_set_size(s, size);
     /* Blocks that are gone may have been anywhere up to there. */
     s->space->zero_from = MAX(s->space->zero_from, size);
+    cut_keep(s->space);
 }
 
 /*
  * The file has not been cut: @ret.  A raw node that was given a length keeps
- * that, and nothing is lost by it.
+ * that, and nothing is lost by it; nor where files never get shorter.
  */
 static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
 {
@@ -407,6 +424,10 @@ static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
     bool told;
 
     WITH_VHDX_LOCK_GUARD(s) {
+        if (vhdx_file_length_refused(ret)) {
+            s->space->only_grows = true;
+            return;
+        }
         told = s->space->cut_told;
         s->space->cut_told = true;
     }
@@ -429,6 +450,12 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
     WITH_VHDX_LOCK_GUARD(s) {
         cut = known == 0 && vhdx_file_size(s) <= end;
         sp->uncut = !cut;
+        if (cut) {
+            vhdx_space_map_unpunch(sp, end, UINT64_MAX);
+            sp->cut_from = 0;
+        } else {
+            cut_keep(sp);
+        }
         /* What is left of the tail is not known to be zero. */
         sp->zero_from = UINT64_MAX;
         if (known < 0) {

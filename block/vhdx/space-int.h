@@ -20,8 +20,10 @@ struct VHDXSpace {
     uint64_t end;                   /* end of the last object, bytes */
     uint64_t zero_from;             /* free space from here on reads as zeros */
     uint64_t keep;                  /* a fixed image isn't cut below, bytes */
+    uint64_t cut_from;              /* @end before what is being cut, or 0 */
     bool uncut;                     /* the file could not be cut */
     bool cut_told;                  /* ... and that has been reported */
+    bool only_grows;                /* ... as the node can't get shorter */
     bool scanning;                  /* the map is being made: none to take */
     bool scanned;                   /* the map tells of all that is free */
     bool overlap;                   /* ... and a place may be two blocks' */

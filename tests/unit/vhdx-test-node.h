@@ -38,6 +38,7 @@ static struct {
     bool grows;                     /* nobody is to make it shorter now */
     bool cut;                       /* it got shorter since its last flush */
     unsigned punched;               /* number of places given back to it */
+    uint64_t punched_bytes;
     bool hold_punch;                /* these wait ... */
     Coroutine *held_punch;          /* ... and this one does */
 } node;
@@ -65,9 +66,10 @@ node_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
 }
 
 /* A place is given back to the node. */
-static void coroutine_fn node_punched(void)
+static void coroutine_fn node_punched(int64_t bytes)
 {
     node.punched++;
+    node.punched_bytes += bytes;
     if (node.hold_punch) {
         node.held_punch = qemu_coroutine_self();
         qemu_coroutine_yield();
@@ -80,7 +82,7 @@ node_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    BdrvRequestFlags flags)
 {
     if (flags & BDRV_REQ_NO_FALLBACK) {
-        node_punched();
+        node_punched(bytes);
     }
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
@@ -88,7 +90,7 @@ node_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 static int coroutine_fn GRAPH_RDLOCK
 node_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-    node_punched();
+    node_punched(bytes);
     return bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 

@@ -79,7 +79,7 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size);
 /*
  * Cut the file, of @size bytes, to @end bytes; there is no log, or a stable
  * entry says that it has no more: LastFileOffset and FlushedFileOffset are not
- * above @end.  No flush.  Where it can't be cut that is told, once in an open,
+ * above @end.  No flush.  Where cutting it fails that is told, once in an open,
  * and nothing else comes of it.
  */
 void coroutine_fn GRAPH_RDLOCK
@@ -87,6 +87,12 @@ vhdx_space_cut(BlockDriverState *bs, uint64_t end, uint64_t size);
 
 /* Whether that has been told.  lock is held. */
 bool vhdx_space_cut_is_refused(BDRVVHDXState *s);
+
+/*
+ * Whether it is known that the node can't get shorter, so that what is free at
+ * the end of the file stays there.  lock is held.
+ */
+bool vhdx_space_only_grows(BDRVVHDXState *s);
 
 /*
  * A flush has failed, so that changes of the file's length may be gone: set it
