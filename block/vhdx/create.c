@@ -114,6 +114,28 @@ out:
 }
 
 /*
+ * Tell of a node of @length bytes that can't grow, if the image may come to
+ * need more.  Only trying tells.
+ */
+static void coroutine_fn
+node_warn(BlockBackend *blk, const VHDXLayout *layout, int64_t length)
+{
+    bool zero;
+
+    if (layout->full_size <= length) {
+        return;
+    }
+    if (node_truncate(blk, length + TRIAL_BYTES, PREALLOC_MODE_OFF, &zero,
+                      NULL) == 0) {
+        (void)blk_co_truncate(blk, length, false, PREALLOC_MODE_OFF, 0, NULL);
+    } else {
+        warn_report("The image takes up to %" PRIu64 " bytes, and the protocol "
+                    "node has %" PRId64 " bytes and can't grow",
+                    layout->full_size, length);
+    }
+}
+
+/*
  * Make the empty node as long as the image is, with its space allocated but for
  * the tables', which are written.  Returns 1, 0 where the protocol has no such
  * mode and zeros have to be written, or -errno.
@@ -158,6 +180,7 @@ node_resize(BlockBackend *blk, const VHDXLayout *layout, PreallocMode prealloc,
     }
     *zero = length == 0;
     if (length >= layout->file_size) {
+        node_warn(blk, layout, length);
         return 0;
     }
     if (*zero && wants_space(prealloc)) {

@@ -57,7 +57,8 @@ def created(options, garbage):
     def test(ctx):
         size = 40 * MIB
         with node(ctx, 64 * MIB, garbage) as uri:
-            create(uri, size, **options)
+            text = create(uri, size, **options)
+            expect("can't grow" not in text, text)
             model = Model(size)
             check(ctx, uri, model)
             ctx.io(uri, ['read -q -P 0 0 %d' % size])
@@ -94,10 +95,12 @@ def too_small(options, needed):
 
 
 def full(ctx):
-    """A disk larger than its node: writes go on until there is no space,
-    what was written stays."""
+    """A disk larger than its node, of which a warning tells: writes go on
+    until there is no space, what was written stays."""
     with node(ctx, 12 * MIB) as uri:
-        create(uri, 64 * MIB, block_size='1M')
+        text = create(uri, 64 * MIB, block_size='1M')
+        expect('takes up to 71303168 bytes, and the protocol node has '
+               "12582912 bytes and can't grow" in text, text)
         model = Model(64 * MIB)
         script = Script(model, MIB)
         written = 0
