@@ -35,7 +35,8 @@ quick:
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-model check-crash check-short check-fuzz check-series check-compat \
-check-mutations check-no-libraries check-guest check-deb check-endian:
+check-mutations check-no-libraries check-guest check-deb check-endian \
+check-storage:
 	@scripts/run-checks $(@:check-%=%)
 
 check-iotests-10.0: export BUILD := $(BUILD)/10.0
@@ -106,7 +107,7 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-short check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads check-guest check-deb check-endian coverage bench soak series deb \
+        check-threads check-guest check-deb check-endian check-storage coverage bench soak series deb \
         check-series-build \
         check-libvirt demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean

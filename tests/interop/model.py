@@ -75,6 +75,12 @@ class Model:
         for start, stop in ((offset, first), (last, end)):
             self.loose.update(range(start // SECTOR, -(-stop // SECTOR)))
 
+    def resize(self, size):
+        if size < self.size:
+            self.zero(size, self.size - size)
+            self.loose = {n for n in self.loose if n < size // SECTOR}
+        self.size = size
+
     def read(self, offset, length):
         out = bytearray()
         for number, at, n in self._parts(offset, length):

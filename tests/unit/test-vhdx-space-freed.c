@@ -270,7 +270,7 @@ static void test_punch_held(void)
 }
 
 /*
- * Where the file can't be cut, what is free at its end is punched.  While it is,
+ * Where the file can't be cut, what is free at its end is punched.  Meanwhile
  * blocks go elsewhere; they may go there afterwards.
  */
 static void tail_punched(int error)
