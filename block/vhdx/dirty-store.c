@@ -346,13 +346,18 @@ static void coroutine_fn GRAPH_RDLOCK store(BlockDriverState *bs, Error **errp)
     VHDXDirtyStore st;
     int ret;
 
-    if (bdrv_is_read_only(bs) || vhdx_change_is_broken(s) ||
-        (s->dirty && s->dirty->error)) {
+    if (bdrv_is_read_only(bs) || vhdx_change_is_broken(s)) {
         return;
     }
     vhdx_dirty_store_init(&st, bs);
     vhdx_dirty_store_collect(&st);
-    if (st.list->len && !vhdx_dirty_store_is_same(&st) &&
+    if (s->dirty && s->dirty->error) {
+        /* A migration brings bitmaps without asking. */
+        if (st.list->len) {
+            error_setg(errp, "The image has bitmaps that can't be used: %s",
+                       s->dirty->error);
+        }
+    } else if (st.list->len && !vhdx_dirty_store_is_same(&st) &&
         vhdx_dirty_store_check(&st, errp)) {
         vhdx_request_freeze(s);
         ret = store_all(&st);

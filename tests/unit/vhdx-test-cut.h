@@ -52,8 +52,14 @@ static unsigned cut_writes_seen;
 /* The how many'th header to be written fails when it is in its file, or 0. */
 static unsigned fail_header;
 
-/* The how many'th write fails when it is in its file, or 0. */
+/* The how many'th write fails when it is in its file, or 0 ... */
 static unsigned fail_write;
+
+/* ... or fails for lack of space, with nothing of it in the file ... */
+static unsigned fail_full;
+
+/* ... and the how many'th flush, which makes nothing stable. */
+static unsigned fail_flush;
 
 static inline GBytes *file_content(const char *path, GBytes *old)
 {
@@ -162,6 +168,9 @@ cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (cut_writes && cut_writes_seen++ % cut_writes == 0) {
         cut_note();
     }
+    if (fail_full && --fail_full == 0) {
+        return -ENOSPC;
+    }
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     if (ret == 0 && (offset == 64 * KiB || offset == 128 * KiB) &&
         fail_header && --fail_header == 0) {
@@ -195,6 +204,9 @@ static int coroutine_fn GRAPH_RDLOCK cut_flush(BlockDriverState *bs)
 
     if (cuts) {
         cut_note();
+    }
+    if (fail_flush && --fail_flush == 0) {
+        return -EIO;
     }
     ret = bdrv_co_flush(bs->file->bs);
     for (int i = 0; i < FILES && ret == 0 && cuts; i++) {
