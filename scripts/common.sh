@@ -102,7 +102,8 @@ wanted_test() {
 # and set p, f and s to how many of its cases passed, failed and were skipped.
 # A program that ends early loses the cases it had planned: they have failed;
 # so has one that takes more than TEST_SECONDS (default: 1800). RUNNER is a
-# command that runs programs of another processor.
+# command that runs programs of another processor, TAP_SKIP a case that can't be
+# tried there.
 run_tap() {
     local name log plan rc=0 runner
     read -ra runner <<< "${RUNNER:-}"
@@ -110,7 +111,8 @@ run_tap() {
     log=$BUILD/results/$name.tap
     mkdir -p "$BUILD/results"
     (cd "$(dirname "$1")" &&
-     limited "${TEST_SECONDS:-1800}" "${runner[@]}" "./$name" --tap -k) 2>&1 | tee "$log" || rc=$?
+     limited "${TEST_SECONDS:-1800}" "${runner[@]}" "./$name" --tap -k \
+     ${TAP_SKIP:+-s "$TAP_SKIP"}) 2>&1 | tee "$log" || rc=$?
     plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | head -n 1)
     s=$(grep -ciE '^ok .*# *skip' "$log" || true)
     p=$(grep -c '^ok ' "$log" || true)

@@ -233,8 +233,8 @@ static void test_race_for_kept(void)
     fd = open(image_path, O_RDWR);
     g_assert_cmpint(fstat(fd, &st), ==, 0);
     g_assert_cmpint(pread(fd, &entry, 8, entry_at), ==, 8);
-    g_assert_cmphex(entry & 7, ==, 6);
-    entry = (entry & ~7ULL) | 3;
+    g_assert_cmphex(le64_to_cpu(entry) & 7, ==, 6);
+    entry = cpu_to_le64((le64_to_cpu(entry) & ~7ULL) | 3);
     g_assert_cmpint(pwrite(fd, &entry, 8, entry_at), ==, 8);
 
     length_limit = st.st_size;
@@ -250,7 +250,8 @@ static void test_race_for_kept(void)
     check_is_clean(blk);
     blk_unref(blk);
     g_assert_cmpint(pread(fd, &after, 8, entry_at), ==, 8);
-    g_assert_cmphex(after, ==, (entry & ~7ULL) | 6);
+    g_assert_cmphex(le64_to_cpu(after), ==,
+                    (le64_to_cpu(entry) & ~7ULL) | 6);
     length_limit = 0;
     close(fd);
     unlink(image_path);
