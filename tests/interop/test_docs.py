@@ -62,6 +62,33 @@ def page(name, mark=''):
     return test
 
 
+def messages():
+    """What the driver's sources have as strings, values left out"""
+    found = []
+    folder = os.path.join(ROOT, 'block/vhdx')
+    for name in sorted(os.listdir(folder)):
+        if name.endswith('.c'):
+            with open(os.path.join(folder, name), encoding='utf-8') as file:
+                text = re.sub(r'"\s*(?:PRI\w+|VHDX_NO_FALLOC)?\s*"', '',
+                              file.read())
+            found += re.findall(r'"((?:[^"\\\n]|\\.)*)"', text)
+    return found
+
+
+def refusals(_):
+    """The messages that the page explains are what the driver says."""
+    with open(os.path.join(ROOT, 'docs/vhdx.md'), encoding='utf-8') as file:
+        section = file.read().partition('## When something is refused\n')[2]
+    rows = re.findall(r'^\| `(.+?)`', section.partition('\n## ')[0], re.M)
+    expect(len(rows) > 15, 'the table has %d messages', len(rows))
+    known = messages()
+    for row in rows:
+        wanted = re.compile('.*'.join(map(re.escape, row.split('...'))))
+        expect(any(map(wanted.search, known)), 'the driver never says "%s"',
+               row)
+
+
 def tests():
     return [('vhdx.md', page('vhdx.md')),
-            ('vhdx.md-fuse', page('vhdx.md', 'fuse'))]
+            ('vhdx.md-fuse', page('vhdx.md', 'fuse')),
+            ('refusals', refusals)]
