@@ -90,9 +90,11 @@ def verdicts(results):
             if target:
                 yield (results.met(group, case, how, target),
                        '%s (%s)' % (case, how))
-    for case, how, _, target in results.cases('chains'):
-        yield (results.met('chains', case, how, target),
-               '%s (%s)' % (case, how))
+    for group in 'chains', 'bitmaps':
+        for case, how, _, target in results.cases(group):
+            if target:
+                yield (results.met(group, case, how, target),
+                       '%s (%s)' % (case, how))
     for case, how, _, target in results.cases('chain-open'):
         yield (opened_well(results, case, how, target),
                'open, %s: %s' % (how, case))
@@ -189,6 +191,29 @@ def chains(results):
     yield from ['Opened with their parents: more than the program takes with '
                 'raw.', '']
     yield from table(['chain', '', 'VHDX', 'qcow2', 'target', ''], rows)
+
+
+def bitmaps(results):
+    cases = results.cases('bitmaps')
+    if not cases:
+        return
+    yield from ['## Dirty bitmaps', '',
+                'Persistent bitmaps with granules of 64 KiB, beside qcow2. '
+                'All pages of bits are in the file. Loading and storing: how '
+                'often in a second it could be done, without what opening and '
+                'closing take of an image that has no bitmap.', '']
+    rows = []
+    for case, how, _, target in cases:
+        rows.append([case] + [
+            spread(results.absolute('bitmaps', case, how, f), number) + ' 1/s'
+            for f in ('ours', 'qcow2')] + [
+                ratio(results.ratio('bitmaps', case, how, 'ours', 'qcow2')),
+                target.replace('=', '= '),
+                words(results.met('bitmaps', case, how, target))
+                if target else '',
+                str(len(results.values('bitmaps', case, how, 'ours')))])
+    yield from table(['case', 'VHDX', 'qcow2', 'VHDX : qcow2', 'target', '',
+                      'rounds'], rows)
 
 
 def beside(results):
@@ -316,7 +341,7 @@ def readme(results):
               'takes.' % facts['Rounds'], '',
               '| machine | |', '|---|---|']
     lines += ['| %s | %s |' % fact for fact in results.facts] + ['']
-    for part in throughput, instructions, scale, chains, beside:
+    for part in throughput, instructions, scale, chains, bitmaps, beside:
         lines += part(results)
     return '\n'.join(lines).rstrip('\n') + '\n'
 

@@ -87,7 +87,7 @@ class Results:
     def met(self, group, case, how, target):
         """Whether our median meets the target, by all of its interval; None
         if there is none, or that is not decided."""
-        base = 'qcow2' if group == 'chains' else 'raw'
+        base = 'qcow2' if group in ('chains', 'bitmaps') else 'raw'
         ratio = self.ratio(group, case, how, 'ours', base)
         if not target or not ratio or not ratio.sure:
             return None
