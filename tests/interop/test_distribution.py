@@ -5,6 +5,8 @@ it wrote: closed in good order, or left with a live log by a process that died.
 Its limits: 512-byte logical sectors, no read-only open of an image with a live
 log, no discard, fewer than 127 descriptors in a log entry.
 """
+import json
+
 from harness import Skip, checked, expect, foreign, ours, run
 from images import fill, filled, parse_size
 from model import Model
@@ -165,8 +167,53 @@ def they_replay(size, options):
     return test
 
 
+def bitmap_flags(path):
+    """What qemu-img tells of the dirty bitmap, or None"""
+    info = json.loads(run(ours('qemu-img'), 'info', '-f', 'vhdx',
+                          '--output=json', path))
+    bitmaps = info['format-specific']['data'].get('bitmaps', [])
+    return bitmaps[0]['flags'] if bitmaps else None
+
+
+def with_bitmaps(ctx):
+    """They know nothing of our dirty bitmaps: one that is there while they
+    write counts no more, and while they read it stays as it is."""
+    path, model = filled(ctx, 'disk.vhdx', 40 * MIB, block_size='1M')
+    add = [ours('qemu-img'), 'bitmap', '--add', '-f', 'vhdx', path, 'b']
+    run(*add)
+    script = Script(model, MIB)
+    script.write(7 * MIB, 65536, 81)
+    ctx.io(path, script.take())
+    expect(bitmap_flags(path) == ['auto'], 'flags are %s', bitmap_flags(path))
+    ctx.io(path, read_commands(model), '-r', tool=their('qemu-io'))
+    expect(bitmap_flags(path) == ['auto'], 'read, flags are %s',
+           bitmap_flags(path))
+    script.write(11 * MIB, 65536, 82)
+    ctx.io(path, script.take(), tool=their('qemu-io'))
+    expect('in-use' in bitmap_flags(path), 'written to, flags are %s',
+           bitmap_flags(path))
+    run(ours('qemu-img'), 'check', '-f', 'vhdx', path)
+    script.write(12 * MIB, 65536, 83)
+    ctx.io(path, script.take())
+    expect('in-use' in bitmap_flags(path), 'flags are %s', bitmap_flags(path))
+    run(ours('qemu-img'), 'bitmap', '--remove', '-f', 'vhdx', path, 'b')
+    run(*add)
+    script.write(13 * MIB, 65536, 84)
+    ctx.io(path, script.take())
+    expect(bitmap_flags(path) == ['auto'], 'anew, flags are %s',
+           bitmap_flags(path))
+    model.check_raw(ctx.raw(path), 'our qemu-img')
+    model.check_raw(ctx.raw(path, tool=their('qemu-img')),
+                    'the distribution\'s qemu-img')
+    with Image(path) as image:
+        # a warning: what lies behind the items is not zero
+        expect(not [one for one in image.report.bad() if one[0] == 'error'],
+               'strict reader:\n%s', '\n'.join(image.report.lines()))
+        model.check_image(image)
+
+
 def tests():
-    found = []
+    found = [('bitmaps', with_bitmaps)]
     for what in (they_read, they_write, we_read, we_replay, they_replay):
         for name, size, options in CASES:
             found.append(('%s-%s' % (what.__name__.replace('_', '-'), name),

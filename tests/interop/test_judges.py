@@ -105,6 +105,18 @@ def written(**options):
     return make
 
 
+def with_bitmaps(ctx):
+    """Stored in pages of the metadata region that no item names"""
+    path, model = filled(ctx, 'disk.vhdx', SIZE, block_size='2M')
+    for name in 'one', 'two':
+        run(ours('qemu-img'), 'bitmap', '--add', '-f', 'vhdx', path, name)
+        script = Script(model, 2 * MIB)
+        script.write(9 * MIB, 70000 // 512 * 512, len(name) + ord(name[0]))
+        ctx.io(path, script.take())
+    model.check_raw(ctx.raw(path), 'our qemu-img')
+    return sha256(ctx.path('content.raw')), (path,)
+
+
 def child(sector, *sizes, **options):
     def make(ctx):
         twin, chain = made(ctx, sector, *sizes, **options)
@@ -153,6 +165,7 @@ WRITERS = {
     'this driver, dynamic': written(),
     'this driver, fixed': written(subformat='fixed'),
     'this driver, sectors of 4096': written(logical_sector_size='4096'),
+    'this driver, dirty bitmaps': with_bitmaps,
     'this driver, child': child(512, SIZE, SIZE, blocks=2),
     'this driver, child of a child': child(512, SIZE, SIZE, SIZE, blocks=2),
     'this driver, child with zeroes': child(512, SIZE, SIZE, blocks=2,
