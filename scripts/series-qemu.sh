@@ -6,6 +6,7 @@
 #
 #   NAME      files of the driver: NAME.c, NAME.h or NAME itself
 #   DIR/NAME  files of our tests; the name may be a pattern
+#   docs/NAME a document
 #   +HOOK     what is changed in files of QEMU: patches/qemu-LINE/HOOK.patch
 #
 # The tree after a step is QEMU's with all that the steps up to it bring, where
@@ -54,7 +55,7 @@ open          open reopen
 driver        options create-parent create info amend amend-job vhdx +1-qapi +2-driver +4-iotests
               unit/test-vhdx-create.c unit/vhdx-test-create.h
 sectors       convert +2-sectors
-docs          +5-docs
+docs          docs/vhdx-dirty-bitmaps.rst +5-docs
 unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,dirty,early,every-call,flush-failed}.c
               unit/test-vhdx-{live,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
@@ -96,6 +97,7 @@ brought() {
 files_of() {
     local pattern path found=0
     case $1 in
+    docs/*) ;;
     */*) set -- "tests/$1" ;;
     *) set -- "block/vhdx/$1" "block/vhdx/$1.c" "block/vhdx/$1.h" \
               "include/block/vhdx/$1.h" ;;
@@ -116,6 +118,7 @@ copy_files() {
         case $file in
         tests/iotests/*) target=tests/qemu-iotests/tests/${file##*/} ;;
         tests/*) target=tests/unit/${file##*/} ;;
+        docs/*) target=docs/interop/${file##*/} ;;
         *) target=$file ;;
         esac
         mkdir -p "$repo/${target%/*}"

@@ -3,8 +3,8 @@
  *
  * QEMU keeps dirty bitmaps in memory.  The persistent ones are read when the
  * image is opened or activated, and stored when it is closed, gets read-only or
- * is handed to another process.  What docs/vhdx-dirty-bitmaps.md specifies is
- * read in dirty-load.c and stored in dirty-store.c.
+ * is handed to another process.  docs/interop/vhdx-dirty-bitmaps.rst specifies
+ * what is read in dirty-load.c and stored in dirty-store.c.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

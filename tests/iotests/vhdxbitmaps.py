@@ -1,7 +1,7 @@
 # Dirty bitmaps in VHDX files, for tests of them
 #
 # An Area reads and changes what a file has, from the description in
-# docs/vhdx-dirty-bitmaps.md, without the driver.
+# docs/interop/vhdx-dirty-bitmaps.rst, without the driver.
 #
 # SPDX-License-Identifier: LGPL-2.1-or-later
 

@@ -2,9 +2,9 @@
  * VHDX unit tests: dirty bitmaps as data
  *
  * Heads and directories are put together here from the text of
- * docs/vhdx-dirty-bitmaps.md.  Each reason to call one damaged has a test that
- * spoils one thing in a good one.  Numbers of pages and places for them are
- * compared with what walks find that know no formula.
+ * docs/interop/vhdx-dirty-bitmaps.rst.  Each reason to call one damaged has a
+ * test that spoils one thing in a good one.  Numbers of pages and places for
+ * them are compared with what walks find that know no formula.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -2,8 +2,8 @@
  * VHDX: dirty bitmaps as data
  *
  * MS-VHDX knows no dirty bitmaps.  They lie in a part of the metadata region
- * that no item names, which docs/vhdx-dirty-bitmaps.md specifies.  A page is
- * VHDX_PAGE_SIZE bytes; they are numbered from the start of the region.
+ * that no item names.  docs/interop/vhdx-dirty-bitmaps.rst specifies it.  Pages
+ * have VHDX_PAGE_SIZE bytes; they are numbered from the start of the region.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
