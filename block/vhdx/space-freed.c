@@ -416,7 +416,7 @@ void vhdx_space_cut_undo(BDRVVHDXState *s, uint64_t size)
 
 /*
  * The file has not been cut: @ret.  A raw node that was given a length keeps
- * that, and nothing is lost by it; nor where files never get shorter.
+ * that, and nothing is lost by it.
  */
 static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
 {
@@ -424,10 +424,6 @@ static void GRAPH_RDLOCK cut_failed(BlockDriverState *bs, int ret)
     bool told;
 
     WITH_VHDX_LOCK_GUARD(s) {
-        if (vhdx_file_length_refused(ret)) {
-            s->space->only_grows = true;
-            return;
-        }
         told = s->space->cut_told;
         s->space->cut_told = true;
     }
@@ -455,6 +451,8 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
             sp->cut_from = 0;
         } else {
             cut_keep(sp);
+            /* Nothing is lost either where no file ever gets shorter. */
+            sp->only_grows = vhdx_file_length_refused(ret);
         }
         /* What is left of the tail is not known to be zero. */
         sp->zero_from = UINT64_MAX;
@@ -463,7 +461,7 @@ void coroutine_fn vhdx_space_cut(BlockDriverState *bs, uint64_t end,
             sp->zero_from = size;
         }
     }
-    if (ret < 0 && !cut) {
+    if (ret < 0 && !cut && !vhdx_file_length_refused(ret)) {
         cut_failed(bs, ret);
     }
 }
