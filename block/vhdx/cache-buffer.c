@@ -70,7 +70,7 @@ void vhdx_buffer_put(VHDXBuffers *b, uint8_t *data)
 /* The chunk that @buf was cut from */
 static void *chunk_of(const void *buf)
 {
-    return (void *)QEMU_ALIGN_DOWN((uintptr_t)buf, CHUNK_BYTES);
+    return (void *)(uintptr_t)QEMU_ALIGN_DOWN((uintptr_t)buf, CHUNK_BYTES);
 }
 
 void vhdx_buffers_shrink(VHDXBuffers *b)
