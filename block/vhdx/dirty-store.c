@@ -316,7 +316,7 @@ static bool store_fits(VHDXDirtyStore *st)
 static int coroutine_fn GRAPH_RDLOCK store_all(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    int ret = vhdx_begin(st->bs, VHDX_METADATA);
+    int ret = vhdx_dirty_begin(st->bs);
 
     if (ret < 0) {
         return ret;
@@ -441,7 +441,7 @@ static int coroutine_fn GRAPH_RDLOCK
 remove_frozen(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    int ret = vhdx_begin(st->bs, VHDX_METADATA);
+    int ret = vhdx_dirty_begin(st->bs);
 
     if (ret < 0) {
         return ret;

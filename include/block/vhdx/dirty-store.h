@@ -21,8 +21,9 @@ vhdx_dirty_settle(BlockDriverState *bs, Error **lost);
 
 /*
  * A command is about to put bits into a bitmap, which the file's must not be
- * taken for: begin a change, and take back a head that may count in spite of
- * that, as after a failure.  No lock is held.  Returns 0 or -errno.
+ * taken for, or bitmaps are to be stored or removed: begin a change, and take
+ * back a head that the file may have though that has failed.  No lock is held.
+ * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_dirty_begin(BlockDriverState *bs);
 
