@@ -25,7 +25,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 
 /* Violations that are told in words, for one workload. */
 #define MAX_REPORTS     10
@@ -157,9 +157,17 @@ char *check_spots(const CrashReader *r, const CrashModel *model,
 
 /* -- What was judged before -- */
 
+static void verdict_free(void *opaque)
+{
+    CrashVerdict *verdict = opaque;
+
+    dirty_unref(verdict->dirty_bitmaps);
+    g_free(verdict);
+}
+
 GHashTable *verdicts_new(void)
 {
-    return g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    return g_hash_table_new_full(NULL, NULL, NULL, verdict_free);
 }
 
 CrashVerdict *verdict_find(CrashContext *ctx, uint64_t hash)
@@ -179,6 +187,7 @@ void verdict_add(CrashContext *ctx, uint64_t hash, const CrashReader *r,
 
     verdict->disk_size = r->disk_size;
     verdict->has_parent = r->has_parent;
+    verdict->dirty_bitmaps = dirty_ref(r->dirty_bitmaps);
     memcpy(verdict->seen, seen, bytes);
     g_hash_table_insert(ctx->verdicts, (void *)(uintptr_t)hash, verdict);
 }
@@ -203,7 +212,7 @@ char *check_seen(const CrashVerdict *verdict, const CrashModel *model,
             }
         }
     }
-    return NULL;
+    return tracks_check(model, verdict->dirty_bitmaps, seen);
 }
 
 /* -- What nobody has written -- */
@@ -508,7 +517,8 @@ static char *check_driver(CrashContext *ctx, const CrashImage *img,
             why = text("check returns %d, with %d errors and %d corruptions",
                        ret, result.check_errors, result.corruptions);
         } else {
-            why = check_reads(blk, r, model, rng);
+            why = check_reads(blk, r, model, rng) ?:
+                  dirty_check_driver(blk_bs(blk), r->dirty_bitmaps);
         }
         blk_unref(blk);
     }
@@ -588,6 +598,7 @@ static char *check_image(CrashContext *ctx, const CrashImage *img,
     }
     why = why ?: check_spots(r, model, seen);
     why = why ?: check_rest(r, model);
+    why = why ?: tracks_check(model, r->dirty_bitmaps, seen);
     why = why ?: check_driver(ctx, img, r, model, rng);
     if (!why && again) {
         verdict_add(ctx, hash, r, model, seen);
@@ -697,6 +708,10 @@ static uint32_t point_random(const CrashRun *run, CrashRng *rng)
     uint32_t at = rng_below(rng, run->end + 1);
     unsigned way = rng_below(rng, 100);
 
+    if (run->model->tracks && rng_chance(rng, 50)) {
+        at = tracks_point(run->model->tracks, at, rng);
+        return rng_chance(rng, 50) ? at : point_flush(run, at);
+    }
     if (way < 30) {
         return at;
     }

@@ -15,7 +15,7 @@
 #include "qemu/option.h"
 #include "block/vhdx/compact-live.h"
 #include "block/vhdx/state.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 #include "vhdx-test-request.h"
 
 /* So often the main loop may find nothing to do while guests wait. */
@@ -59,18 +59,18 @@ BlockBackend *guest_open(const CrashWorkload *w, int flags, Error **errp)
 
 /* -- One request each -- */
 
-static uint32_t guest_stamp(Guests *g)
+uint32_t guests_stamp(Guests *g)
 {
     return ++g->disk->now;
 }
 
 static int coroutine_fn guest_flush(Guests *g)
 {
-    uint32_t start = guest_stamp(g), end;
+    uint32_t start = guests_stamp(g), end;
     unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, start);
     int ret = blk_co_flush(g->blk);
 
-    end = guest_stamp(g);
+    end = guests_stamp(g);
     model_end(g->run->model, index, end, ret);
     if (ret == 0) {
         model_resize_flushed(g->run->model, start, end);
@@ -86,14 +86,14 @@ guest_write(Guests *g, uint64_t sector, uint64_t count, bool fua)
     g_autofree uint8_t *buf = g_malloc(bytes);
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
     unsigned index = model_begin(model, GUEST_WRITE, sector, count,
-                                 guest_stamp(g));
+                                 guests_stamp(g));
     int ret;
 
     g_array_index(model->ops, GuestOp, index).fua = fua;
     model_fill(model, index, sector, count, buf);
     ret = blk_co_pwritev(g->blk, sector * CRASH_SECTOR, bytes, &qiov,
                          fua ? BDRV_REQ_FUA : 0);
-    model_end(model, index, guest_stamp(g), ret);
+    model_end(model, index, guests_stamp(g), ret);
     return ret;
 }
 
@@ -101,7 +101,7 @@ static int coroutine_fn
 guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
 {
     unsigned index = model_begin(g->run->model, kind, sector, count,
-                                 guest_stamp(g));
+                                 guests_stamp(g));
     int ret;
 
     if (kind == GUEST_ZERO) {
@@ -113,7 +113,7 @@ guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
         ret = co_discard(g->blk, sector * CRASH_SECTOR,
                          count * CRASH_SECTOR);
     }
-    model_end(g->run->model, index, guest_stamp(g), ret);
+    model_end(g->run->model, index, guests_stamp(g), ret);
     return ret;
 }
 
@@ -123,7 +123,7 @@ guest_read(Guests *g, uint64_t sector, uint64_t count)
     size_t bytes = count * CRASH_SECTOR;
     g_autofree uint8_t *buf = g_malloc(bytes);
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
-    uint32_t start = guest_stamp(g);
+    uint32_t start = guests_stamp(g);
     int ret = blk_co_preadv(g->blk, sector * CRASH_SECTOR, bytes, &qiov, 0);
     char *why;
 
@@ -137,7 +137,7 @@ guest_read(Guests *g, uint64_t sector, uint64_t count)
         return ret;
     }
     why = model_check_read(g->run->model, sector, count, start,
-                           guest_stamp(g), buf);
+                           guests_stamp(g), buf);
     if (why) {
         g_ptr_array_add(g->run->wrong, why);
     }
@@ -158,14 +158,28 @@ static int coroutine_fn guest_resize(Guests *g)
     g->resizing = true;
     index = model_resize_begin(g->run->model, g->disk_size, size,
                                MAX(g->disk_size, g->w->max_mib * MiB),
-                               guest_stamp(g));
+                               guests_stamp(g));
     ret = blk_co_truncate(g->blk, size, true, PREALLOC_MODE_OFF, 0, NULL);
-    model_resize_end(g->run->model, index, guest_stamp(g), ret);
+    model_resize_end(g->run->model, index, guests_stamp(g), ret);
     if (ret == 0) {
         g->disk_size = size;
     }
     g->resizing = false;
     return ret;
+}
+
+/* The image is changed by no request. */
+static void guests_change(Guests *g)
+{
+    uint32_t now = guests_stamp(g);
+
+    if (g->run->model->tracks) {
+        tracks_note(g->run->model->tracks, (CrashEvent) {
+            .kind = EVENT_CHANGE,
+            .start = now,
+            .end = now,
+        });
+    }
 }
 
 /* Progress goes from 0 to the whole, and not back. */
@@ -214,6 +228,7 @@ static int coroutine_fn guest_compact_online(Guests *g)
 
     GRAPH_RDLOCK_GUARD();
     assert(!g->amending);
+    guests_change(g);
     g->amending = true;
     g->progress = 0;
     ret = vhdx_co_compact_live(blk_bs(g->blk), rng_chance(&g->rng, 50), &user,
@@ -241,6 +256,7 @@ static int coroutine_fn guest_amend(Guests *g, const char *options)
     int ret;
 
     assert(!g->amending);
+    guests_change(g);
     g->amending = true;
     g->progress = 0;
     qemu_opts_do_parse(opts, options, NULL, &error_abort);
@@ -429,6 +445,11 @@ static int coroutine_fn guest_act(Guests *g)
         return g->amending ? 0 : guest_subformat(g);
     }
     dice -= mix->subformat;
+    if (dice < mix->command) {
+        g->command = true;
+        return 0;
+    }
+    dice -= mix->command;
     r = range_choose(g, GUEST_WRITE);
     if (dice < mix->read) {
         return guest_read(g, r.sector, r.count);
@@ -500,6 +521,10 @@ void guests_wait(Guests *g)
     unsigned idle = 0;
 
     while (g->running) {
+        if (g->command) {
+            g->command = false;
+            guests_command(g);
+        }
         idle = aio_poll(qemu_get_aio_context(), false) ? 0 : idle + 1;
         if (idle > IDLE_MAX) {
             printf("# workload %s: %u requests wait for nothing\n",
@@ -548,27 +573,22 @@ fault_choose(CrashDisk *disk, const CrashWorkload *w, CrashRng *rng)
     }
 }
 
-/* A flush has lost what it was for: that need not be there any more. */
-static void guests_exempt(Guests *g)
+void guests_exempt(Guests *g)
 {
     for (guint i = 0; g->disk->lose_to && i < g->run->model->ops->len; i++) {
         GuestOp *op = &g_array_index(g->run->model->ops, GuestOp, i);
 
-        op->exempt = op->start <= g->disk->lose_to &&
-                     op->end >= g->disk->lose_from;
+        op->exempt |= op->start <= g->disk->lose_to &&
+                      op->end >= g->disk->lose_from;
     }
 }
 
-/*
- * A flush has failed and has lost things, and flushes work again: go on.  That
- * may be refused where blocks are used again, or have old data behind them.
- */
-static bool guests_resume(Guests *g)
+bool guests_resume(Guests *g)
 {
     BlockDriverState *bs = blk_bs(g->blk);
     Error *err = NULL;
     unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0,
-                                 guest_stamp(g));
+                                 guests_stamp(g));
     int ret;
 
     /* To become inactive closes the log, so that it matters less. */
@@ -579,7 +599,7 @@ static bool guests_resume(Guests *g)
         ret = bdrv_inactivate_all();
         bdrv_activate_all(&error_abort);
     }
-    model_end(g->run->model, index, guest_stamp(g), ret);
+    model_end(g->run->model, index, guests_stamp(g), ret);
     if (ret < 0 && !g->w->mix.discard && !g->w->node.fixed_size) {
         run_wrong(g->run, "writing can't be resumed: %s",
                   err ? error_get_pretty(err) : strerror(-ret));
@@ -598,6 +618,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
 {
     const unsigned flags = BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_UNMAP;
     Error *err = NULL;
+    uint32_t start, end;
     unsigned index;
     bool past, clean;
 
@@ -611,10 +632,22 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     if (!g->run->model->first_size) {
         g->run->model->first_size = g->disk_size;
     }
+    guests_bitmaps(g);
     g->left = actions;
     g->disk->unsure = g->w->unsure;
     g->disk->unsure_log = g->w->unsure_log;
     guests_start(g, guest_entry, count);
+    if (g->w->stores && rng_chance(&g->rng, g->w->stores)) {
+        guests_mend(g);
+        guests_stopped(g);
+        guests_store(g);
+        guests_mend(g);
+        g->left = actions / 2;
+        guests_start(g, guest_entry, count);
+    }
+    if (g->w->store_fails) {
+        guests_mend(g);
+    }
     if (g->w->resume && g->disk->fault_hit && guests_resume(g)) {
         g->disk->fault_hit = false;
         guests_start(g, guest_entry, count);
@@ -633,10 +666,25 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
         g->disk->solid = true;
     }
 
-    index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, guest_stamp(g));
+    guests_stopped(g);
+    guests_may_fail(g, 25);
+    start = guests_stamp(g);
+    index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, start);
     blk_unref(g->blk);
+    if (g->w->store_fails) {
+        g->disk->fault.countdown = 0;
+    }
     clean = !g->disk->fault_hit && !g->run->wrong->len;
-    model_end(g->run->model, index, guest_stamp(g), clean ? 0 : -EIO);
+    end = guests_stamp(g);
+    model_end(g->run->model, index, end, clean ? 0 : -EIO);
+    if (g->run->model->tracks) {
+        tracks_note(g->run->model->tracks, (CrashEvent) {
+            .kind = EVENT_STORE,
+            .start = start,
+            .end = end,
+            .ret = !clean ? -EIO : g->w->full_close ? -ENOSPC : 0,
+        });
+    }
     /* What could not be put in place is in the log then. */
     g->disk->solid = false;
     return clean && !g->w->full_close;
@@ -663,6 +711,24 @@ void run_end(CrashRun *run, CrashDisk *disk)
     disk_free(disk);
 }
 
+/* What the image has of dirty bitmaps at first is what they must have. */
+static void tracks_of_base(CrashRun *run)
+{
+    char *why;
+    CrashReader *r = reader_new(run->base, NULL, &why);
+
+    if (!r) {
+        g_ptr_array_add(run->wrong, why);
+        return;
+    }
+    run->model->tracks = tracks_new(r->dirty_bitmaps, r->disk_size,
+                                    run->workload->max_mib * MiB);
+    /* QEMU's may have bits behind a disk's end, which show when it grows. */
+    run->model->tracks->rough = run->workload->full_close ||
+                                run->workload->max_mib;
+    reader_free(r);
+}
+
 CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
                     const CrashImage *base, const CrashModel *before,
                     const uint32_t *seen, bool brief, uint64_t seed)
@@ -681,6 +747,9 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
 
     g.rng.state = rng_next(&rng);
     run->model = model_new(before, seen, shape);
+    if (w->bitmaps) {
+        tracks_of_base(run);
+    }
     record_run(w, base, run->model);
     run->payload = g.disk->payload = shape->payload;
     if (shape->parent_size) {
@@ -694,7 +763,8 @@ CrashRun *guest_run(const CrashWorkload *w, const CrashShape *shape,
     for (unsigned i = 0; i < sessions && run->closed; i++) {
         unsigned actions = brief ? rng_below(&rng, 3) : w->actions;
 
-        run->closed = guests_session(&g, actions, brief ? 2 : w->guests);
+        run->closed = guests_session(&g, actions, brief && !w->bitmaps ? 2 :
+                                     w->guests);
     }
     record_run_end();
     guests_exempt(&g);

@@ -16,7 +16,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 
 /* So many pages at a disk's end are looked at, and one of so many behind */
 #define RESIZE_PAGES    (64 * MiB / CRASH_PAGE)
@@ -67,6 +67,7 @@ void model_free(CrashModel *model)
     g_array_unref(model->resizes);
     g_array_unref(model->spots);
     g_array_unref(model->settled);
+    tracks_free(model->tracks);
     g_free(model);
 }
 
@@ -462,6 +463,9 @@ void model_advance(CrashModel *model, uint32_t now)
         model->started++;
     }
     model->now = now;
+    if (model->tracks) {
+        tracks_advance(model, now);
+    }
 }
 
 bool model_allows(const CrashModel *model, const CrashSpot *spot, unsigned i,

@@ -10,7 +10,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 #include "vhdx-test-util.h"
 
 #define LOG_SECTOR  4096
@@ -68,6 +68,11 @@ static uint32_t crc_update(uint32_t crc, const uint8_t *p, size_t n)
     return crc;
 }
 
+uint32_t reader_crc(const uint8_t *buf, size_t bytes)
+{
+    return ~crc_update(~0U, buf, bytes);
+}
+
 /* Whether the checksum at byte 4 of @p is right for all @n bytes. */
 static bool sealed(const uint8_t *p, size_t n)
 {
@@ -111,6 +116,7 @@ static bool headers_read(CrashReader *r, uint8_t *current, char **why)
         }
     }
     memcpy(current, copy[best], 4096);
+    memcpy(r->file_write, current + 16, 16);
     memcpy(r->data_write, current + 32, 16);
     r->dirty = r->log_named[best];
     r->log_length = get_le(current + 68, 4);
@@ -320,9 +326,8 @@ CrashPage *reader_page(const CrashReader *r, uint64_t offset)
     return page ?: image_page(r->img, index);
 }
 
-/* Bytes of the file after replay. */
-static void file_read(const CrashReader *r, uint64_t offset, uint64_t n,
-                      uint8_t *buf)
+void reader_read(const CrashReader *r, uint64_t offset, uint64_t n,
+                 uint8_t *buf)
 {
     while (n) {
         uint64_t part = MIN(n, CRASH_PAGE - offset % CRASH_PAGE);
@@ -365,7 +370,7 @@ static bool damage_undo(CrashReader *r, const GArray *damage, char **why)
     for (guint i = 0; damage && i < damage->len; i++) {
         const CrashDamage *d = &g_array_index(damage, CrashDamage, i);
 
-        file_read(r, d->offset, d->bytes, buf);
+        reader_read(r, d->offset, d->bytes, buf);
         if (!memcmp(buf, d->bad, d->bytes)) {
             r->bad++;
             if (d->block) {
@@ -396,7 +401,7 @@ static bool regions_read(CrashReader *r, char **why)
     g_autofree uint8_t *copies = g_malloc(2 * 65536);
     const uint8_t *entry;
 
-    file_read(r, 3 * 65536, 2 * 65536, copies);
+    reader_read(r, 3 * 65536, 2 * 65536, copies);
     if (memcmp(copies, copies + 65536, 65536) || memcmp(copies, "regi", 4) ||
         !sealed(copies, 65536) || get_le(copies + 8, 4) != 2) {
         return wrong(why, "a damaged region table");
@@ -433,7 +438,13 @@ static bool replay_is_fit(CrashReader *r, char **why)
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uint64_t at = (uintptr_t)key * CRASH_PAGE;
         bool bitmap = r->has_parent && at >= MiB && !reader_owner(r, at);
+        uint64_t area = r->meta_offset + ROUND_UP(r->items_end, MiB);
 
+        /* Of dirty bitmaps nothing but the head goes through the log. */
+        if (at >= area && at < r->meta_offset + r->meta_length && at % MiB) {
+            return wrong(why, "the log changes offset %" PRIu64 " of the "
+                         "metadata region", at - r->meta_offset);
+        }
         if (!bitmap && (at < 3 * 65536 || at >= 5 * 65536) &&
             (at < r->meta_offset || at >= r->meta_offset + r->meta_length) &&
             (at < r->bat_offset || at >= r->bat_offset + r->bat_length)) {
@@ -451,7 +462,7 @@ static void locator_text(CrashReader *r, uint64_t at, const uint8_t *entry,
     uint8_t raw[2];
 
     for (unsigned i = 0; i < length; i++) {
-        file_read(r, at + get_le(entry, 4) + 2 * i, 2, raw);
+        reader_read(r, at + get_le(entry, 4) + 2 * i, 2, raw);
         buf[i] = raw[1] || !raw[0] ? '?' : raw[0];
     }
     buf[length] = 0;
@@ -463,11 +474,11 @@ static bool locator_read(CrashReader *r, uint64_t at, char **why)
     uint8_t head[20], entry[12], pair[6];
     char key[32], value[64];
 
-    file_read(r, at, sizeof(head), head);
+    reader_read(r, at, sizeof(head), head);
     for (unsigned i = 0; i < get_le(head + 18, 2); i++) {
         int linkage;
 
-        file_read(r, at + 20 + 12 * i, sizeof(entry), entry);
+        reader_read(r, at + 20 + 12 * i, sizeof(entry), entry);
         memcpy(pair, entry, 4);
         memcpy(pair + 4, entry + 8, 2);
         locator_text(r, at, pair, key, sizeof(key));
@@ -496,15 +507,17 @@ static bool metadata_read(CrashReader *r, char **why)
     unsigned count;
     bool locator = false;
 
-    file_read(r, r->meta_offset, 65536, table);
+    reader_read(r, r->meta_offset, 65536, table);
     count = get_le(table + 10, 2);
     if (memcmp(table, "metadata", 8) || count > 2047) {
         return wrong(why, "a damaged metadata table");
     }
     for (unsigned i = 0; i < count; i++) {
         const uint8_t *entry = table + 32 + 32 * i;
+        uint64_t end = get_le(entry + 16, 4) + get_le(entry + 20, 4);
 
-        file_read(r, r->meta_offset + get_le(entry + 16, 4), 8, item);
+        r->items_end = MAX(r->items_end, end);
+        reader_read(r, r->meta_offset + get_le(entry + 16, 4), 8, item);
         if (guid_is(entry, GUID_FILE_PARAMETERS)) {
             r->block_size = get_le(item, 4);
             r->has_parent = get_le(item + 4, 4) & 2;
@@ -766,6 +779,12 @@ CrashSource reader_source(const CrashReader *r, uint64_t sector)
            SOURCE_PARENT : SOURCE_ZERO;
 }
 
+static bool bitmaps_read(CrashReader *r, char **why)
+{
+    r->dirty_bitmaps = dirty_read(r, why);
+    return !*why;
+}
+
 CrashReader *reader_new(const CrashImage *img, const GArray *damage,
                         char **why)
 {
@@ -788,7 +807,7 @@ CrashReader *reader_new(const CrashImage *img, const GArray *damage,
         (r->dirty && !log_replay(r, header + 48, why)) ||
         !damage_undo(r, damage, why) || !regions_read(r, why) ||
         !metadata_read(r, why) || !bat_read(r, why) ||
-        !replay_is_fit(r, why)) {
+        !replay_is_fit(r, why) || !bitmaps_read(r, why)) {
         reader_free(r);
         return NULL;
     }
@@ -804,5 +823,6 @@ void reader_free(CrashReader *r)
     g_hash_table_destroy(r->bitmaps);
     g_hash_table_destroy(r->owners);
     g_hash_table_destroy(r->damaged);
+    dirty_unref(r->dirty_bitmaps);
     g_free(r);
 }

@@ -11,6 +11,7 @@
  * guest     coroutines that use the disk
  * repair    damage to an image, and what mends it
  * record    what a run did, told line by line
+ * dirty     dirty bitmaps: a header of their own
  * check     what must hold of one image, and of all that cuts can leave
  * chain-check  the same for the images of a chain
  *
@@ -353,6 +354,7 @@ typedef struct CrashModel {
     GArray *settled;                /* bool for each of @ops: in @stable */
     guint started;                  /* of @ops: in @zero */
     const CrashShape *shape;
+    struct CrashTracks *tracks;     /* of dirty bitmaps, or NULL */
 } CrashModel;
 
 /*
@@ -459,7 +461,10 @@ typedef struct CrashReader {
     uint64_t odd;                   /* ... that only a child has a use for */
     bool has_parent;
     bool fixed;                     /* LeaveBlockAllocated */
+    uint8_t file_write[16];         /* FileWriteGuid */
     uint8_t data_write[16];         /* DataWriteGuid */
+    uint64_t items_end;             /* of metadata, bytes in their region */
+    struct CrashDirty *dirty_bitmaps;
     uint8_t linkage[2][16];         /* of the locator, or nil */
     char parent_name[32];           /* its relative_path, without a folder */
     const struct CrashReader *parent;   /* set by who has read that as well */
@@ -507,13 +512,26 @@ bool reader_bit(const CrashReader *reader, uint64_t sector);
 /* The page at byte @offset of the file after replay; NULL: zeros. */
 CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
 
+/* Bytes of the file after replay */
+void reader_read(const CrashReader *reader, uint64_t offset, uint64_t bytes,
+                 uint8_t *buf);
+
+/* CRC-32C */
+uint32_t reader_crc(const uint8_t *buf, size_t bytes);
+
 /* -- vhdx-crash-guest.c -- */
 
 /* What a guest does, out of a hundred. */
 typedef struct CrashMix {
     unsigned write, zero, discard, flush, read, resize;
     unsigned compact, log_size, subformat;  /* by amend */
+    unsigned command;               /* for dirty bitmaps */
 } CrashMix;
+
+/* What such a command does, out of a hundred; the rest enables or disables. */
+typedef struct CrashCommands {
+    unsigned add, clear, merge, remove;
+} CrashCommands;
 
 /* What is done to a chain of images */
 typedef enum CrashMerge {
@@ -569,6 +587,11 @@ typedef struct CrashWorkload {
     bool small_cache;               /* 64 metadata pages */
     bool early;                     /* entries beside their data */
     bool online;                    /* compacting lets requests go on */
+    unsigned bitmaps;               /* persistent dirty ones, at first */
+    unsigned granule;               /* ... of 2^that bytes; 0: by chance */
+    CrashCommands commands;
+    unsigned stores;                /* percent of sessions: in the middle */
+    bool store_fails;               /* ... where one operation fails */
     bool create;                    /* making the image is what is tested */
     CrashMerge merge;               /* a change of a chain is */
     unsigned levels;                /* ... of so many images */
@@ -615,7 +638,20 @@ typedef struct Guests {
     double progress;                /* of that: from 0 to 1 */
     unsigned burst;                 /* index in the workload's */
     unsigned burst_left;            /* writes until the next flush */
+    bool command;                   /* for dirty bitmaps, to be done next */
 } Guests;
+
+/* The next stamp */
+uint32_t guests_stamp(Guests *g);
+
+/*
+ * A flush has failed and has lost things, and flushes work again: go on.  That
+ * may be refused where blocks are used again, or have old data behind them.
+ */
+bool guests_resume(Guests *g);
+
+/* A flush has lost what it was for: that need not be there any more. */
+void guests_exempt(Guests *g);
 
 /* Let guests do so many @actions, of all of them. */
 void guests_enter_all(Guests *g, unsigned actions);
@@ -697,6 +733,7 @@ typedef struct CrashTotals {
 typedef struct CrashVerdict {
     uint64_t disk_size;
     bool has_parent;
+    struct CrashDirty *dirty_bitmaps;
     uint32_t seen[];                /* as of check_spots() */
 } CrashVerdict;
 
