@@ -72,8 +72,9 @@ static void map_fill(VHDXDirtyBitmap *b, BdrvDirtyBitmap *bitmap, uint8_t *buf)
     }
 }
 
+/* [dirty-never-fewer] */
 void vhdx_dirty_store_add(VHDXDirtyStore *st, const VHDXDirtyBitmap *old,
-                      BdrvDirtyBitmap *bitmap)
+                          BdrvDirtyBitmap *bitmap)
 {
     BDRVVHDXState *s = st->bs->opaque;
     VHDXDirtyBitmap *b;
@@ -226,7 +227,10 @@ bool vhdx_dirty_store_place(VHDXDirtyStore *st, VHDXDirtyPlaces *places)
     return true;
 }
 
-/* Let a bitmap with bits on pages of their own have all bits of these. */
+/*
+ * Let a bitmap with bits on pages of their own have all bits of these.
+ * [dirty-never-fewer]
+ */
 static void round_up(VHDXDirtyBitmap *b)
 {
     for (uint32_t i = 0; i < b->map_count; i++) {

@@ -184,7 +184,7 @@ head_commit(BlockDriverState *bs, uint32_t page, const uint8_t *buf)
  * A head, or a region's new place with one, that could not be made stable may
  * be so all the same.  Let the file have what it had, with a head that does not
  * count; if it had none, @page gets nothing.  Where even that fails nothing may
- * be changed any more.
+ * be changed any more. [dirty-taken-back]
  */
 static void coroutine_fn GRAPH_RDLOCK
 head_restore(BlockDriverState *bs, uint32_t page)
@@ -297,7 +297,10 @@ static int coroutine_fn GRAPH_RDLOCK store_grow(VHDXDirtyStore *st)
                                      fill_new, st);
 }
 
-/* Give it places in the region that there is, if it has them. */
+/*
+ * Give it places in the region that there is, if it has them; the directory
+ * stays until the head names another. [dirty-names]
+ */
 static bool store_fits(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
@@ -313,6 +316,7 @@ static bool store_fits(VHDXDirtyStore *st)
     return vhdx_dirty_store_place(st, &places);
 }
 
+/* [dirty-taken-back] */
 static int coroutine_fn GRAPH_RDLOCK store_all(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
@@ -408,7 +412,7 @@ int coroutine_fn vhdx_dirty_settle(BlockDriverState *bs, Error **lost)
 
 /*
  * Let the file have the names that @st tells, and a head for them that counts
- * for nothing until the bitmaps are stored.
+ * for nothing until the bitmaps are stored. [dirty-names]
  */
 static int coroutine_fn GRAPH_RDLOCK names_store(VHDXDirtyStore *st)
 {
@@ -508,6 +512,7 @@ int coroutine_fn vhdx_dirty_drop(BlockDriverState *bs)
     return ret;
 }
 
+/* [dirty-names] */
 int coroutine_fn vhdx_dirty_shorten_region(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;

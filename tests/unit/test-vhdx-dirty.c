@@ -13,6 +13,7 @@
 #include "block/dirty-bitmap.h"
 #include "block/vhdx/dirty-load.h"
 #include "vhdx-test-cut.h"
+#include "vhdx-test-util.h"
 
 #define GRANULE     (64 * KiB)
 #define GRANULES    (DISK_SIZE / GRANULE)
@@ -538,16 +539,43 @@ static void test_reopen(void)
 
 /* -- Other writers -- */
 
-/* What another program may leave in the headers */
-typedef enum Foreign { FILE_GUID, DATA_GUID, NOTHING } Foreign;
+/* What another program may have changed, but for the bitmaps */
+typedef enum Foreign { FILE_GUID, DATA_GUID, SIZE, NOTHING } Foreign;
 
-static void headers_change(Foreign what)
+/* Let the disk be longer, with the GUIDs that there are. */
+static void size_change(uint8_t *meta)
 {
+    for (uint8_t *entry = meta + 32;; entry += 32) {
+        uint8_t *item = meta + get_le(entry + 16, 4);
+
+        if (guid_is(entry, GUID_DISK_SIZE)) {
+            put_le(item, get_le(item, 8) + MiB, 8);
+            return;
+        }
+    }
+}
+
+/* Where page @page of the metadata region is in the file */
+static uint64_t page_offset(unsigned page)
+{
+    BlockBackend *blk = file_open(paths[PARENT], 0);
+    uint64_t at = ((BDRVVHDXState *)blk_bs(blk)->opaque)->metadata.offset;
+
+    blk_unref(blk);
+    return at + page * PAGE;
+}
+
+static void file_change(Foreign what)
+{
+    uint64_t meta = page_offset(0);
     g_autoptr(GBytes) bytes = file_content(paths[PARENT], NULL);
     gsize size;
     g_autofree uint8_t *data = g_memdup2(g_bytes_get_data(bytes, &size),
                                          g_bytes_get_size(bytes));
 
+    if (what == SIZE) {
+        size_change(data + meta);
+    }
     for (int i = 0; i < 2; i++) {
         VHDXHeader header;
 
@@ -568,7 +596,7 @@ static void check_foreign(Foreign what)
     BlockBackend *blk;
 
     create_with("b");
-    headers_change(what);
+    file_change(what);
     blk = file_open(paths[PARENT], BDRV_O_RDWR);
     g_assert_cmpint(bdrv_dirty_bitmap_inconsistent(bitmap_get(blk, "b")), ==,
                     what != NOTHING);
@@ -589,6 +617,7 @@ static void test_foreign(void)
     check_foreign(NOTHING);
     check_foreign(FILE_GUID);
     check_foreign(DATA_GUID);
+    check_foreign(SIZE);
 }
 
 /* Change the byte at @at of the image. */
@@ -603,16 +632,6 @@ static void file_damage(uint64_t at)
     g_assert_cmpint(fseek(file, at, SEEK_SET), ==, 0);
     g_assert_cmpint(fputc(byte ^ 0x10, file), >=, 0);
     g_assert_cmpint(fclose(file), ==, 0);
-}
-
-/* Where page @page of the metadata region is in the file */
-static uint64_t page_offset(unsigned page)
-{
-    BlockBackend *blk = file_open(paths[PARENT], 0);
-    uint64_t at = ((BDRVVHDXState *)blk_bs(blk)->opaque)->metadata.offset;
-
-    blk_unref(blk);
-    return at + page * PAGE;
 }
 
 /* Opened for writing, read and closed, the file is as it was. */
@@ -635,7 +654,7 @@ static void test_untouched(void)
 {
     create_with("b");
     check_untouched(true);
-    headers_change(FILE_GUID);
+    file_change(FILE_GUID);
     check_untouched(false);
     finish();
 
