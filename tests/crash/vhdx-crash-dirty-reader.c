@@ -1,10 +1,10 @@
 /*
  * VHDX crash test: a second reader of dirty bitmaps
  *
- * Takes the area in the metadata region apart as docs/vhdx-dirty-bitmaps.md
- * says, byte by byte and without a line of the driver.  Whatever a power cut
- * has left, the head and the directory must be whole; and so must be the maps
- * and pages of each bitmap that counts.
+ * Takes the area in the metadata region apart as
+ * docs/interop/vhdx-dirty-bitmaps.rst says, byte by byte and without a line of
+ * the driver.  Whatever a power cut has left, the head and the directory must
+ * be whole; and so must be the maps and pages of each bitmap that counts.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
