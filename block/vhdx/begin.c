@@ -178,7 +178,7 @@ static int coroutine_fn GRAPH_RDLOCK
 begin_data(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t known = vhdx_children_hash(s);
+    uintptr_t known = vhdx_children_hash(s);
     g_autoptr(GPtrArray) children = vhdx_children_list(bs,
                                                        VHDX_CHILDREN_IN_USE);
     int ret;

@@ -82,7 +82,7 @@ void vhdx_children_note(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autoptr(GPtrArray) list = vhdx_children_list(bs, VHDX_CHILDREN_IN_USE);
-    uint64_t hash = 0;
+    uintptr_t hash = 0;
 
     for (guint i = 0; i < list->len; i++) {
         BDRVVHDXState *c = ((BlockDriverState *)list->pdata[i])->opaque;
@@ -137,7 +137,7 @@ bool vhdx_children_may_follow(BlockDriverState *bs, BlockDriverState *child)
     return false;
 }
 
-uint64_t vhdx_children_hash(BDRVVHDXState *s)
+uintptr_t vhdx_children_hash(BDRVVHDXState *s)
 {
     return qatomic_read(&s->parent->children);
 }

@@ -34,7 +34,7 @@ struct VHDXParent {
     bool relink;                    /* the locator has to tell its GUID */
     bool lost;                      /* it is not what it is taken for */
     bool reported;                  /* ... and that was reported */
-    uint64_t children;              /* a hash of those that are in use */
+    uintptr_t children;             /* a hash of those that are in use */
 
     /* Changed under lock */
     VHDXGuid past[VHDX_PAST_GUIDS]; /* the latest DataWriteGuids that ended */

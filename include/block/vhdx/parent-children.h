@@ -54,6 +54,6 @@ bool vhdx_children_is_new(BlockDriverState *child);
 bool vhdx_children_may_follow(BlockDriverState *bs, BlockDriverState *child);
 
 /* A number that changes with the children that are in use. */
-uint64_t vhdx_children_hash(BDRVVHDXState *s);
+uintptr_t vhdx_children_hash(BDRVVHDXState *s);
 
 #endif
