@@ -21,6 +21,8 @@ void vhdx_space_map_reach(VHDXSpace *sp, uint64_t end)
     if (end <= sp->end) {
         return;
     }
+    /* Where a cut has not been made yet, some of it may be left to punch. */
+    vhdx_space_map_unpunch(sp, sp->end, end);
     sp->end = end;
     if (sp->used && bits > sp->used_bits) {
         uint64_t new_bits = MAX(bits, 2 * sp->used_bits);

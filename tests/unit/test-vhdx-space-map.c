@@ -338,6 +338,24 @@ static void test_punch(void)
     state_free(s);
 }
 
+/*
+ * What was to be punched at the end is somebody's who gets it: the file may
+ * have been longer than it was cut to.
+ */
+static void test_punch_end(void)
+{
+    BDRVVHDXState *s = state_new(100 * MiB, 1);
+
+    map_free(s, 80, 20);
+    map_punch(s, 80, 20);
+    s->space->end = 85 * MiB;
+    vhdx_space_map_reach(s->space, 90 * MiB);
+    for (uint64_t i = 80; i < 100; i++) {
+        g_assert_cmpint(is_punched(s, i), ==, i < 85 || i >= 90);
+    }
+    state_free(s);
+}
+
 /* What is to be punched stays so where the map gets larger. */
 static void test_punch_growth(void)
 {
@@ -536,6 +554,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space-map/scanning", test_scanning);
     g_test_add_func("/vhdx/space-map/hint", test_hint);
     g_test_add_func("/vhdx/space-map/punch", test_punch);
+    g_test_add_func("/vhdx/space-map/punch-end", test_punch_end);
     g_test_add_func("/vhdx/space-map/punch-growth", test_punch_growth);
     g_test_add_func("/vhdx/space-map/free-end", test_free_end);
     g_test_add_func("/vhdx/space-map/random", test_random);
