@@ -361,8 +361,12 @@ static void coroutine_fn GRAPH_RDLOCK store(BlockDriverState *bs, Error **errp)
             error_setg(errp, "The image has bitmaps that can't be used: %s",
                        s->dirty->error);
         }
-    } else if (st.list->len && !vhdx_dirty_store_is_same(&st) &&
-        vhdx_dirty_store_check(&st, errp)) {
+    } else if (!st.list->len || vhdx_dirty_store_is_same(&st)) {
+        if (s->dirty_unsure) {
+            /* What the file may have is not what there is. */
+            (void)vhdx_dirty_begin(bs);
+        }
+    } else if (vhdx_dirty_store_check(&st, errp)) {
         vhdx_request_freeze(s);
         ret = store_all(&st);
         vhdx_request_thaw(s);
@@ -467,12 +471,13 @@ int coroutine_fn vhdx_dirty_remove(BlockDriverState *bs, const char *name,
     VHDXDirtyStore st;
     int ret;
 
-    if (s->dirty && s->dirty->error) {
-        error_setg(errp, "%s", s->dirty->error);
-        return -ENOTSUP;
-    }
     if (!s->dirty || !vhdx_dirty_list_find(s->dirty->list, name)) {
-        return 0;
+        /* The file may have it all the same, after a failure. */
+        ret = s->dirty_unsure ? vhdx_dirty_begin(bs) : 0;
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "Could not remove bitmap '%s'", name);
+        }
+        return ret;
     }
     vhdx_dirty_store_init(&st, bs);
     st.page = s->dirty->page;

@@ -727,6 +727,8 @@ static void test_brought(void)
     g_assert_cmpint(set_read_only(blk, false), ==, 0);
     bitmap_add(blk, "brought");
     g_assert_cmpint(set_read_only(blk, true), <, 0);
+    g_assert_cmpint(bdrv_remove_persistent_dirty_bitmap(blk_bs(blk), "brought",
+                                                        &error_abort), ==, 0);
     bdrv_release_dirty_bitmap(bitmap_get(blk, "brought"));
     g_assert_cmpint(set_read_only(blk, true), ==, 0);
     blk_unref(blk);
