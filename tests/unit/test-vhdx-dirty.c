@@ -516,6 +516,53 @@ static void test_fails(void)
     (void)each_fails(&fail_full);
 }
 
+/*
+ * A bitmap that is removed is gone, also where the file has got it by a store
+ * that has failed.
+ */
+static void test_removed_after_failure(void)
+{
+    bool met = true;
+    unsigned removed = 0;
+
+    for (unsigned i = 1; met && i < 100; i++) {
+        BlockBackend *blk;
+        bool failed, gone;
+
+        /* The region has room. */
+        create_with("b");
+        blk = image_open(BDRV_O_RDWR);
+        g_assert_cmpint(bdrv_remove_persistent_dirty_bitmap(
+                            blk_bs(blk), "b", &error_abort), ==, 0);
+        bdrv_release_dirty_bitmap(bitmap_get(blk, "b"));
+        bitmap_add(blk, "new");
+        fill(blk, 20, 1);
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+        fail_flush = i;
+        failed = set_read_only(blk, true) < 0;
+        met = fail_flush == 0;
+        fail_flush = 0;
+        bdrv_drained_begin(blk_bs(blk));
+        (void)bdrv_flush(blk_bs(blk));
+        bdrv_drained_end(blk_bs(blk));
+        gone = failed && bdrv_remove_persistent_dirty_bitmap(
+            blk_bs(blk), "new", NULL) == 0;
+        if (gone) {
+            bdrv_release_dirty_bitmap(bitmap_get(blk, "new"));
+            removed++;
+        }
+        blk_unref(blk);
+        if (gone) {
+            blk = file_open(paths[PARENT], 0);
+            g_assert_null(bitmap_get(blk, "new"));
+            blk_unref(blk);
+        }
+        finish();
+    }
+    g_assert_false(met);
+    g_assert_cmpuint(removed, >, 2);
+}
+
 /* The image gets read-only and writable again, with a cut anywhere. */
 static void test_reopen(void)
 {
@@ -749,6 +796,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/dirty/enable", test_enable);
     g_test_add_func("/vhdx/dirty/remove", test_remove);
     g_test_add_func("/vhdx/dirty/fails", test_fails);
+    g_test_add_func("/vhdx/dirty/removed-after-failure",
+                    test_removed_after_failure);
     g_test_add_func("/vhdx/dirty/reopen", test_reopen);
     g_test_add_func("/vhdx/dirty/foreign", test_foreign);
     g_test_add_func("/vhdx/dirty/untouched", test_untouched);
