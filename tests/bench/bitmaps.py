@@ -4,8 +4,8 @@ A disk of 1 TiB, or 32 TiB, has a bitmap with granules of 64 KiB, in which each
 page of 4 KiB has a bit that is set, so that all of it is in the file: 2 MiB,
 and 64 MiB.  Opening loads it, closing after a write stores it; what the
 program takes with an image of the same size without a bitmap is subtracted.
-Writes go to an image that is full, with a bitmap that is enabled.  Targets are
-ratios to qcow2.
+Writes go to an image that is full, with a bitmap that is enabled.  Targets,
+for loading, are ratios to qcow2.
 """
 import contextlib
 import functools
@@ -20,7 +20,7 @@ GRANULE = 64 * KIB
 PAGE = 32768 * GRANULE      # what a page of bits stands for
 SIZES = (('1 TiB', TIB), ('32 TiB', 32 * TIB))
 FULL = 256 * MIB
-REQUESTS = 4000
+REQUESTS = 20000
 
 
 class Bitmaps:
@@ -103,8 +103,8 @@ class Bitmaps:
                 yield case('%s, disk of %s' % (what, name), target,
                            functools.partial(self.rate, name, which))
         for depth in 1, 32:
-            yield case('write 4 KiB, depth %d, bitmap enabled' % depth,
-                       '>=1.0', functools.partial(self.write_rate, depth))
+            yield case('write 4 KiB, depth %d, bitmap enabled' % depth, '',
+                       functools.partial(self.write_rate, depth))
 
     def clean(self):
         for fmt in self.formats:
