@@ -7,8 +7,8 @@ import writable
 from writable import SIZE, WRITEBACK, create, img, sound
 
 
-def driver(storage, url, _new):
-    return {'driver': 'iscsi', 'transport': 'tcp', 'portal': '127.0.0.1',
+def location(storage, url):
+    return {'transport': 'tcp', 'portal': '127.0.0.1',
             'target': storage.target, 'lun': int(url.split('/')[-1])}
 
 
@@ -39,6 +39,6 @@ def full(ctx):
 
 def tests():
     return writable.tests(Iscsi, 201, 202) + [
-        ('qmp', writable.by_qmp(Iscsi, driver)),
+        ('qmp', writable.by_qmp(Iscsi, location)),
         ('refused', writable.refused(Iscsi, 'block_size=1M', '4194304')),
         ('full', full)]

@@ -8,11 +8,9 @@ import writable
 from writable import ROOM, SIZE, WRITEBACK, create, img, sound
 
 
-def driver(storage, url, new):
-    name = {'pool': 'rbd', 'image': url.split('/')[1].split(':')[0],
+def location(storage, url):
+    return {'pool': 'rbd', 'image': url.split('/')[1].split(':')[0],
             'conf': storage.conf}
-    return {'driver': 'rbd', 'location': name} if new else \
-        {'driver': 'rbd', **name}
 
 
 def snapshots(ctx):
@@ -68,7 +66,7 @@ def keys(ctx):
 
 def tests():
     return writable.tests(Rbd, 201, 202) + [
-        ('qmp', writable.by_qmp(Rbd, driver)),
+        ('qmp', writable.by_qmp(Rbd, location)),
         ('refused', writable.refused(
             Rbd, 'subformat=fixed,preallocation=falloc', 'falloc')),
         ('server-killed', writable.restarted(RbdWithKeys)),

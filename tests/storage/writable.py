@@ -8,7 +8,7 @@ import random
 import subprocess
 import time
 
-from harness import checked, expect, ours, run
+from harness import check_copy, expect, ours, run
 from images import fill
 from model import Model
 from qmp import Daemon
@@ -16,7 +16,6 @@ from script import Script, data_file
 from servers import info
 from strict.report import MIB
 from test_random import Plan, operate
-from vhdx_strict import Image
 
 SIZE = 40 * MIB
 # An image of a disk of this size fits
@@ -55,12 +54,7 @@ def sound(ctx, url, model):
     img('check', '-f', 'vhdx', url)
     copy = ctx.path('copy.vhdx')
     img('convert', '-f', 'raw', '-O', 'raw', url, copy)
-    with Image(copy, unclean=True) as image:
-        expect(image.readable, '\n'.join(image.report.lines()))
-        end = image.objects()[-1][1]
-    os.truncate(copy, end)
-    with checked(copy) as image:
-        model.check_image(image)
+    check_copy(copy, model)
     os.unlink(copy)
     raw = ctx.raw(url)
     model.check_raw(raw, 'convert')
@@ -208,17 +202,20 @@ def chained(storage_class):
     return test
 
 
-def by_qmp(storage_class, driver):
-    """blockdev-create, of the file and then of the image in it"""
+def by_qmp(storage_class, where):
+    """blockdev-create, of the file and then of the image in it; 'where' gives
+    the options that name the file."""
     def test(ctx):
         with storage_class(ctx) as storage:
             url = storage.new(ROOM)
             with Daemon() as daemon:
+                driver, location = url.split(':')[0], where(storage, url)
                 if storage.creates:
-                    error = daemon.create(size=0, **driver(storage, url, True))
+                    error = daemon.create(driver=driver, size=0,
+                                          location=location)
                     expect(not error, '%s', error)
-                daemon.command('blockdev-add', **{
-                    'node-name': 'file', **driver(storage, url, False)})
+                daemon.command('blockdev-add', driver=driver, **{
+                    'node-name': 'file', **location})
                 error = daemon.create(driver='vhdx', file='file', size=SIZE)
                 expect(not error, '%s', error)
             model = Model(SIZE)
