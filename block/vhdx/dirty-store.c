@@ -421,22 +421,14 @@ int coroutine_fn vhdx_dirty_settle(BlockDriverState *bs, Error **lost)
 static int coroutine_fn GRAPH_RDLOCK names_store(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    VHDXDirtyHead *old = &s->dirty->head;
-    VHDXDirtyPlaces places = {
-        .next = st->page + 1,
-        .end = vhdx_dirty_region_pages(s),
-        .keep = old->directory_page,
-        .keep_end = old->directory_page +
-                    vhdx_dirty_pages(old->directory_bytes),
-    };
     g_autofree uint8_t *buf = g_malloc0(VHDX_PAGE_SIZE);
     int ret = 0;
 
-    st->head = *old;
+    st->head = s->dirty->head;
     st->head.file_write_guid = st->head.data_write_guid = vhdx_guid_nil;
     st->head.count = st->list->len;
     if (st->list->len) {
-        if (!vhdx_dirty_store_place(st, &places)) {
+        if (!store_fits(st)) {
             return -ENOSPC;
         }
         ret = directory_write(st, s->metadata.offset);
