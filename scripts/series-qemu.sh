@@ -14,8 +14,8 @@
 # grows from its lowest layer to its highest, beside the old one, until the step
 # "driver" puts it in the old one's place.
 #
-# Steps 0 are mends of the block layer itself; a QEMU line that has one already
-# has no hook for it, and needs no such step.
+# Steps 0 are mends of QEMU itself; a QEMU line that has one already has no hook
+# for it, and needs no such step.
 
 . "$top/scripts/series.sh"
 
@@ -24,6 +24,7 @@ table='
 0-drain       +0-drain
 0-nbd         +0-nbd
 0-bitmaps     +0-bitmaps
+0-iotests     +0-iotests
 format        crc crc-isal format meson.build layers.txt +2-build
               unit/test-vhdx-log.c unit/vhdx-test-{log,util}.h +3-unit-tests
 tables        tables dirty-area unit/test-vhdx-{dirty-area,format,metadata,params,region-table}.c
