@@ -325,9 +325,10 @@ static uint32_t entry_decode(const uint8_t *buf, uint32_t left,
     b->inconsistent = buf[5] & ~FLAG_ENABLED ||
                       vhdx_dirty_bits_bytes(head->disk_size, b->granularity) >
                       VHDX_DIRTY_MAX_BITS ||
-                      !in_area(b->map_page,
-                               vhdx_dirty_pages(count * VHDX_DIRTY_MAP_SIZE),
-                               page, pages);
+                      (count &&
+                       !in_area(b->map_page,
+                                vhdx_dirty_pages(count * VHDX_DIRTY_MAP_SIZE),
+                                page, pages));
     b->map_count = b->inconsistent ? 0 : count;
     return bytes;
 }

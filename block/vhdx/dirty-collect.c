@@ -206,7 +206,7 @@ bool vhdx_dirty_store_place(VHDXDirtyStore *st, VHDXDirtyPlaces *places)
     for (guint i = 0; i < st->list->len; i++) {
         VHDXDirtyBitmap *b = g_ptr_array_index(st->list, i);
 
-        if (!b->map) {
+        if (!b->map_count) {
             continue;
         }
         b->map_page = vhdx_dirty_place(places, map_pages(b));

@@ -130,7 +130,7 @@ store_write(VHDXDirtyStore *st, uint64_t base)
         VHDXDirtyBitmap *b = g_ptr_array_index(st->list, i);
         int ret;
 
-        if (!b->map) {
+        if (!b->map_count) {
             continue;
         }
         ret = bits_write(st, base, b, g_ptr_array_index(st->from, i)) ?:
