@@ -155,15 +155,16 @@ int vhdx_parent_file_read(const char *path, uint32_t logical_sector,
                           Error **errp)
 {
     ERRP_GUARD();
+    const char *refused;
     int fd, ret;
 
     if (access(path, F_OK) < 0) {
         error_setg_errno(errp, errno, "Could not open '%s'", path);
         return -ENOENT;
     }
-    if (vhdx_parent_path_is_in_system(path)) {
-        error_setg(errp, "'%s' can't be a parent: no parent is looked for in "
-                   "/dev, /proc or /sys", path);
+    refused = vhdx_parent_path_refused(path);
+    if (refused) {
+        error_setg(errp, "'%s' can't be a parent: %s", path, refused);
         return -EINVAL;
     }
     /* A FIFO must not keep us. */

@@ -84,15 +84,17 @@ static int path_store(VHDXLocator *loc, const char *child, const char *parent,
                       const char *path, Error **errp)
 {
     g_autofree char *way = NULL;
+    const char *refused = NULL;
 
     /* What is not there yet is looked at when it is searched for. */
-    if (path && access(path, F_OK) == 0 &&
-        vhdx_parent_path_is_in_system(path)) {
-        error_setg(errp, "The parent locator can't name '%s': no parent is "
-                   "looked for in /dev, /proc or /sys", parent);
+    if (path && access(path, F_OK) == 0) {
+        refused = vhdx_parent_path_refused(path);
+    }
+    if (refused) {
+        error_setg(errp, "The parent locator can't name '%s': %s", parent,
+                   refused);
         return -EINVAL;
     }
-
     if (has_control(parent)) {
         error_setg(errp, "The parent locator can't name '%s': there are "
                    "control characters in it", parent);

@@ -140,15 +140,21 @@ static bool is_written_in_system(const char *path)
                      !strcmp(first, "sys"));
 }
 
-bool vhdx_parent_path_is_in_system(const char *path)
+static const char in_system[] = "no parent is looked for in /dev, /proc or "
+                                "/sys";
+
+const char *vhdx_parent_path_refused(const char *path)
 {
     g_autofree char *folder = g_path_get_dirname(path);
     g_autofree char *real = realpath(path, NULL);
-    g_autofree char *real_folder = realpath(folder, NULL);
+    g_autofree char *real_folder = real ? realpath(folder, NULL) : NULL;
 
+    if (!real || !real_folder) {
+        return g_strerror(errno);
+    }
     /* A link in such a folder may lead out of it. */
-    return !real || !real_folder || is_written_in_system(real) ||
-           is_written_in_system(real_folder);
+    return is_written_in_system(real) || is_written_in_system(real_folder) ?
+           in_system : NULL;
 }
 
 /* -- Letter case -- */
@@ -244,7 +250,7 @@ static const char *judge(Search *s, const char *path)
     GStatBuf st;
 
     if (is_written_in_system(path)) {
-        return "in /dev, /proc or /sys";
+        return in_system;
     }
     if (g_stat(path, &st) < 0) {
         return g_strerror(errno);
@@ -256,10 +262,7 @@ static const char *judge(Search *s, const char *path)
         st.st_ino == s->self.st_ino) {
         return "the image itself";
     }
-    if (vhdx_parent_path_is_in_system(path)) {
-        return "in /dev, /proc or /sys";
-    }
-    return NULL;
+    return vhdx_parent_path_refused(path);
 }
 
 static bool was_tried(const Search *s, const char *name)
@@ -292,7 +295,7 @@ static char *try_parts(Search *s, const char *start, const GStrv parts,
     if (strlen(name) >= PATH_MAX) {
         reason = g_strerror(ENAMETOOLONG);
     } else if (is_written_in_system(name)) {
-        reason = "in /dev, /proc or /sys";
+        reason = in_system;
     } else {
         reason = walk(s, path, parts, errp);
         if (*errp) {

@@ -432,27 +432,49 @@ static void test_system(Tree *tree, const void *data)
 
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
         expect_none(tree, (Paths) { .absolute = bad[i] }, "tried",
-                    "(in /dev, /proc or /sys)");
+                    "(no parent is looked for in /dev, /proc or /sys)");
     }
     for (int i = 0; i < 20; i++) {
         g_string_append(up, "..\\");
     }
     g_string_append(up, "proc\\self\\status");
-    expect_none(tree, (Paths) { up->str }, "../proc/self/status'", "(in /dev");
+    expect_none(tree, (Paths) { up->str }, "../proc/self/status'",
+                "(no parent");
     /* By links, as the path is written it is elsewhere. */
     link_to(tree, "vm/link", "/proc/self");
     link_to(tree, "vm/status", "/proc/self/status");
-    expect_none(tree, (Paths) { "link\\status" }, "link/status'", "(in /dev");
-    expect_none(tree, (Paths) { "link\\exe" }, "link/exe'", "(in /dev");
-    expect_none(tree, (Paths) { "status" }, "vm/status'", "(in /dev");
+    expect_none(tree, (Paths) { "link\\status" }, "link/status'", "(no parent");
+    expect_none(tree, (Paths) { "link\\exe" }, "link/exe'", "(no parent");
+    expect_none(tree, (Paths) { "status" }, "vm/status'", "(no parent");
     link_to(tree, "usr", "/usr");
     expect_none_of(tree, child, (Paths) { "..\\proc\\self\\status" },
-                   "usr/../proc/self/status'", "(in /dev");
+                   "usr/../proc/self/status'", "(no parent");
     /* Only whole names count. */
     file(tree, "vm/dev/p.vhdx");
     expect_path(tree, (Paths) { "dev\\p.vhdx" }, "vm/dev/p.vhdx");
     expect_none(tree, (Paths) { .absolute = "\\devices\\p" }, "'/devices/p'",
                 "(No such file");
+}
+
+/* A path that the system can't follow has its own reason. */
+static void test_deep(Tree *tree, const void *data)
+{
+    g_autofree char *name = g_strnfill(NAME_MAX, 'd');
+    const int depth = PATH_MAX / NAME_MAX + 1;
+
+    g_assert_cmpint(chdir(tree->top), ==, 0);
+    for (int i = 0; i < depth; i++) {
+        g_assert_cmpint(g_mkdir(name, 0700), ==, 0);
+        g_assert_cmpint(chdir(name), ==, 0);
+    }
+    g_assert_true(g_file_set_contents("p", "", 0, NULL));
+    g_assert_cmpstr(vhdx_parent_path_refused("p"), ==,
+                    g_strerror(ENAMETOOLONG));
+    g_assert_cmpint(g_remove("p"), ==, 0);
+    for (int i = 0; i < depth; i++) {
+        g_assert_cmpint(chdir(".."), ==, 0);
+        g_assert_cmpint(g_rmdir(name), ==, 0);
+    }
 }
 
 /* -- Names that QEMU would take for something else -- */
@@ -788,6 +810,7 @@ int main(int argc, char **argv)
     add("self", test_self);
     add("kinds", test_kinds);
     add("system", test_system);
+    add("deep", test_deep);
     add("protocols", test_protocols);
     add("child-names", test_child_names);
     add("linked-folder", test_linked_folder);

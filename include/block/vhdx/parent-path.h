@@ -29,10 +29,11 @@ char *vhdx_parent_path_find(const VHDXLocator *loc, const char *child,
                             bool *guessed, Error **errp);
 
 /*
- * Whether @path, which exists, leads into /dev, /proc or /sys, as it is written
- * or with symbolic links followed: there is no parent to be had there.
+ * Why @path, which exists, can't be a parent's, or NULL: it leads into /dev,
+ * /proc or /sys, as it is written or with symbolic links followed, or is no
+ * path that the system can follow.
  */
-bool vhdx_parent_path_is_in_system(const char *path);
+const char *vhdx_parent_path_refused(const char *path);
 
 /* Whether both names, which may be NULL, are there and are one file's. */
 bool vhdx_parent_path_is_same(const char *a, const char *b);
