@@ -12,6 +12,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "vhdx-test-child.h"
+#include "vhdx-test-filter.h"
 #include "vhdx-test-hold.h"
 
 #define BLOCK       MiB
@@ -64,57 +65,16 @@ count_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
            node->fail_at - offset < bytes ? -EIO : ret;
 }
 
-static int coroutine_fn GRAPH_RDLOCK
-count_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
-              QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-count_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                    BdrvRequestFlags flags)
-{
-    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-count_truncate(BlockDriverState *bs, int64_t offset, bool exact,
-               PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
-{
-    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
-}
-
-static int coroutine_fn GRAPH_RDLOCK count_flush(BlockDriverState *bs)
-{
-    return bdrv_co_flush(bs->file->bs);
-}
-
-static int count_open(BlockDriverState *bs, QDict *options, int flags,
-                      Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    bs->total_sectors = bs->file->bs->total_sectors;
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return 0;
-}
-
 static BlockDriver bdrv_count = {
     .format_name            = "vhdx-test-count",
     .is_filter              = true,
-    .bdrv_open              = count_open,
+    .bdrv_open              = filter_open,
     .bdrv_child_perm        = bdrv_default_perms,
     .bdrv_co_preadv         = count_preadv,
-    .bdrv_co_pwritev        = count_pwritev,
-    .bdrv_co_pwrite_zeroes  = count_pwrite_zeroes,
-    .bdrv_co_truncate       = count_truncate,
-    .bdrv_co_flush          = count_flush,
+    .bdrv_co_pwritev        = filter_pwritev,
+    .bdrv_co_pwrite_zeroes  = filter_pwrite_zeroes,
+    .bdrv_co_truncate       = filter_truncate,
+    .bdrv_co_flush          = filter_flush,
 };
 
 static const char *cache_size;

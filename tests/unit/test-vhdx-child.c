@@ -14,6 +14,7 @@
 #include "qemu/units.h"
 #include "block/vhdx/state.h"
 #include "vhdx-test-child.h"
+#include "vhdx-test-filter.h"
 #include "vhdx-test-hold.h"
 
 #define BLOCK       MiB
@@ -398,31 +399,12 @@ parent_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
     return BDRV_BLOCK_ZERO;
 }
 
-static int coroutine_fn GRAPH_RDLOCK
-parent_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-              QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
-}
-
-static int parent_open(BlockDriverState *bs, QDict *options, int flags,
-                       Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret == 0) {
-        GRAPH_RDLOCK_GUARD_MAINLOOP();
-        bs->total_sectors = bs->file->bs->total_sectors;
-    }
-    return ret;
-}
-
 static BlockDriver bdrv_parent = {
     .format_name            = "vhdx-test-parent",
     .is_filter              = true,
-    .bdrv_open              = parent_open,
+    .bdrv_open              = filter_open,
     .bdrv_child_perm        = bdrv_default_perms,
-    .bdrv_co_preadv         = parent_preadv,
+    .bdrv_co_preadv         = filter_preadv,
     .bdrv_co_block_status   = parent_block_status,
 };
 

@@ -16,6 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
+#include "vhdx-test-filter.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -153,13 +154,6 @@ static inline void cut_make(const char *path, const State *s, Survive which,
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-cut_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-           QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
 cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
             QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
@@ -184,20 +178,6 @@ cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return ret;
 }
 
-static int coroutine_fn GRAPH_RDLOCK
-cut_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                  BdrvRequestFlags flags)
-{
-    return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-cut_truncate(BlockDriverState *bs, int64_t offset, bool exact,
-             PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
-{
-    return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
-}
-
 static int coroutine_fn GRAPH_RDLOCK cut_flush(BlockDriverState *bs)
 {
     int ret;
@@ -217,37 +197,16 @@ static int coroutine_fn GRAPH_RDLOCK cut_flush(BlockDriverState *bs)
     return ret;
 }
 
-static int cut_open(BlockDriverState *bs, QDict *options, int flags,
-                    Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    bs->total_sectors = bs->file->bs->total_sectors;
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return 0;
-}
-
-static int cut_reopen_prepare(BDRVReopenState *reopen,
-                              BlockReopenQueue *queue, Error **errp)
-{
-    return 0;
-}
-
 static BlockDriver bdrv_cut = {
     .format_name            = "vhdx-test-cut",
     .is_filter              = true,
-    .bdrv_open              = cut_open,
-    .bdrv_reopen_prepare    = cut_reopen_prepare,
+    .bdrv_open              = filter_open,
+    .bdrv_reopen_prepare    = filter_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
-    .bdrv_co_preadv         = cut_preadv,
+    .bdrv_co_preadv         = filter_preadv,
     .bdrv_co_pwritev        = cut_pwritev,
-    .bdrv_co_pwrite_zeroes  = cut_pwrite_zeroes,
-    .bdrv_co_truncate       = cut_truncate,
+    .bdrv_co_pwrite_zeroes  = filter_pwrite_zeroes,
+    .bdrv_co_truncate       = filter_truncate,
     .bdrv_co_flush          = cut_flush,
 };
 

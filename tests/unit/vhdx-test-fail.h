@@ -16,6 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
+#include "vhdx-test-filter.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -162,32 +163,11 @@ fail_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     return bdrv_co_truncate(bs->file, offset, exact, prealloc, flags, errp);
 }
 
-static int fail_open(BlockDriverState *bs, QDict *options, int flags,
-                     Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-    bs->total_sectors = bs->file->bs->total_sectors;
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return 0;
-}
-
-static int fail_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
-                               Error **errp)
-{
-    return 0;
-}
-
 static BlockDriver bdrv_fail = {
     .format_name            = "vhdx-test-fail",
     .is_filter              = true,
-    .bdrv_open              = fail_open,
-    .bdrv_reopen_prepare    = fail_reopen_prepare,
+    .bdrv_open              = filter_open,
+    .bdrv_reopen_prepare    = filter_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
     .bdrv_co_block_status   = fail_block_status,
     .bdrv_co_preadv         = fail_preadv,

@@ -16,6 +16,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
+#include "vhdx-test-filter.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK       MiB
@@ -42,13 +43,6 @@ static struct {
     bool hold_punch;                /* these wait ... */
     Coroutine *held_punch;          /* ... and this one does */
 } node;
-
-static int coroutine_fn GRAPH_RDLOCK
-node_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-            QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
-}
 
 static int coroutine_fn GRAPH_RDLOCK
 node_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -134,33 +128,14 @@ static int coroutine_fn GRAPH_RDLOCK node_flush(BlockDriverState *bs)
     return bdrv_co_flush(bs->file->bs);
 }
 
-static int node_open(BlockDriverState *bs, QDict *options, int flags,
-                     Error **errp)
-{
-    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
-    return 0;
-}
-
-static int node_reopen_prepare(BDRVReopenState *state,
-                               BlockReopenQueue *queue, Error **errp)
-{
-    return 0;
-}
-
 static BlockDriver bdrv_node = {
     .format_name            = "vhdx-test-node",
     .is_filter              = true,
-    .bdrv_open              = node_open,
-    .bdrv_reopen_prepare    = node_reopen_prepare,
+    .bdrv_open              = filter_open,
+    .bdrv_reopen_prepare    = filter_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
     .bdrv_co_getlength      = node_getlength,
-    .bdrv_co_preadv         = node_preadv,
+    .bdrv_co_preadv         = filter_preadv,
     .bdrv_co_pwritev        = node_pwritev,
     .bdrv_co_pwrite_zeroes  = node_pwrite_zeroes,
     .bdrv_co_pdiscard       = node_pdiscard,
