@@ -61,7 +61,8 @@ unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,dirty,early
               unit/test-vhdx-{live,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
-              unit/vhdx-test-{child,cut,fail,filter,hold,model,node,open,request}.h
+              unit/vhdx-test-{child,cut,fail,filter,hold,memory,model,node,open}.h
+              unit/vhdx-test-{request,runs}.h
               unit/vhdx-test-contracts.h.inc
 crash         crash/*vhdx*
 fuzz          fuzz/*vhdx* +4-fuzz
