@@ -62,10 +62,12 @@ typedef struct Piece {
 /* Read @p, which is no longer than PIECE_BYTES.  Returns NULL with @ret set. */
 static uint8_t *coroutine_fn GRAPH_RDLOCK piece_read(Piece *p, int *ret)
 {
+    uint64_t from = p->block->from + p->at;
     uint8_t *buf = qemu_try_blockalign(p->bs->file->bs, p->bytes);
 
-    *ret = buf ? vhdx_file_pread(p->bs, p->block->from + p->at, p->bytes,
-                                 buf) : -ENOMEM;
+    trace_vhdx_move_piece(p->bs->opaque, from,
+                          p->block->to ? p->block->to + p->at : 0, p->bytes);
+    *ret = buf ? vhdx_file_pread(p->bs, from, p->bytes, buf) : -ENOMEM;
     if (*ret < 0) {
         qemu_vfree(buf);
         return NULL;

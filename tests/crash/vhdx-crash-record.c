@@ -315,7 +315,7 @@ static CrashImage *cut_choose(CrashRun *run, uint32_t *seen, CrashRng *rng)
 bool record_can(const CrashWorkload *w)
 {
     return !w->child && !w->merge && !w->damage && !w->create && !w->kept &&
-           !w->online && !w->max_mib && !w->mix.log_size &&
+           !w->max_mib && !w->mix.log_size &&
            !w->mix.subformat && !w->bitmaps;
 }
 

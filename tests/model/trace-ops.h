@@ -60,6 +60,36 @@ static Request *request_new(unsigned id, int place)
     give_up("more than %d requests", GUESTS);
 }
 
+/*
+ * A piece of a block is about to be read at @from, and then to be written at
+ * @to, if that is not 0.  What comes of it nobody sees before an entry names
+ * the new place, and none does where the block has left the old one meanwhile.
+ */
+static void piece_moves(uint64_t from, uint64_t to, uint64_t bytes)
+{
+    int i = 0;
+
+    while (t.reads[i].bytes || t.writes[i].bytes) {
+        if (++i == PIECES) {
+            give_up("more than %d pieces of blocks", PIECES);
+        }
+    }
+    t.reads[i] = (Piece) { from, bytes };
+    t.writes[i] = (Piece) { to, to ? bytes : 0 };
+}
+
+/* Whether @op is what one of @pieces is to come to. */
+static bool is_piece(Piece *pieces, const Op *op)
+{
+    for (Piece *p = pieces; p < pieces + PIECES; p++) {
+        if (p->bytes && p->offset == op->offset && p->bytes == op->bytes) {
+            p->bytes = 0;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool is_punched(const Op *op, int p)
 {
     return (op->kind == DISCARD_IT || op->kind == WRITE_ZEROS) &&
@@ -83,10 +113,6 @@ static void guest_writes(const Op *op, int p)
     int index = op_block(op, p), place = block_place(index) - 1;
     Alloc *a = alloc_at(p);
 
-    if (!g->active) {
-        /* It is copied. */
-        return;
-    }
     if (m.places[p].state == USED) {
         RULE(!a || a->block == index, "freed-tickets",
              "data of one block is written to the place of another");
@@ -207,6 +233,12 @@ static void op_begins(unsigned id, OpKind kind, uint64_t offset,
         }
     } else {
         op->where = IN_DATA;
+        if (kind == READ && is_piece(t.reads, op)) {
+            return;
+        }
+        if (kind == WRITE_DATA && is_piece(t.writes, op)) {
+            op->guest = -1;
+        }
         r = range(offset, bytes);
         for (int p = r.from; p < r.to; p++) {
             data_begins(op, p);

@@ -36,6 +36,13 @@ typedef struct Image {
     int last;                   /* LastFileOffset of the log to be replayed */
 } Image;
 
+/* Bytes of the file */
+typedef struct Piece {
+    uint64_t offset, bytes;
+} Piece;
+
+enum { PIECES = 256 };
+
 typedef struct Trace {
     Image image;
     bool begun;                 /* the image is known, the run goes on */
@@ -70,6 +77,7 @@ typedef struct Trace {
     unsigned ended_stable;      /* ... and before those that have ended */
     unsigned ended_wanted;      /* ... of requests that have ended */
     int punch_from, punch_to;   /* places that are being punched */
+    Piece reads[PIECES], writes[PIECES];        /* of moves, that are to come */
     bool header_put;            /* a header is written, and not flushed */
     bool header_flushing;
     bool barrier_flushing;

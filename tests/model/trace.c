@@ -405,6 +405,11 @@ static void move_event(void)
     block_moved(field("index"), number(5), number(7));
 }
 
+static void piece_event(void)
+{
+    piece_moves(number(3), number(5), field("bytes"));
+}
+
 static void freeze_event(void)
 {
     m.frozen = true;
@@ -458,6 +463,7 @@ static const Line lines[] = {
     { "vhdx_alloc", alloc_event },
     { "vhdx_alloc_publish", publish_event },
     { "vhdx_block_free", free_event },
+    { "vhdx_move_piece", piece_event },
     { "vhdx_block_move", move_event },
     { "vhdx_freeze", freeze_event },
     { "vhdx_thaw", thaw_event },

@@ -525,6 +525,7 @@ def compact(ctx):
     shows(tool(ctx, *COMPACT, image), 'open replay=0', 'freeze',
           'space_scan end=%d overlap=0 damaged=0' % (end + MIB),
           'move_blocks count=1', 'header_write ret=0', *OPENED,
+          'move_piece from=%d to=%d bytes=%d' % (end, first + 2 * MIB, MIB),
           'commit_start pages=1 barrier=1', *COMMIT[1:],
           'space_reclaim known=1',
           'space_punch offset=%d bytes=%d' % (end, MIB), *CLOSED[:5],
@@ -540,6 +541,7 @@ def compact(ctx):
     # is where the BAT was before the resize.
     found = tool(ctx, *COMPACT, image)
     shows([e for e in found if 'move' in e.name], 'move_blocks count=2',
+          'move_piece', 'move_piece',
           'region_move from=%d length=%d' % (bat.offset, bat.length),
           'region_move to=%d length=%d' % (first + 4 * MIB, bat.length))
     expect(found[-1].name == 'thaw' and found[-2].name == 'space_cut',
@@ -554,7 +556,8 @@ def compact_stopped(ctx):
     shows(tool(ctx, *COMPACT, image, status=1, rule=errors(
         'pwritev', iotype='flush', state=5) | nth('pwritev', 5)),
           'open replay=0', 'freeze', 'space_scan', 'move_blocks count=1',
-          'header_write ret=0', *OPENED, 'commit_start barrier=1', 'latch',
+          'header_write ret=0', *OPENED, 'move_piece',
+          'commit_start barrier=1', 'latch',
           'write_state from=metadata to=broken', 'commit_end ret=-5', 'thaw',
           'log_close ret=-5')
 
