@@ -17,17 +17,107 @@
 /* So many names there are for bitmaps. */
 #define NAMES   5
 
-static void note(Guests *g, CrashEventKind kind, guint track, guint source,
-                 uint32_t start, int ret)
+/* It is done now. */
+static void note(const CrashInUse *u, CrashEventKind kind, guint track,
+                 guint source, uint32_t start, int ret)
 {
-    tracks_note(g->run->model->tracks, (CrashEvent) {
+    tracks_note(u->tracks, (CrashEvent) {
         .kind = kind,
         .track = track,
         .source = source,
         .start = start,
-        .end = guests_stamp(g),
+        .end = ++*u->now,
         .ret = ret,
     });
+}
+
+static guint track_of(const CrashInUse *u, BdrvDirtyBitmap *bitmap)
+{
+    return tracks_find(u->tracks, bdrv_dirty_bitmap_name(bitmap));
+}
+
+/* -- Commands -- */
+
+void dirty_add(const CrashInUse *u, const char *name, unsigned granularity,
+                Error **errp)
+{
+    BdrvDirtyBitmap *bitmap;
+    uint32_t start;
+
+    if (!bdrv_can_store_new_dirty_bitmap(u->bs, name, 1U << granularity,
+                                         errp)) {
+        return;
+    }
+    bitmap = bdrv_create_dirty_bitmap(u->bs, 1U << granularity, name, errp);
+    if (!bitmap) {
+        return;
+    }
+    bdrv_dirty_bitmap_set_persistence(bitmap, true);
+    start = ++*u->now;
+    note(u, EVENT_ADD, tracks_add(u->tracks, name, granularity, u->disk_size,
+                                  start), 0, start, 0);
+}
+
+void dirty_clear(const CrashInUse *u, BdrvDirtyBitmap *bitmap)
+{
+    uint32_t start = ++*u->now;
+
+    bdrv_clear_dirty_bitmap(bitmap, NULL);
+    note(u, EVENT_CLEAR, track_of(u, bitmap), 0, start, 0);
+}
+
+void dirty_toggle(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp)
+{
+    uint32_t start = ++*u->now;
+    bool enabled = bdrv_dirty_bitmap_enabled(bitmap);
+
+    if (enabled) {
+        bdrv_disable_dirty_bitmap(bitmap);
+    } else if (bdrv_dirty_bitmap_changing(bitmap, errp) < 0) {
+        note(u, EVENT_CHANGE, 0, 0, start, 0);
+        return;
+    } else {
+        bdrv_enable_dirty_bitmap(bitmap);
+    }
+    note(u, enabled ? EVENT_DISABLE : EVENT_ENABLE, track_of(u, bitmap), 0,
+         start, 0);
+}
+
+void dirty_merge(const CrashInUse *u, BdrvDirtyBitmap *to,
+                  BdrvDirtyBitmap *from, Error **errp)
+{
+    uint32_t start = ++*u->now;
+
+    if (bdrv_merge_dirty_bitmap(to, from, NULL, errp)) {
+        note(u, EVENT_MERGE, track_of(u, to), track_of(u, from), start, 0);
+    } else {
+        note(u, EVENT_CHANGE, 0, 0, start, 0);
+    }
+}
+
+void dirty_remove(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp)
+{
+    g_autofree char *name = g_strdup(bdrv_dirty_bitmap_name(bitmap));
+    guint track = track_of(u, bitmap);
+    uint32_t start = ++*u->now;
+    int ret = bdrv_remove_persistent_dirty_bitmap(u->bs, name, errp);
+
+    if (ret == 0) {
+        bdrv_release_dirty_bitmap(bitmap);
+    }
+    note(u, EVENT_REMOVE, track, 0, start, ret);
+}
+
+/* -- What guests do -- */
+
+static CrashInUse in_use(Guests *g)
+{
+    return (CrashInUse) {
+        .bs = blk_bs(g->blk),
+        .tracks = g->run->model->tracks,
+        .now = &g->disk->now,
+        .disk_size = g->disk_size,
+    };
 }
 
 /* Tell of an error that need not be; it is freed. */
@@ -54,117 +144,52 @@ static BdrvDirtyBitmap *choose(Guests *g, bool usable)
     return chosen;
 }
 
-static guint track_of(Guests *g, BdrvDirtyBitmap *bitmap)
-{
-    return tracks_find(g->run->model->tracks, bdrv_dirty_bitmap_name(bitmap));
-}
-
-/* -- Commands -- */
-
-static void command_add(Guests *g)
+static void add(Guests *g)
 {
     static const unsigned granules[] = { 9, 12, 16, 16, 21 };
     unsigned granule = g->w->granule ?:
                        granules[rng_below(&g->rng, ARRAY_SIZE(granules))];
     g_autofree char *name = text("b%d", (int)rng_below(&g->rng, NAMES));
-    BlockDriverState *bs = blk_bs(g->blk);
-    BdrvDirtyBitmap *bitmap;
+    CrashInUse u = in_use(g);
     Error *err = NULL;
-    uint32_t now;
 
-    if (bdrv_find_dirty_bitmap(bs, name) || g->resizing) {
-        return;
-    }
-    if (!bdrv_can_store_new_dirty_bitmap(bs, name, 1U << granule, &err)) {
+    if (!bdrv_find_dirty_bitmap(u.bs, name) && !g->resizing) {
+        dirty_add(&u, name, granule, &err);
         no_error(g, "a bitmap can't be added", err);
-        return;
     }
-    bitmap = bdrv_create_dirty_bitmap(bs, 1U << granule, name, &err);
-    if (!bitmap) {
-        no_error(g, "a bitmap can't be made", err);
-        return;
-    }
-    bdrv_dirty_bitmap_set_persistence(bitmap, true);
-    now = guests_stamp(g);
-    note(g, EVENT_ADD, tracks_add(g->run->model->tracks, name, granule,
-                                  g->disk_size, now), 0, now, 0);
 }
 
-static void command_clear(Guests *g, BdrvDirtyBitmap *bitmap)
+static void merge(Guests *g, BdrvDirtyBitmap *to)
 {
-    uint32_t start = guests_stamp(g);
-
-    bdrv_clear_dirty_bitmap(bitmap, NULL);
-    note(g, EVENT_CLEAR, track_of(g, bitmap), 0, start, 0);
-}
-
-static void command_enable(Guests *g, BdrvDirtyBitmap *bitmap)
-{
-    uint32_t start = guests_stamp(g);
-    bool enabled = bdrv_dirty_bitmap_enabled(bitmap);
-    Error *err = NULL;
-
-    if (enabled) {
-        bdrv_disable_dirty_bitmap(bitmap);
-    } else if (bdrv_dirty_bitmap_changing(bitmap, &err) < 0) {
-        no_error(g, "a bitmap can't be enabled", err);
-        note(g, EVENT_CHANGE, 0, 0, start, 0);
-        return;
-    } else {
-        bdrv_enable_dirty_bitmap(bitmap);
-    }
-    note(g, enabled ? EVENT_DISABLE : EVENT_ENABLE, track_of(g, bitmap), 0,
-         start, 0);
-}
-
-static void command_merge(Guests *g, BdrvDirtyBitmap *to)
-{
-    uint32_t start = guests_stamp(g);
+    CrashInUse u = in_use(g);
     BdrvDirtyBitmap *from = choose(g, true);
     Error *err = NULL;
 
-    if (from == to) {
-        return;
-    }
-    if (bdrv_merge_dirty_bitmap(to, from, NULL, &err)) {
-        note(g, EVENT_MERGE, track_of(g, to), track_of(g, from), start, 0);
-    } else {
+    if (from != to) {
+        dirty_merge(&u, to, from, &err);
         no_error(g, "bitmaps can't be merged", err);
-        note(g, EVENT_CHANGE, 0, 0, start, 0);
     }
-}
-
-static void command_remove(Guests *g, BdrvDirtyBitmap *bitmap)
-{
-    g_autofree char *name = g_strdup(bdrv_dirty_bitmap_name(bitmap));
-    guint track = track_of(g, bitmap);
-    uint32_t start = guests_stamp(g);
-    Error *err = NULL;
-    int ret = bdrv_remove_persistent_dirty_bitmap(blk_bs(g->blk), name, &err);
-
-    if (ret == 0) {
-        bdrv_release_dirty_bitmap(bitmap);
-    }
-    no_error(g, "a bitmap can't be removed", err);
-    note(g, EVENT_REMOVE, track, 0, start, ret);
 }
 
 void guests_command(Guests *g)
 {
     const CrashCommands *mix = &g->w->commands;
     unsigned dice = rng_below(&g->rng, 100);
+    CrashInUse u = in_use(g);
     BdrvDirtyBitmap *bitmap;
+    Error *err = NULL;
 
     guests_may_fail(g, 8);
     if (dice < mix->add) {
-        command_add(g);
+        add(g);
         return;
     }
     dice -= mix->add;
     if (dice < mix->remove) {
         bitmap = choose(g, false);
         if (bitmap) {
-            command_remove(g, bitmap);
+            dirty_remove(&u, bitmap, &err);
+            no_error(g, "a bitmap can't be removed", err);
         }
         return;
     }
@@ -174,11 +199,12 @@ void guests_command(Guests *g)
         return;
     }
     if (dice < mix->clear) {
-        command_clear(g, bitmap);
+        dirty_clear(&u, bitmap);
     } else if (dice - mix->clear < mix->merge) {
-        command_merge(g, bitmap);
+        merge(g, bitmap);
     } else {
-        command_enable(g, bitmap);
+        dirty_toggle(&u, bitmap, &err);
+        no_error(g, "a bitmap can't be enabled", err);
     }
 }
 
@@ -198,7 +224,7 @@ void guests_bitmaps(Guests *g)
         count++;
     }
     for (; count < g->w->bitmaps && count < NAMES; count++) {
-        command_add(g);
+        add(g);
     }
 }
 
@@ -272,6 +298,7 @@ void guests_store(Guests *g)
     CrashModel *model = g->run->model;
     uint32_t start = guests_stamp(g);
     unsigned index = model_begin(model, GUEST_FLUSH, 0, 0, start);
+    CrashInUse u = in_use(g);
     Error *err = NULL;
     int ret;
 
@@ -283,7 +310,7 @@ void guests_store(Guests *g)
         ret = bdrv_inactivate_all();
     }
     no_error(g, "the image can't get read-only", err);
-    note(g, EVENT_STORE, 0, 0, start, ret);
+    note(&u, EVENT_STORE, 0, 0, start, ret);
     model_end(model, index, guests_stamp(g), ret);
     if (!read_only) {
         bdrv_activate_all(&error_abort);

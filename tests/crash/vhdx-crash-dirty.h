@@ -149,6 +149,26 @@ char *dirty_check_driver(BlockDriverState *bs, const CrashDirty *dirty);
 
 /* -- vhdx-crash-dirty-guest.c -- */
 
+/* An image in use, whose bitmaps commands are for */
+typedef struct CrashInUse {
+    BlockDriverState *bs;
+    CrashTracks *tracks;            /* where they are noted */
+    uint32_t *now;                  /* the latest stamp */
+    uint64_t disk_size;             /* bytes */
+} CrashInUse;
+
+/*
+ * Commands.  The new bitmap @name is persistent and records writes; who records
+ * does not after dirty_toggle(), and the other way round.
+ */
+void dirty_add(const CrashInUse *u, const char *name, unsigned granularity,
+                Error **errp);
+void dirty_clear(const CrashInUse *u, BdrvDirtyBitmap *bitmap);
+void dirty_toggle(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp);
+void dirty_merge(const CrashInUse *u, BdrvDirtyBitmap *to,
+                  BdrvDirtyBitmap *from, Error **errp);
+void dirty_remove(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp);
+
 /* Let the image in use have the first bitmaps of @g->w. */
 void guests_bitmaps(Guests *g);
 
