@@ -42,7 +42,7 @@ static const GOptionEntry options[] = {
     { "short", 0, 0, G_OPTION_ARG_INT, &opt_short,
       "Run all histories of up to so many actions in place of workloads", "N" },
     { "kind", 0, 0, G_OPTION_ARG_STRING, &opt_kind,
-      "... on one kind of image: dynamic, fixed or child", "KIND" },
+      "... on one kind of image: dynamic, fixed, child or bitmaps", "KIND" },
     { "part", 0, 0, G_OPTION_ARG_STRING, &opt_part,
       "... part K of N", "K/N" },
     { "history", 0, 0, G_OPTION_ARG_STRING, &opt_history,

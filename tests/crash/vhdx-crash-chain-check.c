@@ -21,7 +21,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 
 static const uint8_t nil[16];
 
@@ -234,7 +234,8 @@ char *files_check_driver(CrashContext *ctx, const CrashFiles *f,
         }
     }
     if (blk && !why) {
-        why = check_reads(blk, r, model, rng);
+        why = check_reads(blk, r, model, rng) ?:
+              dirty_check_driver(blk_bs(blk), r->dirty_bitmaps);
     }
     blk_unref(blk);
     for (int i = 0; i < f->count; i++) {

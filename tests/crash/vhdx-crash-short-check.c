@@ -20,7 +20,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "vhdx-crash.h"
+#include "vhdx-crash-dirty.h"
 
 /* One of so many new states is recovered. */
 #define RECOVER_ONE_OF      32
@@ -30,6 +30,7 @@ typedef struct Known {
     uint64_t disk_size;
     bool behind;                /* the BAT goes on behind the last block */
     const uint32_t *seen;       /* by sector: shared */
+    CrashDirty *dirty;
 } Known;
 
 /* What is under way */
@@ -69,11 +70,19 @@ static gboolean contents_equal(gconstpointer a, gconstpointer b)
     return x[0] == y[0] && !memcmp(x, y, (x[0] + 1) * sizeof(*x));
 }
 
+static void known_free(void *opaque)
+{
+    Known *known = opaque;
+
+    dirty_unref(known->dirty);
+    g_free(known);
+}
+
 ShortKnown *short_known_new(void)
 {
     ShortKnown *known = g_new0(ShortKnown, 1);
 
-    known->states = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    known->states = g_hash_table_new_full(NULL, NULL, NULL, known_free);
     /* The first word is how many there are. */
     known->contents = g_hash_table_new_full(contents_hash, contents_equal,
                                             g_free, NULL);
@@ -124,7 +133,7 @@ static char *check_known(Check *c, const Known *known)
         return text("the BAT goes on behind the last block");
     }
     if (g_hash_table_contains(c->allowed, known->seen)) {
-        return NULL;
+        return tracks_check(model, known->dirty, known->seen);
     }
     for (guint i = 0; i < seen_words(c); i++) {
         CrashSpot *spot = &g_array_index(model->spots, CrashSpot,
@@ -140,7 +149,7 @@ static char *check_known(Check *c, const Known *known)
         }
     }
     g_hash_table_add(c->allowed, (void *)known->seen);
-    return NULL;
+    return tracks_check(model, known->dirty, known->seen);
 }
 
 /* Read what goes with the image in use, or with its parent: see chain-check. */
@@ -191,6 +200,7 @@ static char *check_files(Check *c, CrashFiles *f, int *used, bool closed)
         why = text("the BAT goes on behind the last block");
     }
     why = why ?: check_spots(r, model, c->seen);
+    why = why ?: tracks_check(model, r->dirty_bitmaps, c->seen);
     return why ?: files_check_driver(c->ctx, f, model, &c->rng);
 }
 
@@ -257,6 +267,7 @@ static char *check_state(Check *c, CrashImage *const *images, uint64_t hash,
             .disk_size = f.readers[used]->disk_size,
             .behind = f.readers[used]->behind,
             .seen = seen_share(c),
+            .dirty = dirty_ref(f.readers[used]->dirty_bitmaps),
         };
         g_hash_table_insert(c->known->states, (void *)(uintptr_t)hash, known);
     }

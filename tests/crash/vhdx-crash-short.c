@@ -13,6 +13,9 @@
  *   - what does nothing: a flush, a close or a kill where nothing has been
  *     done, a size that the disk has, a commit without a parent, a compaction
  *     or a commit twice
+ *   - of an image with dirty bitmaps, what others show: which block it is, and
+ *     of parts more than one write; overlays have no bitmaps, and a kill is a
+ *     cut that loses nothing
  *
  * Histories are extended: only what the last action and the closing after it
  * add is checked, as all before it is the same in the history without it.
@@ -24,7 +27,8 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
-#include "vhdx-crash.h"
+#include "block/dirty-bitmap.h"
+#include "vhdx-crash-dirty.h"
 #include "vhdx-test-request.h"
 
 #define BLOCK           MiB
@@ -34,7 +38,9 @@
 #define BLOCKS          3       /* of which the last one is not whole */
 #define MAX_ACTIONS     8
 
-const char *const short_kinds[] = { "dynamic", "fixed", "child", NULL };
+const char *const short_kinds[] = {
+    "dynamic", "fixed", "child", "bitmaps", NULL
+};
 
 typedef enum ActionKind {
     WRITE_PART,
@@ -52,6 +58,12 @@ typedef enum ActionKind {
     SNAPSHOT,
     COMMIT,
     KILL,
+    /* Of dirty bitmaps, which "bitmaps" alone has */
+    ADD,
+    CLEAR,
+    TOGGLE,
+    MERGE,
+    REMOVE,
     ACTION_KINDS,
 } ActionKind;
 
@@ -59,6 +71,7 @@ typedef enum ActionKind {
 static const char *const action_names[] = {
     "part", "next", "write", "blank", "zero", "trim", "discard", "flush",
     "grow", "shrink", "compact", "reopen", "snapshot", "commit", "kill",
+    "add", "clear", "toggle", "merge", "remove",
 };
 
 typedef struct Action {
@@ -75,6 +88,7 @@ typedef struct Kind {
     CrashShape shape;
     CrashModel *before;
     uint32_t *seen;
+    CrashDirty *dirty;          /* "bitmaps": what the image has of them */
 } Kind;
 
 /* What is under way */
@@ -136,14 +150,28 @@ static bool images_open(Short *s)
     return true;
 }
 
+/* Something is done to all dirty bitmaps, if there are any. */
+static void note_dirty(Short *s, CrashEventKind kind, uint32_t start)
+{
+    if (s->run->model->tracks) {
+        tracks_note(s->run->model->tracks, (CrashEvent) {
+            .kind = kind,
+            .start = start,
+            .end = s->disks[0]->now,
+        });
+    }
+}
+
 /* To close is to flush. */
 static void images_close(Short *s)
 {
-    unsigned index = model_begin(s->run->model, GUEST_FLUSH, 0, 0, stamp(s));
+    uint32_t start = stamp(s);
+    unsigned index = model_begin(s->run->model, GUEST_FLUSH, 0, 0, start);
 
     blk_unref(s->blk);
     s->blk = NULL;
     model_end(s->run->model, index, stamp(s), 0);
+    note_dirty(s, EVENT_STORE, start);
     note_point(s);
 }
 
@@ -210,6 +238,7 @@ static void do_compact(Short *s)
     BlockDriverState *bs = blk_bs(s->blk);
     QemuOpts *opts = qemu_opts_create(bs->drv->amend_opts, NULL, 0,
                                       &error_abort);
+    uint32_t start = stamp(s);
     Error *err = NULL;
     int ret;
 
@@ -220,6 +249,8 @@ static void do_compact(Short *s)
         fails(s, "compacting", ret, err);
     }
     qemu_opts_del(opts);
+    stamp(s);
+    note_dirty(s, EVENT_CHANGE, start);
 }
 
 /*
@@ -262,6 +293,10 @@ static void do_resize(Short *s, uint64_t size)
     }
     s->size = size;
     s->run->resized = true;
+    if (s->run->model->tracks) {
+        /* QEMU's may have bits behind a disk's end, which show later. */
+        s->run->model->tracks->rough = true;
+    }
 }
 
 /*
@@ -293,6 +328,41 @@ static void do_kill(Short *s)
         op->exempt |= op->kind != GUEST_FLUSH && !op->fua && op->end >= since;
     }
     images_open(s);
+}
+
+/* A command for the bitmaps "a", which is new, "b", or "c", into "b" */
+static void do_command(Short *s, ActionKind kind)
+{
+    CrashInUse u = {
+        .bs = blk_bs(s->blk),
+        .tracks = s->run->model->tracks,
+        .now = &s->disks[0]->now,
+        .disk_size = s->size,
+    };
+    BdrvDirtyBitmap *b = bdrv_find_dirty_bitmap(u.bs, "b");
+    BdrvDirtyBitmap *c = bdrv_find_dirty_bitmap(u.bs, "c");
+    Error *err = NULL;
+
+    switch (kind) {
+    case ADD:
+        dirty_add(&u, "a", 16, &err);
+        break;
+    case CLEAR:
+        dirty_clear(&u, b);
+        break;
+    case TOGGLE:
+        dirty_toggle(&u, b, &err);
+        break;
+    case MERGE:
+        dirty_merge(&u, b, c, &err);
+        break;
+    default:
+        dirty_remove(&u, b, &err);
+    }
+    note_point(s);
+    if (err) {
+        fails(s, action_names[kind], 0, err);
+    }
 }
 
 /* Write, zero or discard from @at to @end, in bytes, of the disk. */
@@ -378,7 +448,7 @@ static void do_action(Short *s, Action a)
         do_kill(s);
         break;
     default:
-        g_assert_not_reached();
+        do_command(s, a.kind);
     }
 }
 
@@ -441,10 +511,10 @@ static void read_all(Short *s)
                                      start, stamp(s), buf);
 }
 
-/* Begin a run; @before and @seen say what the disk holds. */
+/* Begin a run; @before, @seen and @dirty say what the disk holds. */
 static Short history_begin(const CrashWorkload *w, const CrashShape *shape,
                            const CrashModel *before, const uint32_t *seen,
-                           uint64_t size, char *words)
+                           const CrashDirty *dirty, uint64_t size, char *words)
 {
     Short s = {
         .w = w,
@@ -460,6 +530,9 @@ static Short history_begin(const CrashWorkload *w, const CrashShape *shape,
     run->points = g_array_new(false, false, sizeof(uint32_t));
     run->model = model_new(before, seen, &run->shape);
     run->model->first_size = size;
+    if (w->bitmaps) {
+        run->model->tracks = tracks_new(dirty, size, SIZE_LONG);
+    }
     return s;
 }
 
@@ -481,13 +554,17 @@ ShortRun *short_run_further(const CrashWorkload *w, const ShortRun *before,
                             const CrashFiles *f, const uint32_t *seen,
                             const char *words)
 {
+    const CrashReader *top = f->readers[f->levels[f->count - 1]];
     Short s = history_begin(w, &before->shape, before->model, seen,
-                            f->readers[f->levels[f->count - 1]]->disk_size,
+                            top->dirty_bitmaps, top->disk_size,
                             g_strdup(words));
 
     /* Parents need not have been written to. */
     s.run->killed = s.run->further = true;
     s.run->resized = before->resized;
+    if (s.run->model->tracks) {
+        s.run->model->tracks->rough = before->resized;
+    }
     crash_seed_guids(3);
     for (int i = 0; i < f->count; i++) {
         image_add(&s, f->images[i], before->runs[i]->payload);
@@ -507,7 +584,7 @@ static ShortRun *history_run(const Kind *kind, const Action *actions,
                              unsigned count)
 {
     Short s = history_begin(&kind->w, &kind->shape, kind->before, kind->seen,
-                            SIZE, history_text(actions, count));
+                            kind->dirty, SIZE, history_text(actions, count));
     ShortRun *run = s.run;
 
     crash_seed_guids(2);
@@ -559,6 +636,14 @@ typedef struct Walk {
     unsigned unit;              /* what is shared out */
 } Walk;
 
+/* Whether @a, which all images have, shows something of dirty bitmaps, too. */
+static bool is_for_bitmaps(const Action *a)
+{
+    return a->block == 0 && (a->kind == WRITE_PART || a->kind == WRITE_BLOCK ||
+                             a->kind == ZERO_BLOCK ||
+                             (a->kind >= DISCARD_BLOCK && a->kind <= REOPEN));
+}
+
 /* Whether the last of @count actions does something that is worth a look. */
 static bool last_is_fit(const Walk *k, unsigned count)
 {
@@ -566,10 +651,17 @@ static bool last_is_fit(const Walk *k, unsigned count)
     ActionKind before = count > 1 ? a[-1].kind : REOPEN;
     uint64_t size = SIZE;
     int level = k->kind->child;
-    bool part = false;
+    bool part = false, added = false, removed = false;
 
+    if (k->kind->w.bitmaps ? a->kind < ADD && !is_for_bitmaps(a) :
+                             a->kind >= ADD) {
+        return false;
+    }
     for (unsigned i = 0; i < count - 1; i++) {
         ActionKind kind = k->actions[i].kind;
+
+        added |= kind == ADD;
+        removed |= kind == REMOVE;
 
         size = kind == GROW ? SIZE_LONG : kind == SHRINK ? SIZE_SHORT : size;
         level += kind == SNAPSHOT;
@@ -591,6 +683,14 @@ static bool last_is_fit(const Walk *k, unsigned count)
         return level < CRASH_LEVELS - 1;
     case COMMIT:
         return level && before != COMMIT;
+    case ADD:
+        return !added;
+    case CLEAR:
+    case MERGE:
+        return !removed && before != a->kind;
+    case TOGGLE:
+    case REMOVE:
+        return !removed;
     default:
         return a->block * BLOCK < size && (a->kind != WRITE_NEXT || part);
     }
@@ -644,8 +744,8 @@ static void walk(Walk *k, unsigned count)
 
 /* -- Kinds of images -- */
 
-/* Let the parent have something in each block. */
-static void parent_fill(Kind *kind, CrashModel *model)
+/* Let the first image have something in each block from @block on. */
+static void image_fill(Kind *kind, CrashModel *model, unsigned block)
 {
     CrashDisk *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1,
                                  0, NULL);
@@ -654,7 +754,7 @@ static void parent_fill(Kind *kind, CrashModel *model)
 
     disk->instant = true;
     blk = chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
-    for (uint64_t at = 0; at < SIZE; at += BLOCK) {
+    for (uint64_t at = block * BLOCK; at < SIZE; at += BLOCK) {
         uint64_t sector = at / CRASH_SECTOR;
         uint64_t count = 256 * KiB / CRASH_SECTOR;
         unsigned index = model_begin(model, GUEST_WRITE, sector, count,
@@ -666,6 +766,33 @@ static void parent_fill(Kind *kind, CrashModel *model)
             g_assert_not_reached();
         }
         model_end(model, index, ++disk->now, 0);
+    }
+    blk_unref(blk);
+    image_free(kind->images[0]);
+    kind->images[0] = image_copy(disk->view);
+    disk_free(disk);
+}
+
+/* Let there be two bitmaps, of which one records, and each has something. */
+static void bitmaps_make(Kind *kind)
+{
+    CrashDisk *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1,
+                                 0, NULL);
+    static const int levels[] = { 0 };
+    static const char *const names[] = { "b", "c" };
+    BlockBackend *blk;
+
+    disk->instant = true;
+    blk = chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        BdrvDirtyBitmap *bitmap = bdrv_create_dirty_bitmap(
+            blk_bs(blk), 64 * KiB, names[i], &error_abort);
+
+        bdrv_dirty_bitmap_set_persistence(bitmap, true);
+        bdrv_set_dirty_bitmap(bitmap, (i + 1) * BLOCK, 64 * KiB);
+        if (i) {
+            bdrv_disable_dirty_bitmap(bitmap);
+        }
     }
     blk_unref(blk);
     image_free(kind->images[0]);
@@ -698,6 +825,7 @@ static void kind_make(Kind *kind, const char *name)
         .only_512 = true,
         .state_zero = true,
         .fixed = !strcmp(name, "fixed"),
+        .bitmaps = !strcmp(name, "bitmaps"),
     };
     kind->child = !strcmp(name, "child");
     crash_seed_guids(1);
@@ -705,12 +833,17 @@ static void kind_make(Kind *kind, const char *name)
     kind->payload[0] = kind->shape.payload;
     kind->before = model_new(NULL, NULL, &kind->shape);
     if (kind->child) {
-        parent_fill(kind, kind->before);
+        image_fill(kind, kind->before, 0);
         /* A new child shows its parent. */
         kind->w.state_zero = false;
         kind->images[1] = chain_image_new(&kind->w, &kind->shape,
                                           kind->images[0], 0, &rng);
         kind->payload[1] = kind->shape.payload;
+    }
+    if (kind->w.bitmaps) {
+        bitmaps_make(kind);
+        /* It goes where the region was: to zero that takes many steps. */
+        image_fill(kind, kind->before, BLOCKS - 1);
     }
     model_widen(kind->before);
     kind->seen = g_new0(uint32_t, kind->before->spots->len * CRASH_SECTORS);
@@ -720,6 +853,7 @@ static void kind_make(Kind *kind, const char *name)
     why = why ?: files_link(&f, kind->child);
     why = why ?: check_spots(f.readers[kind->child], kind->before, kind->seen);
     g_assert(!why);
+    kind->dirty = dirty_ref(f.readers[kind->child]->dirty_bitmaps);
     files_free(&f);
 }
 
@@ -728,6 +862,7 @@ static void kind_clear(Kind *kind)
     image_free(kind->images[0]);
     image_free(kind->images[1]);
     model_free(kind->before);
+    dirty_unref(kind->dirty);
     g_free(kind->seen);
 }
 
