@@ -85,8 +85,12 @@ void vhdx_dirty_store_add(VHDXDirtyStore *st, const VHDXDirtyBitmap *old,
         b = vhdx_dirty_bitmap_new(bdrv_dirty_bitmap_name(bitmap),
                                   ctz32(bdrv_dirty_bitmap_granularity(bitmap)));
         b->enabled = bdrv_dirty_bitmap_enabled(bitmap);
-        /* After a resize that has failed it may not be of the disk's size. */
+        /*
+         * As long as a backup uses it, it has not what is written meanwhile.
+         * After a resize that has failed it may not be of the disk's size.
+         */
         b->inconsistent = bdrv_dirty_bitmap_inconsistent(bitmap) ||
+            bdrv_dirty_bitmap_has_successor(bitmap) ||
             size != s->params.disk_size ||
             vhdx_dirty_bits_bytes(size, b->granularity) > VHDX_DIRTY_MAX_BITS;
     } else {
