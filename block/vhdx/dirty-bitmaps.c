@@ -258,6 +258,24 @@ void vhdx_dirty_set_readonly(BlockDriverState *bs, bool readonly)
     }
 }
 
+int coroutine_mixed_fn
+vhdx_dirty_got_writable(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+
+    vhdx_dirty_set_readonly(bs, false);
+    for (guint i = 0; s->dirty && i < s->dirty->list->len; i++) {
+        VHDXDirtyBitmap *b = g_ptr_array_index(s->dirty->list, i);
+        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, b->name);
+
+        if (!b->enabled && bitmap && bdrv_dirty_bitmap_enabled(bitmap) &&
+            bdrv_dirty_bitmap_get_persistence(bitmap)) {
+            return vhdx_dirty_bitmap_changing(bs, errp);
+        }
+    }
+    return 0;
+}
+
 void vhdx_dirty_release(BlockDriverState *bs)
 {
     BdrvDirtyBitmap *bitmap = bdrv_dirty_bitmap_first(bs), *next;

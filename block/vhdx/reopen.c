@@ -264,9 +264,12 @@ void vhdx_reopen_commit_post(BDRVReopenState *state)
 {
     g_autofree Reopen *reopen = state->opaque;
     BlockDriverState *bs = state->bs;
+    Error *err = NULL;
 
     if (reopen->to_writable) {
-        vhdx_dirty_set_readonly(bs, false);
+        if (vhdx_dirty_got_writable(bs, &err) < 0) {
+            error_report_err(err);
+        }
         vhdx_parent_set_got_writable(bs->opaque, true);
         children_hold(bs);
     } else if (reopen->to_read_only) {

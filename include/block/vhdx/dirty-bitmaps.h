@@ -41,6 +41,14 @@ int vhdx_dirty_check_resize(BlockDriverState *bs, Error **errp);
 /* Let no persistent bitmap be changed, or let it be again. */
 void vhdx_dirty_set_readonly(BlockDriverState *bs, bool readonly);
 
+/*
+ * The node is not read-only any more, nor are its bitmaps.  One may have been
+ * enabled meanwhile, which was no change of the file; after a crash it must not
+ * be taken for one that is not.  Returns 0 or -errno.
+ */
+int coroutine_mixed_fn
+vhdx_dirty_got_writable(BlockDriverState *bs, Error **errp);
+
 /* Forget bitmaps that have been stored: who activates the image loads them. */
 void vhdx_dirty_release(BlockDriverState *bs);
 
