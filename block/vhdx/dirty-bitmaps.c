@@ -209,6 +209,21 @@ int vhdx_dirty_check_resize(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
+int vhdx_dirty_check_unused(BlockDriverState *bs, Error **errp)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
+            bdrv_dirty_bitmap_check(bitmap, BDRV_BITMAP_BUSY, errp) < 0) {
+            error_prepend(errp, "Could not hand over VHDX image '%s': ",
+                          bs->filename);
+            return -EBUSY;
+        }
+    }
+    return 0;
+}
+
 void vhdx_dirty_doubt(BlockDriverState *bs)
 {
     BdrvDirtyBitmap *bitmap;

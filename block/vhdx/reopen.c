@@ -317,7 +317,10 @@ int vhdx_reopen_inactivate(BlockDriverState *bs)
     WITH_VHDX_LOCK_GUARD(s) {
         assert(vhdx_request_oldest(s) == vhdx_request_next(s));
     }
-    ret = vhdx_call(bs, inactivate_entry, NULL, &err);
+    ret = vhdx_dirty_check_unused(bs, &err);
+    if (ret == 0) {
+        ret = vhdx_call(bs, inactivate_entry, NULL, &err);
+    }
     if (ret < 0) {
         error_report_err(err);
         return ret;

@@ -49,6 +49,12 @@ void vhdx_dirty_set_readonly(BlockDriverState *bs, bool readonly);
 int coroutine_mixed_fn
 vhdx_dirty_got_writable(BlockDriverState *bs, Error **errp);
 
+/*
+ * Whether all persistent bitmaps can be forgotten: no export or job uses them.
+ * Returns 0 or -EBUSY.
+ */
+int vhdx_dirty_check_unused(BlockDriverState *bs, Error **errp);
+
 /* Forget bitmaps that have been stored: who activates the image loads them. */
 void vhdx_dirty_release(BlockDriverState *bs);
 
