@@ -232,21 +232,24 @@ bool vhdx_dirty_store_place(VHDXDirtyStore *st, VHDXDirtyPlaces *places)
 }
 
 /*
- * Let a bitmap with bits on pages of their own have all bits of these.
- * [dirty-never-fewer]
+ * Let @b have all bits of the last @count pages that have bits of their own, or
+ * of all if there are no more.  [dirty-never-fewer]
  */
-static void round_up(VHDXDirtyBitmap *b)
+static void round_up(VHDXDirtyBitmap *b, uint32_t count)
 {
-    for (uint32_t i = 0; i < b->map_count; i++) {
+    for (uint32_t i = b->map_count; i-- > 0 && count > 0; ) {
         if (b->map[i].page >= VHDX_DIRTY_UNPLACED) {
             b->map[i] = (VHDXDirtyMap) { .page = VHDX_DIRTY_ONES };
+            count--;
         }
     }
 }
 
 bool vhdx_dirty_store_round_up(VHDXDirtyStore *st, uint32_t most)
 {
-    while (vhdx_dirty_store_pages(st) > most) {
+    uint32_t pages;
+
+    while ((pages = vhdx_dirty_store_pages(st)) > most) {
         VHDXDirtyBitmap *largest = g_ptr_array_index(st->list, 0);
 
         for (guint i = 1; i < st->list->len; i++) {
@@ -259,7 +262,7 @@ bool vhdx_dirty_store_round_up(VHDXDirtyStore *st, uint32_t most)
         if (!bits_pages(largest)) {
             return false;
         }
-        round_up(largest);
+        round_up(largest, pages - most);
         warn_report("VHDX image '%s': there is no space for the dirty bitmap "
                     "'%s'; more than has changed will count as dirty",
                     st->bs->filename, largest->name);

@@ -276,18 +276,18 @@ static int coroutine_fn GRAPH_RDLOCK store_grow(VHDXDirtyStore *st)
     BDRVVHDXState *s = st->bs->opaque;
     VHDXDirtyPlaces places = { 0 };
     uint32_t most = VHDX_METADATA_MAX_LENGTH / VHDX_PAGE_SIZE;
+    uint32_t directory =
+        vhdx_dirty_pages(vhdx_dirty_directory_bytes(st->list));
     uint64_t pages, length;
 
     st->page = vhdx_dirty_first_page(s);
-    if (st->page >= most ||
-        !vhdx_dirty_store_round_up(st, most - st->page - 1)) {
+    /* The head, and the next directory is to have room beside this one. */
+    pages = st->page + 1 + directory;
+    if (pages > most || !vhdx_dirty_store_round_up(st, most - pages)) {
         return -ENOSPC;
     }
-    /* The next one is to have room beside this directory. */
-    pages = st->page + 1 + vhdx_dirty_store_pages(st) +
-            vhdx_dirty_pages(vhdx_dirty_directory_bytes(st->list));
-    length = MIN(ROUND_UP(pages * VHDX_PAGE_SIZE, MiB),
-                 VHDX_METADATA_MAX_LENGTH);
+    pages += vhdx_dirty_store_pages(st);
+    length = ROUND_UP(pages * VHDX_PAGE_SIZE, MiB);
     places.next = st->page + 1;
     places.end = length / VHDX_PAGE_SIZE;
     if (!vhdx_dirty_store_place(st, &places)) {

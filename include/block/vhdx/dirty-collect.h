@@ -58,8 +58,9 @@ bool vhdx_dirty_store_check(VHDXDirtyStore *st, Error **errp);
 uint32_t vhdx_dirty_store_pages(VHDXDirtyStore *st);
 
 /*
- * Round bitmaps up, those with most pages first, until all takes no more than
- * @most pages, or there are no pages of bits left.  Returns whether it does.
+ * Round pages of bits up, of the bitmaps that have most of them first, until
+ * all takes no more than @most pages, or there are none left.  Returns whether
+ * it does.
  */
 bool vhdx_dirty_store_round_up(VHDXDirtyStore *st, uint32_t most);
 
