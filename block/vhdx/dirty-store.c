@@ -328,8 +328,11 @@ static int coroutine_fn GRAPH_RDLOCK store_all(VHDXDirtyStore *st)
     ret = store_fits(st) ? store_in_place(st) : store_grow(st);
     if (vhdx_file_no_space(ret)) {
         head_restore(st->bs, st->page);
-        (void)vhdx_dirty_store_round_up(st, 0);
-        ret = store_fits(st) ? store_in_place(st) : -ENOSPC;
+        /* Else a head may name what would be written over. [dirty-names] */
+        if (!s->dirty_unsure) {
+            (void)vhdx_dirty_store_round_up(st, 0);
+            ret = store_fits(st) ? store_in_place(st) : -ENOSPC;
+        }
     }
     if (ret < 0) {
         head_restore(st->bs, st->page);

@@ -15,6 +15,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
 #include "qemu/units.h"
+#include "block/dirty-bitmap.h"
 #include "vhdx-test-runs.h"
 
 /* -- What is done -- */
@@ -286,6 +287,82 @@ static void flatten(void)
     look();
 }
 
+/* -- Dirty bitmaps -- */
+
+static BdrvDirtyBitmap *bitmap_add(const char *name)
+{
+    BlockDriverState *bs = blk_bs(image);
+    BdrvDirtyBitmap *bitmap;
+
+    if (!bdrv_can_store_new_dirty_bitmap(bs, name, CELL, NULL)) {
+        return NULL;
+    }
+    bitmap = bdrv_create_dirty_bitmap(bs, CELL, name, &error_abort);
+    bdrv_dirty_bitmap_set_persistence(bitmap, true);
+    return bitmap;
+}
+
+/* An image with "b", which records writes, and "c", which has one */
+static void make_image_with_bitmaps(void)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    make_image();
+    g_assert_nonnull(bitmap_add("b"));
+    bitmap = bitmap_add("c");
+    g_assert_nonnull(bitmap);
+    bdrv_set_dirty_bitmap(bitmap, 3 * BLOCK, CELL);
+    bdrv_disable_dirty_bitmap(bitmap);
+}
+
+/* The first bitmap, for which the metadata region gets longer elsewhere */
+static void first_bitmap(void)
+{
+    if (begin()) {
+        bitmap_add("b");
+        disk_write(image, PER_BLOCK + 1, 2, 20);
+        look();
+    }
+}
+
+/* What the image has is loaded and stored, and each command in between. */
+static void use_bitmaps(void)
+{
+    BdrvDirtyBitmap *b, *c;
+
+    if (!begin()) {
+        return;
+    }
+    disk_write(image, PER_BLOCK + 1, 2, 20);
+    b = bdrv_find_dirty_bitmap(blk_bs(image), "b");
+    c = bdrv_find_dirty_bitmap(blk_bs(image), "c");
+    if (b && c && !bdrv_dirty_bitmap_inconsistent(b) &&
+        !bdrv_dirty_bitmap_inconsistent(c)) {
+        bdrv_merge_dirty_bitmap(b, c, NULL, NULL);
+    }
+    if (c && bdrv_remove_persistent_dirty_bitmap(blk_bs(image), "c",
+                                                 NULL) == 0) {
+        bdrv_release_dirty_bitmap(c);
+    }
+    bitmap_add("a");
+    disk_flush(image);
+    look();
+}
+
+/* If "b" counts it has what is new.  It counts where nothing has failed. */
+static void bitmap_check(bool hit)
+{
+    BdrvDirtyBitmap *b = bdrv_find_dirty_bitmap(blk_bs(image), "b");
+    uint64_t at = (PER_BLOCK + 1) * CELL;
+    uint8_t now;
+
+    g_assert_true(hit || (b && !bdrv_dirty_bitmap_inconsistent(b)));
+    g_assert_cmpint(blk_pread(image, at, 1, &now, 0), >=, 0);
+    if (b && !bdrv_dirty_bitmap_inconsistent(b) && now == 20) {
+        g_assert_true(bdrv_dirty_bitmap_get(b, at));
+    }
+}
+
 /* -- A new image -- */
 
 /* Make an image with @prealloc on the empty node; returns whether it worked. */
@@ -551,6 +628,51 @@ static void test_repair_tables(void)
     run_each(repair, 30);
 }
 
+static void run_each_with_bitmaps(void (*scenario)(void), unsigned least)
+{
+    look_after = bitmap_check;
+    all_ways = scenario == use_bitmaps;
+    run_each(scenario, least);
+    look_after = NULL;
+    all_ways = false;
+}
+
+static void test_bitmaps_first(void)
+{
+    make_image();
+    run_each_with_bitmaps(first_bitmap, 30);
+}
+
+static void test_bitmaps(void)
+{
+    make_image_with_bitmaps();
+    run_each_with_bitmaps(use_bitmaps, 30);
+}
+
+static void test_bitmaps_resize(void)
+{
+    make_image_with_bitmaps();
+    run_each_with_bitmaps(resize, 30);
+}
+
+static void test_bitmaps_compact(void)
+{
+    make_image_with_bitmaps();
+    disk_discard(image, PER_BLOCK, PER_BLOCK);
+    run_each_with_bitmaps(compact_space, 30);
+}
+
+/* What a repair changes, bitmaps have to be stored again for. */
+static void test_bitmaps_repair(void)
+{
+    make_image_with_bitmaps();
+    end();
+    memset(files[IMAGE].data + 64 * KiB + 100, 0x55, 100);
+    file_set_size(IMAGE, files[IMAGE].size + 3 * MiB);
+    is_damaged = true;
+    run_each_with_bitmaps(repair, 30);
+}
+
 static void test_reopen(void)
 {
     make_image();
@@ -637,6 +759,11 @@ int main(int argc, char **argv)
         { "repair-tables", test_repair_tables },
         { "amend", test_amend },
         { "reopen", test_reopen },
+        { "bitmaps-first", test_bitmaps_first },
+        { "bitmaps", test_bitmaps },
+        { "bitmaps-resize", test_bitmaps_resize },
+        { "bitmaps-compact", test_bitmaps_compact },
+        { "bitmaps-repair", test_bitmaps_repair },
         { "chain-open", test_chain_open },
         { "chain-requests", test_chain_requests },
         { "chain-commit", test_chain_commit },

@@ -205,6 +205,12 @@ static bool begin(void)
 /* Whether runs begin with an image that has errors */
 static bool is_damaged;
 
+/* Whether each request fails in all ways */
+static bool all_ways;
+
+/* What else is looked at once a run is over, in which a request has @hit */
+static void (*look_after)(bool hit);
+
 static void check_is_sound(void)
 {
     BdrvCheckResult result = { 0 };
@@ -237,6 +243,9 @@ static void check_after(void)
     g_assert_true(begin());
     disk_check(image, hit, false);
     check_is_sound();
+    if (look_after) {
+        look_after(hit);
+    }
     disk.size = blk_getlength(image);
     disk.sizes_now = disk.sizes_later = 1u << disk.size / MiB;
     memcpy(disk.now, disk.later, sizeof(disk.now));
@@ -275,8 +284,9 @@ static void run(void (*scenario)(void), unsigned at, Way way)
 
 /*
  * Do @scenario once for each request that there is, with one way to fail after
- * the other, or with each of them where time does not matter (-m slow).  To
- * look at one of them, begin with it: VHDX_TEST_CALL is its number.
+ * the other, or with each of them where @all_ways is set or time does not
+ * matter (-m slow).  To look at one of them, begin with it: VHDX_TEST_CALL is
+ * its number.
  */
 static void run_each(void (*scenario)(void), unsigned least)
 {
@@ -288,7 +298,8 @@ static void run_each(void (*scenario)(void), unsigned least)
     files_keep();
     disk_before = disk;
     do {
-        for (unsigned way = 0; way < (g_test_slow() ? WAYS : 1); way++) {
+        for (unsigned way = 0; way < (all_ways || g_test_slow() ? WAYS : 1);
+             way++) {
             run(scenario, at, (at + way) % WAYS);
             runs++;
         }
