@@ -210,18 +210,18 @@ int coroutine_fn vhdx_dirty_bits_read(BlockDriverState *bs,
 }
 
 /*
- * Let the node have @b, with @usable bits.  Returns 0 or -errno where the bits
- * can't be had.
+ * Let the node have @b with that @granularity, which is its own if it has
+ * @usable bits.  Returns 0 or -errno where the bits can't be had.
  */
 static int coroutine_fn GRAPH_RDLOCK
-bitmap_create(BlockDriverState *bs, VHDXDirtyBitmap *b, bool usable,
-              Error **errp)
+bitmap_create(BlockDriverState *bs, VHDXDirtyBitmap *b, unsigned granularity,
+              bool usable, Error **errp)
 {
     bool writable = !bdrv_is_read_only(bs);
     BdrvDirtyBitmap *bitmap;
     int ret = 0;
 
-    bitmap = bdrv_create_dirty_bitmap(bs, 1U << b->granularity, b->name, errp);
+    bitmap = bdrv_create_dirty_bitmap(bs, 1U << granularity, b->name, errp);
     if (!bitmap) {
         return -EINVAL;
     }
@@ -255,6 +255,8 @@ static void coroutine_fn GRAPH_RDLOCK bitmaps_create(BlockDriverState *bs)
         VHDXDirtyBitmap *b = g_ptr_array_index(s->dirty->list, i);
         uint64_t bytes = vhdx_dirty_bits_bytes(s->params.disk_size,
                                                b->granularity);
+        unsigned granularity = b->granularity;
+        bool usable = current && !b->inconsistent;
         Error *err = NULL;
 
         if (bdrv_find_dirty_bitmap(bs, b->name)) {
@@ -264,10 +266,13 @@ static void coroutine_fn GRAPH_RDLOCK bitmaps_create(BlockDriverState *bs)
             error_setg(&err, "it takes %" PRIu64 " bytes of memory, and %"
                        PRIu64 " are left of the %" PRIu64 " that bitmaps may "
                        "take", bytes, left, (uint64_t)VHDX_DIRTY_MAX_ALL_BITS);
+            /* It can be removed, and takes next to nothing. */
+            granularity = VHDX_DIRTY_MAX_GRANULARITY;
+            usable = false;
         } else {
             left -= bytes;
-            (void)bitmap_create(bs, b, current && !b->inconsistent, &err);
         }
+        (void)bitmap_create(bs, b, granularity, usable, err ? NULL : &err);
         if (err) {
             warn_reportf_err(err, "VHDX image '%s': bitmap '%s' can't be "
                              "used: ", bs->filename, b->name);
