@@ -236,7 +236,7 @@ static void op_begins(unsigned id, OpKind kind, uint64_t offset,
         if (kind == READ && is_piece(t.reads, op)) {
             return;
         }
-        if (kind == WRITE_DATA && is_piece(t.writes, op)) {
+        if (kind != READ && is_piece(t.writes, op)) {
             op->guest = -1;
         }
         r = range(offset, bytes);
