@@ -24,6 +24,7 @@ typedef struct Compact {
     bool done;
     unsigned batches;               /* that have begun */
     unsigned cancel_at;             /* cancelled before this one; 0: never */
+    int64_t hold_ns;                /* how long requests are held off */
     int ret;
 } Compact;
 
@@ -52,7 +53,11 @@ static void coroutine_fn compact_entry(void *opaque)
     Compact *c = opaque;
     VHDXCompactUser user = {
         .pause = compact_pause,
-        .move = { .stop = compact_stop, .opaque = c },
+        .move = {
+            .stop = compact_stop,
+            .hold_ns = c->hold_ns,
+            .opaque = c,
+        },
         .status = compact_status,
         .opaque = c,
     };
@@ -229,6 +234,46 @@ static void test_write_before(void)
     g_assert_cmpint(compact_end(&c), ==, 0);
     check_fill(blk, 5 * BLOCK, 4096, 99);
     check_fill(blk, 5 * BLOCK + 4096, BLOCK - 4096, 6);
+    check_rest(blk);
+}
+
+/*
+ * Whoever is under way when requests are held off takes too long: others are
+ * let go on, and it is tried again.
+ */
+static void test_patience(void)
+{
+    Compact c = { .hold_ns = SCALE_MS };
+    BlockBackend *blk;
+    Write *held;
+
+    image_with_gap(&blk);
+    c.blk = blk;
+    held = hold_write_as(blk, "0", 2 * BLOCK, 4096, 50);
+    compact_start(&c);
+    run_all();
+    for (int i = 1; i <= 3; i++) {
+        g_autofree char *tag = g_strdup_printf("%d", i);
+        g_autofree char *before = g_strdup_printf("%d", i - 1);
+        Write *next = hold_write_as(blk, tag, 2 * BLOCK + i * 4096, 4096,
+                                    50 + i);
+
+        /* Those that began before it are waited for first, with no limit. */
+        g_assert_cmpint(release_write_as(held, before), >=, 0);
+        run_all();
+        g_assert_false(c.done);
+        g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 50 + i), >=, 0);
+        held = next;
+    }
+    g_assert_cmpint(release_write_as(held, "3"), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    for (int i = 0; i <= 3; i++) {
+        check_fill(blk, 2 * BLOCK + i * 4096, 4096, 50 + i);
+    }
+    check_fill(blk, 3 * BLOCK, 4096, 53);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4 * 4096, 3), >=, 0);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
     check_rest(blk);
 }
 
@@ -497,6 +542,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live/status", test_status);
     g_test_add_func("/vhdx/live/write", test_write);
     g_test_add_func("/vhdx/live/write-before", test_write_before);
+    g_test_add_func("/vhdx/live/patience", test_patience);
     g_test_add_func("/vhdx/live/discard", test_discard);
     g_test_add_func("/vhdx/live/cut", test_cut);
     g_test_add_func("/vhdx/live/flush", test_flush);
