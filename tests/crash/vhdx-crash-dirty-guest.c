@@ -39,7 +39,7 @@ static guint track_of(const CrashInUse *u, BdrvDirtyBitmap *bitmap)
 /* -- Commands -- */
 
 void dirty_add(const CrashInUse *u, const char *name, unsigned granularity,
-                Error **errp)
+               Error **errp)
 {
     BdrvDirtyBitmap *bitmap;
     uint32_t start;
@@ -84,7 +84,7 @@ void dirty_toggle(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp)
 }
 
 void dirty_merge(const CrashInUse *u, BdrvDirtyBitmap *to,
-                  BdrvDirtyBitmap *from, Error **errp)
+                 BdrvDirtyBitmap *from, Error **errp)
 {
     uint32_t start = ++*u->now;
 

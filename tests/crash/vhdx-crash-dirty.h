@@ -162,11 +162,11 @@ typedef struct CrashInUse {
  * does not after dirty_toggle(), and the other way round.
  */
 void dirty_add(const CrashInUse *u, const char *name, unsigned granularity,
-                Error **errp);
+               Error **errp);
 void dirty_clear(const CrashInUse *u, BdrvDirtyBitmap *bitmap);
 void dirty_toggle(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp);
 void dirty_merge(const CrashInUse *u, BdrvDirtyBitmap *to,
-                  BdrvDirtyBitmap *from, Error **errp);
+                 BdrvDirtyBitmap *from, Error **errp);
 void dirty_remove(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp);
 
 /* Let the image in use have the first bitmaps of @g->w. */
