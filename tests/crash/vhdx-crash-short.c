@@ -744,16 +744,31 @@ static void walk(Walk *k, unsigned count)
 
 /* -- Kinds of images -- */
 
+/* Open the first image, alone, to change it. */
+static BlockBackend *image_begin(Kind *kind, CrashDisk **disk)
+{
+    static const int levels[] = { 0 };
+
+    *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1, 0, NULL);
+    (*disk)->instant = true;
+    return chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
+}
+
+/* Close it; it is what it has become. */
+static void image_end(Kind *kind, CrashDisk *disk, BlockBackend *blk)
+{
+    blk_unref(blk);
+    image_free(kind->images[0]);
+    kind->images[0] = image_copy(disk->view);
+    disk_free(disk);
+}
+
 /* Let the first image have something in each block from @block on. */
 static void image_fill(Kind *kind, CrashModel *model, unsigned block)
 {
-    CrashDisk *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1,
-                                 0, NULL);
-    static const int levels[] = { 0 };
-    BlockBackend *blk;
+    CrashDisk *disk;
+    BlockBackend *blk = image_begin(kind, &disk);
 
-    disk->instant = true;
-    blk = chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
     for (uint64_t at = block * BLOCK; at < SIZE; at += BLOCK) {
         uint64_t sector = at / CRASH_SECTOR;
         uint64_t count = 256 * KiB / CRASH_SECTOR;
@@ -767,23 +782,16 @@ static void image_fill(Kind *kind, CrashModel *model, unsigned block)
         }
         model_end(model, index, ++disk->now, 0);
     }
-    blk_unref(blk);
-    image_free(kind->images[0]);
-    kind->images[0] = image_copy(disk->view);
-    disk_free(disk);
+    image_end(kind, disk, blk);
 }
 
 /* Let there be two bitmaps, of which one records, and each has something. */
 static void bitmaps_make(Kind *kind)
 {
-    CrashDisk *disk = chain_disk(image_copy(kind->images[0]), &kind->w.node, 1,
-                                 0, NULL);
-    static const int levels[] = { 0 };
     static const char *const names[] = { "b", "c" };
-    BlockBackend *blk;
+    CrashDisk *disk;
+    BlockBackend *blk = image_begin(kind, &disk);
 
-    disk->instant = true;
-    blk = chain_open(levels, 1, BDRV_O_RDWR | BDRV_O_RESIZE, &error_abort);
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         BdrvDirtyBitmap *bitmap = bdrv_create_dirty_bitmap(
             blk_bs(blk), 64 * KiB, names[i], &error_abort);
@@ -794,10 +802,7 @@ static void bitmaps_make(Kind *kind)
             bdrv_disable_dirty_bitmap(bitmap);
         }
     }
-    blk_unref(blk);
-    image_free(kind->images[0]);
-    kind->images[0] = image_copy(disk->view);
-    disk_free(disk);
+    image_end(kind, disk, blk);
 }
 
 /* The whole disk is of interest, and what it may get. */
