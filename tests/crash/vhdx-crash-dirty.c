@@ -119,6 +119,19 @@ void tracks_note(CrashTracks *tracks, CrashEvent event)
     g_array_append_val(tracks->events, event);
 }
 
+void tracks_note_all(CrashTracks *tracks, CrashEventKind kind, uint32_t start,
+                     uint32_t end, int ret)
+{
+    if (tracks) {
+        tracks_note(tracks, (CrashEvent) {
+            .kind = kind,
+            .start = start,
+            .end = end,
+            .ret = ret,
+        });
+    }
+}
+
 guint tracks_find(const CrashTracks *tracks, const char *name)
 {
     for (guint i = tracks->list->len; i--;) {

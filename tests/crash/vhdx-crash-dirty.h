@@ -123,6 +123,10 @@ guint tracks_find(const CrashTracks *tracks, const char *name);
 
 void tracks_note(CrashTracks *tracks, CrashEvent event);
 
+/* Note what is done to all bitmaps, if @tracks is not NULL. */
+void tracks_note_all(CrashTracks *tracks, CrashEventKind kind, uint32_t start,
+                     uint32_t end, int ret);
+
 /* Go on to stamp @now; no request is noted any more. */
 void tracks_advance(CrashModel *model, uint32_t now);
 

@@ -173,13 +173,7 @@ static void guests_change(Guests *g)
 {
     uint32_t now = guests_stamp(g);
 
-    if (g->run->model->tracks) {
-        tracks_note(g->run->model->tracks, (CrashEvent) {
-            .kind = EVENT_CHANGE,
-            .start = now,
-            .end = now,
-        });
-    }
+    tracks_note_all(g->run->model->tracks, EVENT_CHANGE, now, now, 0);
 }
 
 /* Progress goes from 0 to the whole, and not back. */
@@ -677,14 +671,8 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     clean = !g->disk->fault_hit && !g->run->wrong->len;
     end = guests_stamp(g);
     model_end(g->run->model, index, end, clean ? 0 : -EIO);
-    if (g->run->model->tracks) {
-        tracks_note(g->run->model->tracks, (CrashEvent) {
-            .kind = EVENT_STORE,
-            .start = start,
-            .end = end,
-            .ret = !clean ? -EIO : g->w->full_close ? -ENOSPC : 0,
-        });
-    }
+    tracks_note_all(g->run->model->tracks, EVENT_STORE, start, end,
+                    !clean ? -EIO : g->w->full_close ? -ENOSPC : 0);
     /* What could not be put in place is in the log then. */
     g->disk->solid = false;
     return clean && !g->w->full_close;

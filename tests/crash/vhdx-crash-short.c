@@ -150,18 +150,6 @@ static bool images_open(Short *s)
     return true;
 }
 
-/* Something is done to all dirty bitmaps, if there are any. */
-static void note_dirty(Short *s, CrashEventKind kind, uint32_t start)
-{
-    if (s->run->model->tracks) {
-        tracks_note(s->run->model->tracks, (CrashEvent) {
-            .kind = kind,
-            .start = start,
-            .end = s->disks[0]->now,
-        });
-    }
-}
-
 /* To close is to flush. */
 static void images_close(Short *s)
 {
@@ -171,7 +159,8 @@ static void images_close(Short *s)
     blk_unref(s->blk);
     s->blk = NULL;
     model_end(s->run->model, index, stamp(s), 0);
-    note_dirty(s, EVENT_STORE, start);
+    tracks_note_all(s->run->model->tracks, EVENT_STORE, start,
+                    s->disks[0]->now, 0);
     note_point(s);
 }
 
@@ -249,8 +238,7 @@ static void do_compact(Short *s)
         fails(s, "compacting", ret, err);
     }
     qemu_opts_del(opts);
-    stamp(s);
-    note_dirty(s, EVENT_CHANGE, start);
+    tracks_note_all(s->run->model->tracks, EVENT_CHANGE, start, stamp(s), 0);
 }
 
 /*
