@@ -311,18 +311,25 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
     return NULL;
 }
 
-/* No bit behind the disk's end is set; one of each page is looked at. */
-static char *check_bitmap_ends(const CrashReader *r)
+/*
+ * No bit behind the last block that the disk has ever had is set; one of each
+ * page is looked at.  Those of a block that the disk has lost stay as they are,
+ * and mean nothing.
+ */
+static char *check_bitmap_ends(const CrashReader *r, const CrashModel *model)
 {
     uint64_t bits = MiB * 8, step = CRASH_PAGE * 8;
     uint64_t end = r->disk_size / r->sector_size;
+    uint64_t most = ROUND_UP(MAX(r->disk_size, model->resized_to),
+                             r->block_size) / r->sector_size;
 
     for (uint64_t chunk = 0; chunk <= (end - 1) / bits; chunk++) {
         for (uint64_t n = chunk * bits; n < (chunk + 1) * bits; n += step) {
-            if (n >= end && reader_bit(r, n * (r->sector_size /
-                                               CRASH_SECTOR))) {
+            if (n >= most && reader_bit(r, n * (r->sector_size /
+                                                CRASH_SECTOR))) {
                 return text("there is a bit for sector %" PRIu64 " of a disk "
-                            "that has %" PRIu64, n, end);
+                            "that has %" PRIu64 " and never had more than "
+                            "%" PRIu64, n, end, most);
             }
         }
     }
@@ -349,7 +356,7 @@ static char *check_bitmaps(const CrashReader *r, const CrashModel *model)
         }
         next = spot + 1;
     }
-    return model->shape->stale_bits ? NULL : check_bitmap_ends(r);
+    return model->shape->stale_bits ? NULL : check_bitmap_ends(r, model);
 }
 
 static char *check_child_rest(const CrashReader *r, const CrashModel *model)

@@ -33,6 +33,7 @@ CrashModel *model_new(const CrashModel *before, const uint32_t *seen,
     model->resizes = g_array_new(false, false, sizeof(GuestResize));
     model->resized_from = before ? before->resized_from : UINT64_MAX;
     model->first_resized_from = model->resized_from;
+    model->resized_to = before ? before->resized_to : 0;
     model->spots = g_array_new(false, true, sizeof(CrashSpot));
     model->settled = g_array_new(false, true, sizeof(bool));
     for (guint i = 0; before && i < before->spots->len; i++) {
@@ -115,6 +116,7 @@ unsigned model_resize_begin(CrashModel *model, uint64_t size,
     g_array_index(model->ops, GuestOp, index).fua = true;
     g_array_index(model->ops, GuestOp, index).resize = true;
     model->resized_from = MIN(model->resized_from, from);
+    model->resized_to = MAX(model->resized_to, MAX(size, new_size));
     g_array_append_val(model->resizes, resize);
     return index;
 }

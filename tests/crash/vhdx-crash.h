@@ -349,6 +349,7 @@ typedef struct CrashModel {
     GArray *resizes;                /* GuestResize */
     uint64_t resized_from;          /* sector: the disk has ended there */
     uint64_t first_resized_from;    /* ... before this model began */
+    uint64_t resized_to;            /* bytes: ... and here at most */
     uint32_t now;                   /* stamp up to which @spots tells */
     uint32_t flush_start;           /* of the latest successful flush */
     GArray *settled;                /* bool for each of @ops: in @stable */
