@@ -1,8 +1,9 @@
 """Backups of a running guest, pushed into an image and pulled over NBD."""
+import json
 import re
 
 from areas.merge import SIZE, build, vhdx
-from content import Content
+from content import PIECE, Content
 from domain import Domain, disk_xml
 from report import expect, expect_equal, expect_in, step
 from tools import MIB, Unchanged, run as run_program
@@ -10,9 +11,10 @@ from tools import MIB, Unchanged, run as run_program
 PUSH = """<domainbackup mode='push'>%s<disks><disk name='sda' backup='yes'
 type='file'><driver type='%s'/><target file='%s'/></disk></disks>
 </domainbackup>"""
-PULL = """<domainbackup mode='pull'><server transport='unix' socket='%s'/>
+PULL = """<domainbackup mode='pull'>%s<server transport='unix' socket='%s'/>
 <disks><disk name='sda' backup='yes' type='file'><scratch file='%s'/></disk>
 </disks></domainbackup>"""
+SINCE = "<incremental>%s</incremental>"
 CHECKPOINT = "<domaincheckpoint><name>%s</name></domaincheckpoint>"
 
 
@@ -72,7 +74,7 @@ def pull(tools, session, pool, domain):
     socket = session.path('nbd')
     url = 'nbd+unix:///sda?socket=' + socket
     with step('a pull backup over NBD'):
-        begin(session, domain, PULL % (socket, pool.path('scratch')))
+        begin(session, domain, PULL % ('', socket, pool.path('scratch')))
         text = run_program([tools.io_path, '-r', '-f', 'raw', '-c',
                             'read -P 81 0 1M', '-c', 'read -P 82 200M 1M',
                             url])
@@ -104,7 +106,7 @@ def incremental(tools, session, pool, form):
         finished(domain)
         seen = [content.copy()]
         content.guest_layer(domain, 1)
-        changes = PUSH % ('<incremental>%s</incremental>', 'vhdx', '%s')
+        changes = PUSH % (SINCE, 'vhdx', '%s')
         with step('an incremental push into a new vhdx image is refused'):
             begin(session, domain, changes % ('one', one),
                   fails=('vhdx', 'previous backup'))
@@ -132,7 +134,9 @@ def incremental(tools, session, pool, form):
                       ('--reuse-external',))
                 finished(domain)
             seen.append(content.copy())
+        pull_changes(tools, session, domain, seen[-2], content)
         content.guest_layer(domain, 3)
+        push_qcow2(tools, session, pool, domain, content)
         with step('... each backup shows the disk as it was'):
             expect_equal(tools.chain(two), vhdx(two, one, full), 'chain')
             for path, content in zip((full, one, two), seen):
@@ -144,6 +148,51 @@ def incremental(tools, session, pool, form):
                 expect_equal([found for start, length, found in depths
                               if start <= mib * MIB < start + length],
                              [depth], 'image that has offset %d MiB' % mib)
+
+
+def pull_changes(tools, session, domain, before, content):
+    """What has changed since a checkpoint is told over NBD, and has the content
+    that a client would copy."""
+    socket = session.path('nbd')
+    url = 'nbd+unix:///sda?socket=' + socket
+    scratch = session.path('scratch')
+    with step('an incremental pull tells all that has changed'):
+        begin(session, domain, PULL % (SINCE % 'two', socket, scratch))
+        found = json.loads(tools.img(
+            'map', '--output=json', '--image-opts',
+            'driver=nbd,export=sda,server.type=unix,server.path=%s,'
+            'x-dirty-bitmap=qemu:dirty-bitmap:backup-sda' % socket))
+        changed = bytearray(len(content.pieces))
+        for part in found:
+            if not part['data']:
+                first = part['start'] // PIECE
+                number = -(-part['length'] // PIECE)
+                changed[first:first + number] = b'x' * number
+        expect_equal([place for place, (old, new) in
+                      enumerate(zip(before.pieces, content.pieces))
+                      if old != new and not changed[place]], [],
+                     'pieces that have changed, and are not told')
+        expect(0 < changed.count(b'x') < len(changed) // 8,
+               '%d of %d pieces are told', changed.count(b'x'), len(changed))
+    with step('... and has the content'):
+        text = run_program([tools.io_path, '-r', '-f', 'raw', *(
+            word for place, pattern in enumerate(content.pieces)
+            if changed[place] for word in (
+                '-c', 'read -P %d %d %d' % (pattern, place * PIECE, PIECE))),
+                            url])
+        expect('failed' not in text, '%s', text)
+        domain.virsh('domjobabort')
+        domain.job_over()
+
+
+def push_qcow2(tools, session, pool, domain, content):
+    path = pool.path('changes.qcow2')
+    with step('an incremental push into qcow2, put over the backup before'):
+        begin(session, domain, PUSH % (SINCE % 'two', 'qcow2', path))
+        finished(domain)
+        tools.img('rebase', '-u', '-f', 'qcow2', '-F', 'vhdx', '-b',
+                  pool.path('one.vhdx'), path)
+        content.held_by(tools, path, 'qcow2')
 
 
 def over_vhdx(tools, session, pool):
@@ -174,8 +223,7 @@ def over_vhdx(tools, session, pool):
             content.held_by(tools, full)
         content.guest_layer(domain, 3)
         with step('... what has changed since then, into qcow2'):
-            begin(session, domain, PUSH % (
-                '<incremental>one</incremental>', 'qcow2', changes))
+            begin(session, domain, PUSH % (SINCE % 'one', 'qcow2', changes))
             finished(domain)
             later = content.copy()
             later.write(domain, 85, 60 * MIB, MIB)

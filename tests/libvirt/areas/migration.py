@@ -2,7 +2,9 @@
 import os
 import shutil
 
+from areas.backup import CHECKPOINT, PUSH, SINCE, begin, finished
 from areas.merge import SIZE, build, vhdx
+from content import Content
 from domain import Domain, disk_xml
 from report import expect, expect_equal, step
 from tools import MIB, Unchanged
@@ -21,6 +23,7 @@ def run(bench):
     shared(tools, source, target, pool)
     copied(tools, source, target, pool)
     sectors(tools, source, target, pool)
+    checkpoint(tools, source, target, bench.pool('checkpoint'))
     chain(tools, source, target, bench.pool('migrated'))
     chain_copied(tools, source, target, bench.pool('migrated-top'))
 
@@ -92,6 +95,44 @@ def copied(tools, source, target, pool):
         with step('... and but for the last of them they are the same'):
             tools.io(disk, 'write -q -P 105 100M 1M')
             tools.same(disk, copy)
+
+
+def checkpoint(tools, source, target, pool):
+    """What has changed since a checkpoint is known over there."""
+    disk = tools.create(pool.path('disk.vhdx'), SIZE)
+    copy = tools.create(pool.path('copy.vhdx'), SIZE)
+    full, changes = pool.path('full.vhdx'), pool.path('changes.vhdx')
+    content = Content(SIZE)
+    with Domain(source, 'm', disk_xml(disk, driver="cache='none'")) as domain:
+        domain.start()
+        content.guest_layer(domain, 0)
+        begin(source, domain, PUSH % ('', 'vhdx', full), CHECKPOINT % 'one')
+        finished(domain)
+        content.guest_layer(domain, 1)
+        text = domain.virsh('checkpoint-dumpxml', 'one')
+        with step('live migration that copies a disk with a checkpoint'):
+            migrate_copy(source, target, domain, copy)
+            moved = there(domain, target)
+        with step('... over there it can be told again'):
+            path = target.path('one.xml')
+            with open(path, 'w', encoding='utf-8') as file:
+                file.write(text)
+            moved.virsh('checkpoint-create', path, '--redefine',
+                        '--redefine-validate')
+        content.guest_layer(moved, 2)
+        with step('... and what has changed on both sides be pushed'):
+            tools.create(changes, SIZE, backing=('vhdx', 'full.vhdx'))
+            with Unchanged(full):
+                begin(target, moved, PUSH % (SINCE % 'one', 'vhdx', changes),
+                      None, ('--reuse-external',))
+                finished(moved)
+            content.held_by(tools, changes)
+        with step('after the stop the copy has its bitmap'):
+            moved.destroy()
+            bitmap, = tools.vhdx(copy)['bitmaps']
+            expect_equal((bitmap['name'], bitmap['flags']), ('one', ['auto']),
+                         'bitmap')
+            content.held_by(tools, copy)
 
 
 def migrate_copy(source, target, domain, copy, what='--copy-storage-all',
