@@ -16,7 +16,9 @@ from harness import ROOT, Failure, Skip, expect, foreign, ours, run
 from images import filled
 from layouts import LAYOUTS
 from model import Model
+from qmp import Daemon
 from script import Script
+from strict.header import METADATA_REGION
 from strict.report import MIB
 from test_chains import made, seven_zip
 from test_distribution import their
@@ -25,6 +27,11 @@ from test_samples import known_sum, sha256, windows_chain
 from vhdx_strict import Image
 
 SIZE = 34 * MIB
+# So much of the disk is one page of the bits of a bitmap with the finest
+# granularity, and so many bitmaps with all of their pages fill the region.
+BITMAPS_PAGE = 16 * MIB
+BITMAPS_SIZE = 512 * MIB
+BITMAPS = 980
 PAGE = os.path.join(ROOT, 'docs', 'proof.md')
 DISSECT = '''
 import hashlib
@@ -117,6 +124,31 @@ def with_bitmaps(ctx):
     return sha256(ctx.path('content.raw')), (path,)
 
 
+def with_all_bitmaps(ctx):
+    """... so many that the region is as long as the format allows"""
+    path, model = filled(ctx, 'disk.vhdx', BITMAPS_SIZE, block_size='2M')
+    with Daemon('--blockdev', 'vhdx,node-name=disk,file.driver=file,'
+                'file.filename=' + path) as daemon:
+        daemon.command('transaction', actions=[
+            {'type': 'block-dirty-bitmap-add',
+             'data': {'node': 'disk', 'name': 'b%d' % number,
+                      'granularity': 512, 'persistent': True}}
+            for number in range(BITMAPS)])
+    script = Script(model, 2 * MIB)
+    for offset in range(MIB, BITMAPS_SIZE, BITMAPS_PAGE):
+        script.write(offset, 4096, 1 + offset // BITMAPS_PAGE)
+    ctx.io(path, script.take())
+    with Image(path) as image:
+        region = image.regions[METADATA_REGION]
+        expect(region.length == 128 * MIB, 'the region has %d bytes',
+               region.length)
+        holes = sum(not any(image.view.read(region.offset + at, 4096))
+                    for at in range(MIB, region.length, 4096))
+        expect(holes < 4096, '%d pages of the region are empty', holes)
+    model.check_raw(ctx.raw(path), 'our qemu-img')
+    return sha256(ctx.path('content.raw')), (path,)
+
+
 def child(sector, *sizes, **options):
     def make(ctx):
         twin, chain = made(ctx, sector, *sizes, **options)
@@ -166,6 +198,7 @@ WRITERS = {
     'this driver, fixed': written(subformat='fixed'),
     'this driver, sectors of 4096': written(logical_sector_size='4096'),
     'this driver, dirty bitmaps': with_bitmaps,
+    'this driver, all dirty bitmaps': with_all_bitmaps,
     'this driver, child': child(512, SIZE, SIZE, blocks=2),
     'this driver, child of a child': child(512, SIZE, SIZE, SIZE, blocks=2),
     'this driver, child with zeroes': child(512, SIZE, SIZE, blocks=2,
