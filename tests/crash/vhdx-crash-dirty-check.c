@@ -8,7 +8,8 @@
  * what there was when it was cleared or made.
  *
  * That bitmaps do count is looked at where nothing has been changed since they
- * were stored: they have these bits and no other then.
+ * were stored: they have these bits and no other then.  One that a job uses is
+ * not stored so that it counts.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -168,7 +169,7 @@ char *tracks_check(const CrashModel *model, const CrashDirty *dirty,
         }
         if (b->counts) {
             why = check_counting(model, t, b, seen);
-        } else if (model->tracks->quiet && !t->bad) {
+        } else if (model->tracks->quiet && !t->bad && !t->job_must) {
             why = text("does not count");
         }
         if (why) {

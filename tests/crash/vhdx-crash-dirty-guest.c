@@ -108,6 +108,27 @@ void dirty_remove(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp)
     note(u, EVENT_REMOVE, track, 0, start, ret);
 }
 
+void dirty_job_begin(const CrashInUse *u, BdrvDirtyBitmap *bitmap)
+{
+    uint32_t start = ++*u->now;
+
+    bdrv_dirty_bitmap_create_successor(bitmap, &error_abort);
+    note(u, EVENT_JOB, track_of(u, bitmap), 0, start, 0);
+}
+
+void dirty_job_end(const CrashInUse *u, BdrvDirtyBitmap *bitmap, bool well)
+{
+    guint track = track_of(u, bitmap);
+    uint32_t start = ++*u->now;
+
+    if (well) {
+        bdrv_dirty_bitmap_abdicate(bitmap, &error_abort);
+    } else {
+        bdrv_reclaim_dirty_bitmap(bitmap, &error_abort);
+    }
+    note(u, well ? EVENT_JOB_DONE : EVENT_JOB_FAILED, track, 0, start, 0);
+}
+
 /* -- What guests do -- */
 
 static CrashInUse in_use(Guests *g)
@@ -129,7 +150,10 @@ static void no_error(Guests *g, const char *what, Error *err)
     error_free(err);
 }
 
-/* One of the bitmaps that can be used, or also of others, or NULL */
+/*
+ * One of the bitmaps that can be used, or also of others, or NULL.  Those that
+ * a job uses can't be.
+ */
 static BdrvDirtyBitmap *choose(Guests *g, bool usable)
 {
     BdrvDirtyBitmap *bitmap, *chosen = NULL;
@@ -137,6 +161,8 @@ static BdrvDirtyBitmap *choose(Guests *g, bool usable)
 
     FOR_EACH_DIRTY_BITMAP(blk_bs(g->blk), bitmap) {
         if ((!usable || !bdrv_dirty_bitmap_inconsistent(bitmap)) &&
+            bdrv_dirty_bitmap_name(bitmap) &&
+            !bdrv_dirty_bitmap_has_successor(bitmap) &&
             !rng_below(&g->rng, ++count)) {
             chosen = bitmap;
         }
@@ -171,6 +197,23 @@ static void merge(Guests *g, BdrvDirtyBitmap *to)
     }
 }
 
+/* Let all jobs end. */
+static void jobs_end(Guests *g)
+{
+    CrashInUse u = in_use(g);
+    BdrvDirtyBitmap *bitmap = bdrv_dirty_bitmap_first(u.bs);
+
+    while (bitmap) {
+        if (bdrv_dirty_bitmap_has_successor(bitmap)) {
+            dirty_job_end(&u, bitmap, rng_chance(&g->rng, 60));
+            /* It may be gone: its successor is in its place. */
+            bitmap = bdrv_dirty_bitmap_first(u.bs);
+        } else {
+            bitmap = bdrv_dirty_bitmap_next(bitmap);
+        }
+    }
+}
+
 void guests_command(Guests *g)
 {
     const CrashCommands *mix = &g->w->commands;
@@ -194,10 +237,19 @@ void guests_command(Guests *g)
         return;
     }
     dice -= mix->remove;
+    if (dice < mix->job && rng_chance(&g->rng, 50)) {
+        jobs_end(g);
+        return;
+    }
     bitmap = choose(g, true);
     if (!bitmap) {
         return;
     }
+    if (dice < mix->job) {
+        dirty_job_begin(&u, bitmap);
+        return;
+    }
+    dice -= mix->job;
     if (dice < mix->clear) {
         dirty_clear(&u, bitmap);
     } else if (dice - mix->clear < mix->merge) {
@@ -208,10 +260,13 @@ void guests_command(Guests *g)
     }
 }
 
-void guests_stopped(Guests *g)
+void guests_stopped(Guests *g, bool closing)
 {
     while (g->w->bitmaps && rng_chance(&g->rng, 40)) {
         guests_command(g);
+    }
+    if (closing) {
+        jobs_end(g);
     }
 }
 
@@ -296,12 +351,18 @@ void guests_store(Guests *g)
 {
     bool read_only = rng_chance(&g->rng, 50);
     CrashModel *model = g->run->model;
-    uint32_t start = guests_stamp(g);
-    unsigned index = model_begin(model, GUEST_FLUSH, 0, 0, start);
     CrashInUse u = in_use(g);
     Error *err = NULL;
+    uint32_t start;
+    unsigned index;
     int ret;
 
+    if (!read_only) {
+        /* A bitmap that a job uses stays where it is. */
+        jobs_end(g);
+    }
+    start = guests_stamp(g);
+    index = model_begin(model, GUEST_FLUSH, 0, 0, start);
     guests_may_fail(g, 75);
     if (read_only) {
         ret = store_read_only(g, &err);

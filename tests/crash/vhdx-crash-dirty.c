@@ -57,6 +57,8 @@ static void track_free(void *opaque)
 
     g_free(t->must);
     g_free(t->may);
+    g_free(t->job_must);
+    g_free(t->job_may);
     g_free(t->floor);
     g_free(t->name);
     g_free(t);
@@ -281,19 +283,28 @@ static void solid_note(CrashModel *model, const GuestOp *op)
     }
 }
 
-/* Let @t have what @op has changed for certain, which has ended. */
-static void must_set(const CrashTracks *tracks, CrashTrack *t,
-                     const GuestOp *op)
+/* Let @bits, of @t, have what @op has changed for certain, which has ended. */
+static void must_set(const CrashTracks *tracks, const CrashTrack *t,
+                     uint8_t *bits, const GuestOp *op)
 {
     if (op->kind == GUEST_WRITE) {
-        bits_set(t, t->must, op->sector * CRASH_SECTOR,
-                 op->count * CRASH_SECTOR);
+        bits_set(t, bits, op->sector * CRASH_SECTOR, op->count * CRASH_SECTOR);
         return;
     }
     for (uint64_t i = op->sector; i < op->sector + op->count; i++) {
         if (tracks_dropped(tracks, i) == op->start) {
-            bits_set(t, t->must, i * CRASH_SECTOR, CRASH_SECTOR);
+            bits_set(t, bits, i * CRASH_SECTOR, CRASH_SECTOR);
         }
+    }
+}
+
+/* Let @must and @may, of @t, have what they get by @op, which has ended. */
+static void op_bits(const CrashTracks *tracks, const CrashTrack *t,
+                    uint8_t *must, uint8_t *may, const GuestOp *op)
+{
+    bits_set(t, may, op->sector * CRASH_SECTOR, op->count * CRASH_SECTOR);
+    if (op->ret == 0 && op->kind != GUEST_DISCARD) {
+        must_set(tracks, t, must, op);
     }
 }
 
@@ -312,14 +323,24 @@ static void op_end(CrashModel *model, const GuestOp *op)
         bool late = op->kind == GUEST_DISCARD && op->start < t->changed;
 
         if (there && (t->enabled || late)) {
-            bits_set(t, t->may, op->sector * CRASH_SECTOR,
-                     op->count * CRASH_SECTOR);
-            if (op->ret == 0 && op->kind != GUEST_DISCARD) {
-                must_set(tracks, t, op);
+            op_bits(tracks, t, t->must, t->may, op);
+            if (t->job_must) {
+                op_bits(tracks, t, t->job_must, t->job_may, op);
             }
         }
     }
     solid_note(model, op);
+}
+
+/* The job that used @t has ended: @t has what is new since then, or all. */
+static void job_end(CrashTrack *t, bool well)
+{
+    if (well) {
+        memcpy(t->must, t->job_must, t->bytes);
+        memcpy(t->may, t->job_may, t->bytes);
+    }
+    g_clear_pointer(&t->job_must, g_free);
+    g_clear_pointer(&t->job_may, g_free);
 }
 
 static void event_step(CrashTracks *tracks, const CrashEvent *e)
@@ -329,8 +350,8 @@ static void event_step(CrashTracks *tracks, const CrashEvent *e)
 
     if (t) {
         t->changed = e->end;
-        if (e->kind <= EVENT_ENABLE) {
-            t->since = e->end;
+        if (e->kind <= EVENT_JOB_DONE) {
+            t->since = e->kind == EVENT_JOB_DONE ? t->job : e->end;
         }
     }
     switch (e->kind) {
@@ -355,6 +376,15 @@ static void event_step(CrashTracks *tracks, const CrashEvent *e)
     case EVENT_REMOVE:
         /* Where that has failed the name is gone, or not. */
         t->stored = false;
+        break;
+    case EVENT_JOB:
+        t->job = e->end;
+        t->job_must = g_malloc0(t->bytes);
+        t->job_may = g_malloc0(t->bytes);
+        break;
+    case EVENT_JOB_DONE:
+    case EVENT_JOB_FAILED:
+        job_end(t, e->kind == EVENT_JOB_DONE);
         break;
     case EVENT_STORE:
         for (guint i = 0; e->ret == 0 && i < tracks->list->len; i++) {

@@ -54,9 +54,12 @@ typedef enum CrashEventKind {
     EVENT_ADD,
     EVENT_CLEAR,
     EVENT_ENABLE,
+    EVENT_JOB_DONE,
     EVENT_DISABLE,
     EVENT_MERGE,
     EVENT_REMOVE,
+    EVENT_JOB,                      /* begins; what is new is apart then */
+    EVENT_JOB_FAILED,
     EVENT_STORE,                    /* close, and the like */
     EVENT_CHANGE,                   /* of the image, by no request */
 } CrashEventKind;
@@ -88,6 +91,9 @@ typedef struct CrashTrack {
     uint32_t since;                 /* ... so that it has less, or records */
     uint8_t *must;                  /* bits that it has */
     uint8_t *may;                   /* these, and what it may have */
+    uint32_t job;                   /* stamp: one that uses it has begun */
+    uint8_t *job_must;              /* what has been new since then, or NULL */
+    uint8_t *job_may;
     uint32_t floor_at;              /* @since that @floor is of */
     uint32_t *floor;                /* start of each spot's sector's latest */
 } CrashTrack;
@@ -173,6 +179,13 @@ void dirty_merge(const CrashInUse *u, BdrvDirtyBitmap *to,
                  BdrvDirtyBitmap *from, Error **errp);
 void dirty_remove(const CrashInUse *u, BdrvDirtyBitmap *bitmap, Error **errp);
 
+/*
+ * A job, as a backup is one, begins to use @bitmap.  When it has ended well
+ * the bitmap has what is new since then, or else all that it had, and that.
+ */
+void dirty_job_begin(const CrashInUse *u, BdrvDirtyBitmap *bitmap);
+void dirty_job_end(const CrashInUse *u, BdrvDirtyBitmap *bitmap, bool well);
+
 /* Let the image in use have the first bitmaps of @g->w. */
 void guests_bitmaps(Guests *g);
 
@@ -182,8 +195,11 @@ void guests_command(Guests *g);
 /* Let bitmaps be stored in the middle of a session. */
 void guests_store(Guests *g);
 
-/* Commands when no request is under way, as when a guest has stopped */
-void guests_stopped(Guests *g);
+/*
+ * Commands when no request is under way, as when a guest has stopped; with
+ * @closing jobs end, too.
+ */
+void guests_stopped(Guests *g, bool closing);
 
 /* Let an operation fail, of those that come next; where @w wants it. */
 void guests_may_fail(Guests *g, unsigned percent);

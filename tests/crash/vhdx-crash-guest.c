@@ -633,7 +633,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     guests_start(g, guest_entry, count);
     if (g->w->stores && rng_chance(&g->rng, g->w->stores)) {
         guests_mend(g);
-        guests_stopped(g);
+        guests_stopped(g, false);
         guests_store(g);
         guests_mend(g);
         g->left = actions / 2;
@@ -660,7 +660,7 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
         g->disk->solid = true;
     }
 
-    guests_stopped(g);
+    guests_stopped(g, true);
     guests_may_fail(g, 25);
     start = guests_stamp(g);
     index = model_begin(g->run->model, GUEST_FLUSH, 0, 0, start);

@@ -974,6 +974,16 @@ const CrashWorkload crash_workloads[] = {
         .bitmaps = 3, .commands = { .add = 45, .remove = 40 },
         .points = 50, .states = 3, .recover = 4, .generations = 2,
     }, {
+        .name = "dirty-jobs",
+        .about = "... and used by jobs, of which some fail",
+        .disk_mib = 12, .block_mib = { 1, 2 }, .state_zero = true,
+        .guests = 3, .actions = 40, .sessions = 3, .stores = 70,
+        .mix = { .zero = 8, .discard = 8, .flush = 12, .command = 20 },
+        .bitmaps = 3,
+        .commands = { .add = 10, .clear = 10, .merge = 15, .remove = 5,
+                      .job = 50 },
+        .points = 50, .states = 3, .recover = 4, .generations = 2,
+    }, {
         .name = "dirty-grow",
         .about = "bits that take more space from session to session",
         .disk_mib = 8192, .block_mib = { 1 }, .state_zero = true,

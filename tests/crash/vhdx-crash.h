@@ -531,7 +531,7 @@ typedef struct CrashMix {
 
 /* What such a command does, out of a hundred; the rest enables or disables. */
 typedef struct CrashCommands {
-    unsigned add, clear, merge, remove;
+    unsigned add, clear, merge, remove, job;
 } CrashCommands;
 
 /* What is done to a chain of images */
