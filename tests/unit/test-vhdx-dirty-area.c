@@ -311,6 +311,13 @@ static void test_map(void)
         g_assert_cmpuint(got[i].page, ==, map[i].page);
         g_assert_cmphex(got[i].crc, ==, 0);
     }
+
+    /* A page may be named twice. */
+    memcpy(buf + 24, buf + 16, 8);
+    g_assert_cmpint(vhdx_dirty_map_decode(buf, 4, HEAD, PAGES, got,
+                                          &error_abort), ==, 0);
+    g_assert_cmpuint(got[2].page, ==, got[3].page);
+    g_assert_cmphex(got[2].crc, ==, got[3].crc);
 }
 
 static void test_map_bounds(void)
