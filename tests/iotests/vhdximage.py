@@ -181,6 +181,12 @@ def read_disk(path, ranges, options=('-r', '-f', 'vhdx')):
     return [bytes.fromhex(''.join(DUMP.findall(part))) for part in parts]
 
 
+def bytes_read(pid='self'):
+    '''How much a process, with its children that have ended, has read'''
+    with open(f'/proc/{pid}/io', encoding='ascii') as file:
+        return int(file.readline().split()[1])
+
+
 def told(command):
     '''@command, or what tells of its failure as well'''
     return FLUSH if command == 'flush' else command
