@@ -121,6 +121,13 @@ static bool check_new(BlockDriverState *bs, const char *name,
            !use_fits(s, use, name, fits)) {
         fits++;
     }
+    if (!use_fits(s, use, name, fits)) {
+        error_setg(errp, "There is no space for it: items take %" PRIu64
+                   " bytes of the metadata region, which can have %" PRIu64,
+                   (uint64_t)vhdx_dirty_first_page(s) * VHDX_PAGE_SIZE,
+                   (uint64_t)VHDX_METADATA_MAX_LENGTH);
+        return false;
+    }
     if (fits != granularity) {
         error_setg(errp, "With a granularity of %" PRIu64 " bytes the bitmaps "
                    "would be too large; one of %" PRIu64 " bytes fits",
