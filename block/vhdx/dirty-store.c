@@ -62,7 +62,7 @@ bits_write(VHDXDirtyStore *st, uint64_t base, VHDXDirtyBitmap *b,
         if (b->map[i].page < VHDX_DIRTY_UNPLACED) {
             continue;
         }
-        if (n == VHDX_DIRTY_RUN_PAGES || b->map[i].page != first + n) {
+        if (n && (n == VHDX_DIRTY_RUN_PAGES || b->map[i].page != first + n)) {
             ret = pages_write(st, base, first, n * VHDX_PAGE_SIZE, st->buf);
             n = 0;
         }

@@ -161,6 +161,8 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     unsigned id;
     int ret;
 
+    /* An empty request is a waste, and not all nodes know what to do with it. */
+    g_assert(op->bytes || op->kind == OP_FLUSH || op->kind == OP_TRUNCATE);
     if (disk->dead) {
         op_free(op);
         return -EIO;
@@ -390,7 +392,7 @@ static int coroutine_fn parent_co_preadv(BlockDriverState *bs, int64_t offset,
                                          BdrvRequestFlags flags)
 {
     CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
-    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ });
+    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ, .bytes = bytes });
 
     for (int64_t done = 0; ret == 0 && done < bytes;) {
         int64_t at = (offset + done) % CRASH_PAGE;
@@ -417,7 +419,7 @@ static int coroutine_fn parent_co_block_status(BlockDriverState *bs,
 {
     CrashDisk *disk = ((BDRVCrashState *)bs->opaque)->disk;
     bool zero = !disk->parent_page(disk->parent_size, offset / CRASH_PAGE);
-    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ });
+    int ret = disk_op(bs, (CrashOp) { .kind = OP_READ, .bytes = bytes });
 
     *pnum = MIN(bytes, CRASH_PAGE - offset % CRASH_PAGE);
     while (*pnum < bytes &&

@@ -159,6 +159,7 @@ cut_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     int ret;
 
+    g_assert_cmpint(bytes, >, 0);
     if (cut_writes && cut_writes_seen++ % cut_writes == 0) {
         cut_note();
     }
