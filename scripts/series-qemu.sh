@@ -57,8 +57,8 @@ driver        options create-parent create info amend amend-job vhdx +1-qapi +2-
               unit/test-vhdx-create.c unit/vhdx-test-create.h
 sectors       convert +2-sectors
 docs          docs/vhdx-dirty-bitmaps.rst +5-docs
-unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,dirty,dirty-limits,early}.c
-              unit/test-vhdx-{every-call,flush-failed}.c
+unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,contract,dirty,dirty-limits}.c
+              unit/test-vhdx-{dirty-moved,early,every-call,flush-failed}.c
               unit/test-vhdx-{live,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
