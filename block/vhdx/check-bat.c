@@ -25,7 +25,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
@@ -454,10 +453,9 @@ windows_check(BlockDriverState *bs, VHDXCheck *check)
     for (uint64_t number = 0; number < ALL_WINDOWS;
          number = find_next_bit(c.windows, ALL_WINDOWS, number + 1)) {
         if (++count > MAX_WINDOWS) {
-            check->result->check_errors++;
-            error_report("Blocks lie too far apart in the file; it was not "
-                         "checked from offset 0x%" PRIx64 " on",
-                         number * WINDOW_MIBS * VHDX_MIB);
+            vhdx_check_failed(check, "Blocks lie too far apart in the file; it "
+                              "was not checked from offset 0x%" PRIx64 " on",
+                              number * WINDOW_MIBS * VHDX_MIB);
             break;
         }
         ret = window_check(bs, &c, number, all_mibs);

@@ -4,7 +4,8 @@
  * What is wrong with them is no matter of the disk's data: the next backup has
  * to be a full one.  A bitmap that is damaged becomes inconsistent with -r all,
  * and all are dropped where not even their names can be read.  No other is ever
- * taken out: that is for who made it, by "qemu-img bitmap --remove".
+ * taken out: that is for who made it, by "qemu-img bitmap --remove".  What can't
+ * be read for an error of the node may be whole, and is left as it is.
  *
  * What a repair changes in the disk no bitmap tells of.  So none is to be used
  * for a backup after it.
@@ -20,19 +21,19 @@
 #include "block/vhdx/dirty-load.h"
 #include "block/vhdx/dirty-store.h"
 
-/* Nothing can be read but that there are some. */
+/* Nothing is known but that there are some. */
 static int coroutine_fn GRAPH_RDLOCK
 unread_check(BlockDriverState *bs, VHDXCheck *check)
 {
     VHDXDirtyBitmaps *d = ((BDRVVHDXState *)bs->opaque)->dirty;
     int ret;
 
-    if (d->unknown) {
+    if (d->why == -ENOTSUP) {
         vhdx_check_note(check, "Dirty bitmaps: %s", d->error);
         return 0;
     }
-    if (!d->page) {
-        vhdx_check_error(check, "Dirty bitmaps: %s", d->error);
+    if (d->why != -EINVAL) {
+        vhdx_check_failed(check, "Dirty bitmaps: %s", d->error);
         return 0;
     }
     ret = vhdx_check_mend(bs, check, "Dirty bitmaps are damaged, the data of "
@@ -69,9 +70,15 @@ bitmap_check(BlockDriverState *bs, VHDXCheck *check, const VHDXDirtyBitmap *b)
     if (ret == 0) {
         return 0;
     }
-    ret = vhdx_check_mend(bs, check, "Dirty bitmap '%s' is damaged, the data "
-                          "of the disk is not: %s", b->name,
+    if (ret != -EINVAL) {
+        vhdx_check_failed(check, "Dirty bitmap '%s': %s", b->name,
                           error_get_pretty(err));
+        ret = 0;
+    } else {
+        ret = vhdx_check_mend(bs, check, "Dirty bitmap '%s' is damaged, the "
+                              "data of the disk is not: %s", b->name,
+                              error_get_pretty(err));
+    }
     error_free(err);
     return MIN(ret, 0);
 }

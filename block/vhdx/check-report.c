@@ -31,6 +31,16 @@ void vhdx_check_error(VHDXCheck *check, const char *format, ...)
     va_end(ap);
 }
 
+void vhdx_check_failed(VHDXCheck *check, const char *format, ...)
+{
+    va_list ap;
+
+    check->result->check_errors++;
+    va_start(ap, format);
+    check_tell(check, "ERROR ", format, ap);
+    va_end(ap);
+}
+
 void vhdx_check_note(VHDXCheck *check, const char *format, ...)
 {
     va_list ap;

@@ -294,11 +294,11 @@ void coroutine_fn vhdx_dirty_load(BlockDriverState *bs, bool bits)
         dirty_bitmaps_free(d);
         return;
     }
-    d->unknown = ret == -ENOTSUP;
     if (ret > 0 && d->head.count) {
         ret = directory_read(bs, d, &err);
     }
     if (ret < 0) {
+        d->why = ret;
         d->error = g_strdup(error_get_pretty(err));
         warn_reportf_err(err, "VHDX image '%s': its dirty bitmaps can't be "
                          "used: ", bs->filename);

@@ -499,9 +499,7 @@ int coroutine_fn vhdx_dirty_drop(BlockDriverState *bs)
     g_autofree uint8_t *buf = g_malloc0(VHDX_PAGE_SIZE);
     int ret;
 
-    if (!s->dirty->page || s->dirty->unknown) {
-        return -ENOTSUP;
-    }
+    assert(s->dirty->page);
     ret = vhdx_begin(bs, VHDX_METADATA) ?:
           head_commit(bs, s->dirty->page, buf);
     if (ret == 0) {

@@ -33,6 +33,10 @@ typedef struct VHDXCheck {
 void G_GNUC_PRINTF(2, 3)
 vhdx_check_error(VHDXCheck *check, const char *format, ...);
 
+/* Tell of something that could not be checked, and count it. */
+void G_GNUC_PRINTF(2, 3)
+vhdx_check_failed(VHDXCheck *check, const char *format, ...);
+
 /* Tell of something that is not wrong, if a person asked. */
 void G_GNUC_PRINTF(2, 3)
 vhdx_check_note(VHDXCheck *check, const char *format, ...);

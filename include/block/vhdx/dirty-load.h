@@ -15,7 +15,8 @@
 struct VHDXDirtyBitmaps {
     uint32_t page;                  /* the head's */
     char *error;                    /* why nothing more is known, or NULL */
-    bool unknown;                   /* it is of a version that is not known */
+    int why;                        /* ... as -ENOTSUP: a version that is not
+                                       known, -EINVAL: damage, or of a read */
     VHDXDirtyHead head;
     GPtrArray *list;                /* VHDXDirtyBitmap, in their order */
 };
