@@ -606,6 +606,45 @@ static void test_reopen(void)
     finish();
 }
 
+/*
+ * A bitmap records writes again since the image was read-only: from when it is
+ * writable on the file's does not count, which says that it does not.  Where
+ * that can't be told there, the first write does.
+ */
+static void test_enabled_read_only(void)
+{
+    for (unsigned fails = 0; fails < 2; fails++) {
+        BlockBackend *blk;
+
+        create_with("b");
+        blk = image_open(BDRV_O_RDWR);
+        bdrv_disable_dirty_bitmap(bitmap_get(blk, "b"));
+        blk_unref(blk);
+
+        blk = image_open(BDRV_O_RDWR);
+        g_assert_cmpint(set_read_only(blk, true), ==, 0);
+        bdrv_enable_dirty_bitmap(bitmap_get(blk, "b"));
+        cut_begin();
+        fail_header = fails;
+        g_assert_cmpint(set_read_only(blk, false), ==, 0);
+        g_assert_cmpuint(fail_header, ==, 0);
+        cut_note();
+        counts[true] = 0;
+        for (int how = NONE; how < SOME; how++) {
+            cut_make(cut_paths[PARENT],
+                     &g_array_index(cuts, Cut, cuts->len - 1).files[PARENT],
+                     how, NULL);
+            check_file(cut_paths[PARENT], false);
+        }
+        g_assert_true(fails || !counts[true]);
+        fill(blk, 5, 1);
+        blk_unref(blk);
+        cut_check();
+        check_exact("b");
+        finish();
+    }
+}
+
 /* -- Other writers -- */
 
 /* What another program may have changed, but for the bitmaps */
@@ -820,6 +859,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/dirty/fails", test_fails);
     g_test_add_func("/vhdx/dirty/taken-out", test_taken_out);
     g_test_add_func("/vhdx/dirty/reopen", test_reopen);
+    g_test_add_func("/vhdx/dirty/enabled-read-only", test_enabled_read_only);
     g_test_add_func("/vhdx/dirty/foreign", test_foreign);
     g_test_add_func("/vhdx/dirty/untouched", test_untouched);
     g_test_add_func("/vhdx/dirty/damaged", test_damaged);
