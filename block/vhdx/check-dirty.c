@@ -4,8 +4,8 @@
  * What is wrong with them is no matter of the disk's data: the next backup has
  * to be a full one.  A bitmap that is damaged becomes inconsistent with -r all,
  * and all are dropped where not even their names can be read.  No other is ever
- * taken out: that is for who made it, by "qemu-img bitmap --remove".  What can't
- * be read for an error of the node may be whole, and is left as it is.
+ * taken out: that is for who made it, by "qemu-img bitmap --remove".  What the
+ * node can't read may be whole, and is left as it is.
  *
  * What a repair changes in the disk no bitmap tells of.  So none is to be used
  * for a backup after it.

@@ -161,7 +161,7 @@ static int coroutine_fn disk_op(BlockDriverState *bs, CrashOp spec)
     unsigned id;
     int ret;
 
-    /* An empty request is a waste, and not all nodes know what to do with it. */
+    /* An empty request is a waste, and not all nodes know what it means. */
     g_assert(op->bytes || op->kind == OP_FLUSH || op->kind == OP_TRUNCATE);
     if (disk->dead) {
         op_free(op);

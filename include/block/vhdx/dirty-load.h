@@ -11,12 +11,15 @@
 #include "block/vhdx/dirty-area.h"
 #include "block/vhdx/state.h"
 
-/* What the file has, as far as it is stable.  Where it has nothing: NULL. */
+/*
+ * What the file has, as far as it is stable.  Where it has nothing: NULL.  An
+ * error is -ENOTSUP for a version that is not known, -EINVAL for damage, or
+ * what a read gave.
+ */
 struct VHDXDirtyBitmaps {
     uint32_t page;                  /* the head's */
     char *error;                    /* why nothing more is known, or NULL */
-    int why;                        /* ... as -ENOTSUP: a version that is not
-                                       known, -EINVAL: damage, or of a read */
+    int why;                        /* ... as -errno */
     VHDXDirtyHead head;
     GPtrArray *list;                /* VHDXDirtyBitmap, in their order */
 };

@@ -151,8 +151,8 @@ def incremental(tools, session, pool, form):
 
 
 def pull_changes(tools, session, domain, before, content):
-    """What has changed since a checkpoint is told over NBD, and has the content
-    that a client would copy."""
+    """What has changed since a checkpoint is told over NBD, and has the
+    content that a client would copy."""
     socket = session.path('nbd')
     url = 'nbd+unix:///sda?socket=' + socket
     scratch = session.path('scratch')
