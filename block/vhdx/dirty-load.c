@@ -122,6 +122,10 @@ int coroutine_fn vhdx_dirty_map_read(BlockDriverState *bs, VHDXDirtyBitmap *b,
     g_autofree uint8_t *buf = g_malloc(bytes);
     int ret;
 
+    if (!b->map_count) {
+        /* A disk of size 0 */
+        return 0;
+    }
     ret = pages_read(bs, b->map_page, bytes, buf, errp);
     if (ret < 0) {
         return ret;
