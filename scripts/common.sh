@@ -61,14 +61,20 @@ qemu_hooks() {
     fi
 }
 
-# Build these targets in BUILD/qemu, which is configured. Paths below the
-# repository do not count for the compiler's cache: a second clone, or another
-# build folder, finds what the first one compiled.
-ninja_build() {
+# What QEMU's line wants of Python, where the system lacks it, is found by the
+# programs that this one starts.
+python_packages() {
     local major
     major=$(qemu_line "$BUILD/src")
     major=${major%%.*}
     . "$top/scripts/meson.sh"
+}
+
+# Build these targets in BUILD/qemu, which is configured. Paths below the
+# repository do not count for the compiler's cache: a second clone, or another
+# build folder, finds what the first one compiled.
+ninja_build() {
+    python_packages
     CCACHE_BASEDIR=$top CCACHE_NOHASHDIR=1 \
         ninja -C "$BUILD/qemu" -j "$(nproc)" "$@"
 }
