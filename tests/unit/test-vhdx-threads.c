@@ -65,6 +65,7 @@ static char *test_dir;
 static char *image_path;
 static char *crash_path;
 static unsigned test_ops = 500;
+static unsigned first_seed;         /* for other random numbers */
 
 /* -- Workers -- */
 
@@ -314,7 +315,7 @@ static void run_workers(Run *run, unsigned seed, unsigned ops)
         *w = (Worker) {
             .run = run,
             .index = i,
-            .rand = g_rand_new_with_seed(seed * WORKERS + i),
+            .rand = g_rand_new_with_seed((first_seed + seed) * WORKERS + i),
             .id = run->next_id,
             .buf = g_malloc(MAX_BYTES),
         };
@@ -755,6 +756,7 @@ static void test_overlay_closed(void)
 int main(int argc, char **argv)
 {
     const char *ops = getenv("VHDX_TEST_OPS");
+    const char *seed = getenv("VHDX_TEST_SEED");
     int ret;
 
     g_test_init(&argc, &argv, NULL);
@@ -762,6 +764,9 @@ int main(int argc, char **argv)
     qemu_init_main_loop(&error_abort);
     if (ops) {
         test_ops = MAX(4, atoi(ops));
+    }
+    if (seed) {
+        first_seed = 1000 * atoi(seed);
     }
     test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
     g_assert_nonnull(test_dir);
