@@ -290,6 +290,15 @@ static void guest_begins(int id, OpKind kind, uint64_t sector, uint64_t count)
     }
 }
 
+/* The entry with this index, as it is, is to be stable with the next flush. */
+static void entry_is_wanted(int index)
+{
+    int b = page_of(index) - m.pages;
+    Count set_at = t.set_at[b][index % PER_PAGE];
+
+    t.wanted[b] = set_at > t.wanted[b] ? set_at : t.wanted[b];
+}
+
 /* What it has written is to be stable with the next flush. */
 static void guest_has_written(const Guest *g)
 {
@@ -301,11 +310,9 @@ static void guest_has_written(const Guest *g)
     }
     for (uint64_t block = first; block <= last; block++) {
         int index = block + block / t.image.ratio;
-        int b = page_of(index) - m.pages;
 
-        if (block_place(index) &&
-            t.set_at[b][index % PER_PAGE] > t.wanted[b]) {
-            t.wanted[b] = t.set_at[b][index % PER_PAGE];
+        if (block_place(index)) {
+            entry_is_wanted(index);
         }
     }
 }
@@ -335,7 +342,8 @@ static unsigned zeros_ended(const Guest *g, uint64_t offset, uint64_t bytes)
 /*
  * Its zeros are in the file where the block is present, and are to be stable.
  * They are as well where a block has got a place and is not published, and a
- * write there has begun before: alloc_zero() in the model.
+ * write there has begun before: alloc_zero() in the model.  Where a block has
+ * no place its entry says so, or is to.
  */
 static void guest_has_zeroed(const Guest *g)
 {
@@ -359,6 +367,8 @@ static void guest_has_zeroed(const Guest *g)
             RULE(zeros_ended(g, a->place * MIB + start, to - at),
                  "failed-zeroed", "a block is zeroed that is about to be "
                  "published, and its place %u is not", a->place);
+        } else if (!a) {
+            entry_is_wanted(index);
         }
     }
 }
