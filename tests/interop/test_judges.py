@@ -210,9 +210,12 @@ WRITERS = {
     "QEMU's own, fixed": qemu('fixed'),
     "FreeBSD's mkimg, dynamic (laid out)": laid_out('mkimg-short'),
     "FreeBSD's mkimg, fixed (laid out)": laid_out('mkimg-fixed'),
+    "FreeBSD's mkimg, whole blocks (laid out)": laid_out('mkimg'),
     'DiscUtils, dynamic (laid out)': laid_out('discutils'),
     'DiscUtils, fixed (laid out)': laid_out('discutils-fixed'),
     'OpenVMM, dynamic (laid out)': laid_out('openvmm'),
+    'OpenVMM, dynamic, log last (laid out)': laid_out('log-last'),
+    'OpenVMM, fixed, log last (laid out)': laid_out('log-last-fixed'),
     'Windows, dynamic': windows('fat-parent.vhdx.xz'),
     'Windows, child': windows('fat-differential.vhdx.xz'),
 }
