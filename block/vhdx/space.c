@@ -250,7 +250,8 @@ static int64_t space_take(BDRVVHDXState *s, uint64_t bytes, bool *zero)
     }
     offset = vhdx_space_map_take(s, bytes, block ? sp->hint : 0,
                                  sp->end / VHDX_MIB);
-    if (block) {
+    if (block && (offset || sp->end <= vhdx_file_size(s))) {
+        /* What is behind the end of the file may be there later on. */
         sp->hint = (offset ? offset + bytes : sp->end) / VHDX_MIB;
     }
     if (!offset) {

@@ -12,18 +12,11 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/main-loop.h"
-#include "qemu/option.h"
 #include "qemu/units.h"
 #include "block/dirty-bitmap.h"
 #include "vhdx-test-runs.h"
 
 /* -- What is done -- */
-
-static void look(void)
-{
-    disk_check(image, false, true);
-}
 
 static void open_and_read(void)
 {
@@ -102,75 +95,6 @@ static void resize_fixed(void)
     fault.armed = true;
 }
 
-static void amend_status(BlockDriverState *bs, int64_t offset,
-                         int64_t total, void *opaque)
-{
-}
-
-/* As qemu-img amend does with -o @options; returns whether that has worked. */
-static bool amend(const char *options)
-{
-    QemuOpts *opts = qemu_opts_create(blk_bs(image)->drv->amend_opts, NULL, 0,
-                                      &error_abort);
-    int ret;
-
-    qemu_opts_do_parse(opts, options, NULL, &error_abort);
-    ret = bdrv_amend_options(blk_bs(image), opts, amend_status, NULL, false,
-                             NULL);
-    qemu_opts_del(opts);
-    return ret >= 0;
-}
-
-static void compact_as(const char *options)
-{
-    if (!begin()) {
-        return;
-    }
-    disk_discard(image, 0, PER_BLOCK);
-    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
-    disk_write_zeroes(image, 2 * PER_BLOCK, PER_BLOCK, 0);
-    disk_flush(image);
-    amend(options);
-    look();
-}
-
-static void compact_space(void)
-{
-    compact_as("compact=space");
-}
-
-static void compact_zeroes(void)
-{
-    compact_as("compact=zeroes");
-}
-
-/* A longer log, whose old place gets a block, then a shorter one */
-static void log_size(void)
-{
-    if (!begin()) {
-        return;
-    }
-    amend("log_size=3M");
-    look();
-    disk_write(image, 9 * PER_BLOCK, 2 * PER_BLOCK, 20);
-    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
-    disk_flush(image);
-    amend("log_size=1M");
-    look();
-    disk_write(image, 11 * PER_BLOCK, PER_BLOCK, 21);
-    disk_flush(image);
-    look();
-}
-
-/* So many blocks have a place. */
-static unsigned count_places(void)
-{
-    BdrvCheckResult result = { 0 };
-
-    g_assert_cmpint(bdrv_check(blk_bs(image), &result, 0), ==, 0);
-    return result.bfi.allocated_clusters;
-}
-
 /*
  * An image whose free space holds old data is made fixed.  If that fails for
  * want of space, with the one request that fails, all is as it was, unless it
@@ -216,14 +140,6 @@ static void make_dynamic(void)
 }
 
 /* The first change since the image was opened */
-static void compact_at_once(void)
-{
-    if (begin()) {
-        amend("compact=zeroes");
-        look();
-    }
-}
-
 static void amend_at_once(void)
 {
     if (begin()) {
@@ -526,47 +442,10 @@ static void test_resize_fixed(void)
     run_each(resize_fixed, 50);
 }
 
-static void test_compact(void)
-{
-    make_image();
-    run_each(compact_space, 50);
-}
-
-static void test_compact_zeroes(void)
-{
-    make_image();
-    run_each(compact_zeroes, 50);
-}
-
-/* ... where the log is needed */
-static void test_compact_replay(void)
-{
-    make_image_with_log();
-    run_each(compact_at_once, 30);
-}
-
-static void test_compact_region(void)
-{
-    make_image_with_region();
-    run_each(compact_space, 50);
-}
-
-static void test_compact_region_at_once(void)
-{
-    make_image_with_region();
-    run_each(compact_at_once, 30);
-}
-
 static void test_amend(void)
 {
     make_image();
     run_each(amend_at_once, 10);
-}
-
-static void test_log_size(void)
-{
-    make_image();
-    run_each(log_size, 50);
 }
 
 static void test_make_fixed(void)
@@ -705,18 +584,6 @@ static void test_chain_commit(void)
     run_each(commit, 50);
 }
 
-static void test_chain_compact(void)
-{
-    make_chain();
-    run_each(compact_space, 50);
-}
-
-static void test_chain_log_size(void)
-{
-    make_chain();
-    run_each(log_size, 50);
-}
-
 static void test_chain_resize(void)
 {
     make_chain();
@@ -732,10 +599,7 @@ static void test_chain_flatten(void)
 
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        void (*test)(void);
-    } tests[] = {
+    static const RunTest tests[] = {
         { "create", test_create },
         { "create-fixed", test_create_fixed },
         { "create-written", test_create_written },
@@ -747,12 +611,6 @@ int main(int argc, char **argv)
         { "requests-replay", test_requests_replay },
         { "resize", test_resize },
         { "resize-fixed", test_resize_fixed },
-        { "compact", test_compact },
-        { "compact-zeroes", test_compact_zeroes },
-        { "compact-replay", test_compact_replay },
-        { "compact-region", test_compact_region },
-        { "compact-region-at-once", test_compact_region_at_once },
-        { "log-size", test_log_size },
         { "make-fixed", test_make_fixed },
         { "make-dynamic", test_make_dynamic },
         { "repair", test_repair },
@@ -767,39 +625,9 @@ int main(int argc, char **argv)
         { "chain-open", test_chain_open },
         { "chain-requests", test_chain_requests },
         { "chain-commit", test_chain_commit },
-        { "chain-compact", test_chain_compact },
-        { "chain-log-size", test_chain_log_size },
         { "chain-resize", test_chain_resize },
         { "chain-flatten", test_chain_flatten },
     };
-    int ret;
 
-    g_test_init(&argc, &argv, NULL);
-    bdrv_init();
-    bdrv_register(&bdrv_memory);
-    qemu_init_main_loop(&error_abort);
-    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
-    g_assert_nonnull(test_dir);
-    for (unsigned i = 0; i < FILES; i++) {
-        paths[i] = g_build_filename(test_dir, i == PARENT ? "parent.vhdx" :
-                                    "image.vhdx", NULL);
-        files[i].data = g_malloc0(FILE_MAX);
-        before[i].data = g_malloc0(FILE_MAX);
-    }
-    for (unsigned i = 0; i < ARRAY_SIZE(tests); i++) {
-        g_autofree char *name = g_strdup_printf("/vhdx/every-call/%s",
-                                                tests[i].name);
-
-        g_test_add_func(name, tests[i].test);
-    }
-    ret = g_test_run();
-
-    for (unsigned i = 0; i < FILES; i++) {
-        g_free(paths[i]);
-        g_free(files[i].data);
-        g_free(before[i].data);
-    }
-    rmdir(test_dir);
-    g_free(test_dir);
-    return ret;
+    return runs_main(argc, argv, "every-call", tests, ARRAY_SIZE(tests));
 }

@@ -8,80 +8,13 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/vhdx/compact-live.h"
 #include "vhdx-test-child.h"
+#include "vhdx-test-compact.h"
 #include "vhdx-test-fail.h"
 #include "vhdx-test-hold.h"
 
 /* When so many are given up, the file is cut at once. */
 #define CUT_BLOCKS  40
-
-/* -- A compaction under way -- */
-
-typedef struct Compact {
-    BlockBackend *blk;
-    bool zeroes;
-    bool done;
-    unsigned batches;               /* that have begun */
-    unsigned cancel_at;             /* cancelled before this one; 0: never */
-    int64_t hold_ns;                /* how long requests are held off */
-    int ret;
-} Compact;
-
-static int coroutine_fn GRAPH_RDLOCK
-compact_pause(BlockDriverState *bs, void *opaque)
-{
-    Compact *c = opaque;
-
-    c->batches++;
-    return c->batches == c->cancel_at ? -ECANCELED : 0;
-}
-
-static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
-{
-    return false;
-}
-
-static void compact_status(BlockDriverState *bs, int64_t offset, int64_t total,
-                           void *opaque)
-{
-    g_assert_cmpint(offset, <=, total);
-}
-
-static void coroutine_fn compact_entry(void *opaque)
-{
-    Compact *c = opaque;
-    VHDXCompactUser user = {
-        .pause = compact_pause,
-        .move = {
-            .stop = compact_stop,
-            .hold_ns = c->hold_ns,
-            .opaque = c,
-        },
-        .status = compact_status,
-        .opaque = c,
-    };
-    Error *err = NULL;
-
-    GRAPH_RDLOCK_GUARD();
-    c->ret = vhdx_co_compact_live(blk_bs(c->blk), c->zeroes, &user, &err);
-    g_assert_cmpint(c->ret < 0, ==, err != NULL);
-    error_free(err);
-    c->done = true;
-}
-
-static void compact_start(Compact *c)
-{
-    qemu_coroutine_enter(qemu_coroutine_create(compact_entry, c));
-}
-
-static int compact_end(Compact *c)
-{
-    while (!c->done) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    return c->ret;
-}
 
 /* All goes on that can. */
 static void run_all(void)

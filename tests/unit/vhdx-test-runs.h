@@ -13,6 +13,7 @@
 #define TESTS_UNIT_VHDX_TEST_RUNS_H
 
 #include "qemu/main-loop.h"
+#include "qemu/option.h"
 #include "block/vhdx/change.h"
 #include "vhdx-test-create.h"
 #include "vhdx-test-memory.h"
@@ -87,7 +88,7 @@ static int disk_flush(BlockBackend *blk)
     return ret;
 }
 
-static void disk_truncate(BlockBackend *blk, uint64_t size)
+static inline void disk_truncate(BlockBackend *blk, uint64_t size)
 {
     int ret = blk_truncate(blk, size, false, PREALLOC_MODE_OFF, 0, NULL);
 
@@ -310,6 +311,59 @@ static void run_each(void (*scenario)(void), unsigned least)
     g_test_message("%u runs, %u requests", runs, fault.calls);
 }
 
+/* -- What may be done in a run -- */
+
+static void look(void)
+{
+    disk_check(image, false, true);
+}
+
+static void amend_status(BlockDriverState *bs, int64_t offset,
+                         int64_t total, void *opaque)
+{
+}
+
+/* As qemu-img amend does with -o @options; returns whether that has worked. */
+static bool amend(const char *options)
+{
+    QemuOpts *opts = qemu_opts_create(blk_bs(image)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
+
+    qemu_opts_do_parse(opts, options, NULL, &error_abort);
+    ret = bdrv_amend_options(blk_bs(image), opts, amend_status, NULL, false,
+                             NULL);
+    qemu_opts_del(opts);
+    return ret >= 0;
+}
+
+static inline void compact_as(const char *options)
+{
+    if (!begin()) {
+        return;
+    }
+    disk_discard(image, 0, PER_BLOCK);
+    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
+    disk_write_zeroes(image, 2 * PER_BLOCK, PER_BLOCK, 0);
+    disk_flush(image);
+    amend(options);
+    look();
+}
+
+static inline void compact_space(void)
+{
+    compact_as("compact=space");
+}
+
+/* So many blocks have a place. */
+static inline unsigned count_places(void)
+{
+    BdrvCheckResult result = { 0 };
+
+    g_assert_cmpint(bdrv_check(blk_bs(image), &result, 0), ==, 0);
+    return result.bfi.allocated_clusters;
+}
+
 /* -- Images -- */
 
 static char *test_dir;
@@ -384,37 +438,6 @@ static void make_image_with_log(void)
     g_free(kept.data);
 }
 
-/*
- * ... with a region and the log behind all blocks, and room between them: the
- * one can be moved down, and the other one stays.
- */
-static void make_image_with_region(void)
-{
-    uint8_t *f = files[IMAGE].data;
-    uint64_t end_of_file;
-
-    make_image();
-    end();
-    end_of_file = files[IMAGE].size;
-    file_set_size(IMAGE, end_of_file + 4 * MiB);
-    memcpy(f + end_of_file, f + 3 * MiB, MiB);
-    memset(f + 3 * MiB, 0, MiB);
-    for (unsigned i = 0; i < 2; i++) {
-        uint8_t *header = f + (64 + 64 * i) * KiB;
-        uint8_t *table = f + (192 + 64 * i) * KiB;
-
-        for (unsigned n = 0; n < 2; n++) {
-            if (guid_is(table + 16 + 32 * n, GUID_REGION_METADATA)) {
-                put_le(table + 32 + 32 * n, end_of_file, 8);
-            }
-        }
-        seal(table, 64 * KiB);
-        put_le(header + 72, end_of_file + 3 * MiB, 8);
-        seal(header, 4 * KiB);
-    }
-    g_assert_true(begin());
-}
-
 /* A child of the image, which is closed: it has something, and is open. */
 static void make_child(void)
 {
@@ -447,7 +470,7 @@ static void make_chain(void)
  * The same, but the parent is empty, and the file has something else in those
  * parts of some blocks that are the parent's.
  */
-static void make_empty_chain(void)
+static inline void make_empty_chain(void)
 {
     uint8_t *f = files[IMAGE].data;
 
@@ -475,7 +498,7 @@ static void make_empty_chain(void)
 }
 
 /* ... whose metadata items are far behind the table */
-static void make_chain_with_far_items(void)
+static inline void make_chain_with_far_items(void)
 {
     uint8_t *metadata = files[IMAGE].data + 3 * MiB;
     const uint32_t far = 512 * KiB;
@@ -492,6 +515,49 @@ static void make_chain_with_far_items(void)
         put_le(entry + 16, far + offset, 4);
     }
     g_assert_true(begin());
+}
+
+/* -- The program -- */
+
+typedef struct RunTest {
+    const char *name;
+    void (*test)(void);
+} RunTest;
+
+/* Do @count tests, whose names begin with @prefix.  Returns as main() does. */
+static int runs_main(int argc, char **argv, const char *prefix,
+                     const RunTest *tests, unsigned count)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    bdrv_init();
+    bdrv_register(&bdrv_memory);
+    qemu_init_main_loop(&error_abort);
+    test_dir = g_dir_make_tmp("vhdx-test-XXXXXX", NULL);
+    g_assert_nonnull(test_dir);
+    for (unsigned i = 0; i < FILES; i++) {
+        paths[i] = g_build_filename(test_dir, i == PARENT ? "parent.vhdx" :
+                                    "image.vhdx", NULL);
+        files[i].data = g_malloc0(FILE_MAX);
+        before[i].data = g_malloc0(FILE_MAX);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        g_autofree char *name = g_strdup_printf("/vhdx/%s/%s", prefix,
+                                                tests[i].name);
+
+        g_test_add_func(name, tests[i].test);
+    }
+    ret = g_test_run();
+
+    for (unsigned i = 0; i < FILES; i++) {
+        g_free(paths[i]);
+        g_free(files[i].data);
+        g_free(before[i].data);
+    }
+    rmdir(test_dir);
+    g_free(test_dir);
+    return ret;
 }
 
 #endif
