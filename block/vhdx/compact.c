@@ -67,6 +67,18 @@
  */
 #define SLIDES          2
 
+/* Give back the places that were taken for blocks of @set; none is in it. */
+static void set_return(BDRVVHDXState *s, VHDXMoveSet *set)
+{
+    VHDX_LOCK_GUARD(s);
+    for (unsigned i = 0; i < set->count; i++) {
+        if (set->moves[i].to) {
+            vhdx_space_return(s, set->moves[i].to, set->moves[i].held, false);
+        }
+    }
+    set->count = 0;
+}
+
 int coroutine_fn
 vhdx_compact_fill(BlockDriverState *bs, VHDXCompact *c, VHDXCompactFunc *func)
 {
@@ -80,6 +92,9 @@ vhdx_compact_fill(BlockDriverState *bs, VHDXCompact *c, VHDXCompactFunc *func)
         return 0;
     }
     c->next = s->geo.bat_entries;
+    if (ret < 0) {
+        set_return(s, &c->set);
+    }
     return ret;
 }
 

@@ -9,57 +9,16 @@
 
 #include "qemu/osdep.h"
 #include "vhdx-test-child.h"
-#include "vhdx-test-compact.h"
-#include "vhdx-test-fail.h"
-#include "vhdx-test-hold.h"
+#include "vhdx-test-live.h"
+
+/* So often others are let go on when a request takes long. */
+#define ATTEMPTS    20
+
+/* So many flushes there are not. */
+#define MANY        1000
 
 /* When so many are given up, the file is cut at once. */
 #define CUT_BLOCKS  40
-
-/* All goes on that can. */
-static void run_all(void)
-{
-    while (aio_poll(qemu_get_aio_context(), false)) {
-        ;
-    }
-    /* What worker threads do takes its time. */
-    for (int i = 0; i < 50; i++) {
-        g_usleep(1000);
-        while (aio_poll(qemu_get_aio_context(), false)) {
-            ;
-        }
-    }
-}
-
-/*
- * An image with blocks 0 to 5, of which 0 and 1 are gone: 4 and 5 are to move.
- * Returns where 5 is in the file.
- */
-static uint64_t image_with_gap(BlockBackend **blk)
-{
-    uint64_t place;
-
-    create_image();
-    *blk = open_image();
-    for (int i = 0; i < 6; i++) {
-        g_assert_cmpint(write_fill(*blk, i * BLOCK, BLOCK, i + 1), >=, 0);
-    }
-    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
-    g_assert_cmpint(discard_wait(*blk, 0, 2 * BLOCK), >=, 0);
-    g_assert_cmpint(blk_flush(*blk), ==, 0);
-    return place;
-}
-
-static void check_rest(BlockBackend *blk)
-{
-    check_fill(blk, 0, 2 * BLOCK, 0);
-    for (int i = 2; i < 5; i++) {
-        check_fill(blk, i * BLOCK, BLOCK, i + 1);
-    }
-    check_is_clean(blk);
-    blk_unref(blk);
-    unlink(image_path);
-}
 
 /* -- A block's status, asked for while it moves -- */
 
@@ -112,18 +71,6 @@ static void test_status(void)
 }
 
 /* -- Requests to a block while it is copied -- */
-
-/* Start to compact, and let the copy of the block at @place wait. */
-static void hold_copy(Compact *c, BlockBackend *blk, uint64_t place)
-{
-    c->blk = blk;
-    hold_read_at = place;
-    compact_start(c);
-    while (!held_read) {
-        g_assert_false(c->done);
-        aio_poll(qemu_get_aio_context(), true);
-    }
-}
 
 /* What is written to it then is in the new place. */
 static void test_write(void)
@@ -206,6 +153,48 @@ static void test_patience(void)
     check_fill(blk, 3 * BLOCK, 4096, 53);
     check_fill(blk, 5 * BLOCK, BLOCK, 6);
     g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4 * 4096, 3), >=, 0);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
+    check_rest(blk);
+}
+
+/*
+ * There is always one that takes too long.  After a while it is waited for,
+ * with others held off.
+ */
+static void test_patience_ends(void)
+{
+    Compact c = { .hold_ns = SCALE_MS };
+    BlockBackend *blk;
+    Write *held, *after;
+
+    image_with_gap(&blk);
+    c.blk = blk;
+    held = hold_write_as(blk, "0", 2 * BLOCK, 4096, 50);
+    compact_start(&c);
+    run_all();
+    for (int i = 1; i <= ATTEMPTS; i++) {
+        g_autofree char *tag = g_strdup_printf("%d", i);
+        g_autofree char *before = g_strdup_printf("%d", i - 1);
+        Write *next = hold_write_as(blk, tag, 2 * BLOCK + i * 4096, 4096,
+                                    50 + i);
+
+        g_assert_cmpint(release_write_as(held, before), >=, 0);
+        run_all();
+        g_assert_false(c.done);
+        held = next;
+    }
+    after = start_write(blk, 3 * BLOCK, 4096, 99);
+    run_all();
+    g_assert_cmpint(after->ret, ==, -EINPROGRESS);
+    g_assert_cmpint(release_write_as(held, stringify(ATTEMPTS)), >=, 0);
+    g_assert_cmpint(end_write(after), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    for (int i = 0; i <= ATTEMPTS; i++) {
+        check_fill(blk, 2 * BLOCK + i * 4096, 4096, 50 + i);
+    }
+    check_fill(blk, 3 * BLOCK, 4096, 99);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, BLOCK, 3), >=, 0);
     g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
     check_rest(blk);
 }
@@ -345,6 +334,55 @@ static void test_zeroes(void)
     check_rest(blk);
 }
 
+/* ... and one that is given up meanwhile has none to lose. */
+static void test_zeroes_discard(void)
+{
+    Compact c = { .zeroes = true };
+    BlockBackend *blk;
+    uint64_t place;
+    int64_t last;
+
+    place = image_with_gap(&blk);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK, BLOCK, 0), >=, 0);
+    hold_copy(&c, blk, place + 900 * KiB);
+    c.cancel_at = c.batches + 1;
+    g_assert_cmpint(discard_wait(blk, 5 * BLOCK, BLOCK), >=, 0);
+    good_flushes = MANY;
+    last = last_write;
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, -ECANCELED);
+    /* Nothing was changed by that, which a commit would follow. */
+    g_assert_cmpint(last_write, ==, last);
+    g_assert_cmpuint(good_flushes, ==, MANY);
+    good_flushes = 0;
+    for (int i = 7; i < 10; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i), >=, 0);
+    }
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    for (int i = 7; i < 10; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i);
+    }
+    check_rest(blk);
+}
+
+/* A batch is given up for its user, and done anew. */
+static void test_zeroes_stop(void)
+{
+    Compact c = { .zeroes = true, .stop_at = 3 };
+    BlockBackend *blk;
+
+    image_with_gap(&blk);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK, BLOCK, 0), >=, 0);
+    c.blk = blk;
+    compact_start(&c);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    g_assert_cmpuint(c.asked, >=, 2 * c.stop_at);
+    /* The head, the log, the two regions, and blocks 2 to 4 */
+    g_assert_cmpuint(file_size(), ==, 4 * MiB + 3 * BLOCK);
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    check_rest(blk);
+}
+
 /* -- A child whose entries name places that they do not use -- */
 
 /* A page of the BAT, and a block whose entry is on the second one */
@@ -465,6 +503,34 @@ static void test_scan_held(void)
     check_child(c.blk);
 }
 
+/*
+ * The same, with requests that take too long: they are waited for, with others
+ * held off.
+ */
+static void test_scan_patience(void)
+{
+    Compact c = { .cancel_at = 1, .hold_ns = SCALE_MS };
+    Write *before, *held, *after;
+
+    open_child(&c.blk);
+    before = hold_write_as(c.blk, "before", IN_USE * BLOCK + 4096, 4096, 0);
+    compact_start(&c);
+    run_all();
+    held = hold_write_as(c.blk, "held", BLOCK + 64 * KiB, 4096, 2);
+    g_assert_cmpint(release_write_as(before, "before"), >=, 0);
+    run_all();
+    g_assert_false(c.done);
+    after = start_write(c.blk, 2 * BLOCK, BLOCK, 3);
+    run_all();
+    g_assert_cmpint(after->ret, ==, -EINPROGRESS);
+    g_assert_cmpint(release_write_as(held, "held"), >=, 0);
+    g_assert_cmpint(end_write(after), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, -ECANCELED);
+    check_fill(c.blk, BLOCK + 64 * KiB, 4096, 2);
+    check_fill(c.blk, 2 * BLOCK, BLOCK, 3);
+    check_child(c.blk);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -476,13 +542,17 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live/write", test_write);
     g_test_add_func("/vhdx/live/write-before", test_write_before);
     g_test_add_func("/vhdx/live/patience", test_patience);
+    g_test_add_func("/vhdx/live/patience-ends", test_patience_ends);
     g_test_add_func("/vhdx/live/discard", test_discard);
     g_test_add_func("/vhdx/live/cut", test_cut);
     g_test_add_func("/vhdx/live/flush", test_flush);
     g_test_add_func("/vhdx/live/resize", test_resize);
     g_test_add_func("/vhdx/live/zeroes", test_zeroes);
+    g_test_add_func("/vhdx/live/zeroes-discard", test_zeroes_discard);
+    g_test_add_func("/vhdx/live/zeroes-stop", test_zeroes_stop);
     g_test_add_func("/vhdx/live/drop-written", test_drop_written);
     g_test_add_func("/vhdx/live/scan-held", test_scan_held);
+    g_test_add_func("/vhdx/live/scan-patience", test_scan_patience);
     ret = g_test_run();
 
     test_fail_finish();

@@ -37,6 +37,13 @@ static inline void create_image(void)
 /* Where in the file a write is to fail once, or 0. */
 static uint64_t fail_at;
 
+/* Where in the file a read is to fail once, or 0, after so many that work. */
+static uint64_t fail_read_at;
+static unsigned good_reads;
+
+/* So many zeroings fail, but those that only give space back. */
+static unsigned zeroing_errors;
+
 /* How long the file can get, or 0. */
 static int64_t length_limit;
 
@@ -106,6 +113,11 @@ fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         qemu_coroutine_yield();
         held_read = NULL;
     }
+    if (fail_read_at && fail_read_at >= offset &&
+        fail_read_at - offset < bytes && !good_reads--) {
+        fail_read_at = good_reads = 0;
+        return -EIO;
+    }
     return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
 }
 
@@ -132,6 +144,10 @@ fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    BdrvRequestFlags flags)
 {
     zeroings++;
+    if (zeroing_errors && !(flags & BDRV_REQ_NO_FALLBACK)) {
+        zeroing_errors--;
+        return -EIO;
+    }
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
 

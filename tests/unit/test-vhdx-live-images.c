@@ -1,0 +1,305 @@
+/*
+ * VHDX unit tests: images that are compacted while they may be used
+ *
+ * Those with which it can't be done, and those where something in the file is
+ * as seldom it is, or can't be read.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/option.h"
+#include "vhdx-test-live.h"
+#include "vhdx-test-util.h"
+
+/* As qemu-img amend does, with requests frozen */
+static int compact_frozen(BlockBackend *blk)
+{
+    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
+
+    qemu_opt_set(opts, "compact", "space", &error_abort);
+    ret = bdrv_amend_options(blk_bs(blk), opts, compact_status, NULL, false,
+                             NULL);
+    qemu_opts_del(opts);
+    return ret;
+}
+
+/* -- Images that it can't be done with -- */
+
+static void compact_refused(BlockBackend *blk, int ret, const char *why)
+{
+    Compact c = { .blk = blk, .why = why };
+
+    compact_start(&c);
+    g_assert_cmpint(compact_end(&c), ==, ret);
+}
+
+static void test_inactive(void)
+{
+    BlockBackend *blk;
+
+    image_with_gap(&blk);
+    blk_set_force_allow_inactivate(blk);
+    g_assert_cmpint(bdrv_inactivate_all(), ==, 0);
+    compact_refused(blk, -EPERM, "inactive");
+    bdrv_activate_all(&error_abort);
+    g_assert_cmpint(compact_once(blk, false), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(blk);
+}
+
+/* Two blocks are in one place. */
+static void test_overlap(void)
+{
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk), bat = state(blk)->bat.offset, size;
+    g_autofree uint8_t *file = NULL;
+    gsize bytes;
+
+    blk_unref(blk);
+    g_assert_true(g_file_get_contents(image_path, (char **)&file, &bytes,
+                                      NULL));
+    g_assert_cmpuint(get_le(file + bat + 8 * 5, 8), ==, place | 6);
+    put_le(file + bat + 8 * 7, place | 6, 8);
+    g_assert_true(g_file_set_contents(image_path, (char *)file, bytes, NULL));
+    blk = open_image();
+    compact_refused(blk, -EINVAL, "Blocks overlap");
+    g_assert_cmpuint(file_size(), ==, bytes);
+    size = file_size();
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_fill(blk, 7 * BLOCK, BLOCK, 6);
+    blk_unref(blk);
+    g_assert_cmpuint(file_size(), ==, size);
+    unlink(image_path);
+}
+
+/* A flush fails when it has begun, after which nothing is changed. */
+static void test_flush_begun(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+
+    image_with_gap(&blk);
+    hold_copy(&c, blk, state(blk)->bat.offset);
+    g_assert_cmpint(write_fill(blk, 7 * BLOCK, BLOCK, 8), >=, 0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, -EIO);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    blk_unref(blk);
+    blk = open_image();
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    g_assert_cmpint(compact_once(blk, false), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(blk);
+}
+
+/* -- A last block that is longer than what the disk has of it -- */
+
+/* What the disk does not have of it can't be zeroed: it stays, and so on. */
+static void check_last_block(int (*compact)(BlockBackend *))
+{
+    BlockBackend *blk;
+    uint64_t size = 5 * BLOCK + BLOCK / 2, length;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    size, BDRV_O_RDWR, true, &error_abort);
+    blk = open_image();
+    blk_set_perm(blk, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                 BLK_PERM_RESIZE, BLK_PERM_ALL, &error_abort);
+    for (int i = 0; i < 6; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK,
+                                   MIN(BLOCK, size - i * BLOCK), i + 1), >=, 0);
+    }
+    g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    length = file_size();
+    zeroing_errors = 1;
+    g_assert_cmpint(compact(blk), ==, -EIO);
+    g_assert_cmpuint(zeroing_errors, ==, 0);
+    g_assert_cmpuint(file_size(), ==, length);
+    check_fill(blk, 5 * BLOCK, BLOCK / 2, 6);
+    g_assert_cmpint(compact(blk), ==, 0);
+    g_assert_cmpuint(file_size(), ==, 4 * MiB + 4 * BLOCK);
+    g_assert_cmpint(blk_truncate(blk, 6 * BLOCK, true, PREALLOC_MODE_OFF, 0,
+                                 NULL), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK / 2, 6);
+    check_fill(blk, size, BLOCK / 2, 0);
+    check_rest(blk);
+}
+
+static int compact_space(BlockBackend *blk)
+{
+    return compact_once(blk, false);
+}
+
+static void test_last_block(void)
+{
+    check_last_block(compact_space);
+    check_last_block(compact_frozen);
+}
+
+/* A page of the BAT */
+#define PAGE_BYTES      4096
+
+/* -- A BAT that is longer than what is read of it at once, or kept -- */
+
+#define LARGE_SIZE      (256 * GiB)
+
+/* A block whose entry is not read with those of the first ones */
+#define FAR_BLOCK       (200 * KiB)
+
+static BlockBackend *open_large(void)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_int(options, "cache-size", VHDX_CACHE_SIZE_MIN);
+    return open_image_with(options);
+}
+
+/*
+ * image_with_gap(), but such a one, in which FAR_BLOCK is all 9, and block 5
+ * @fill
+ */
+static uint64_t large_with_gap(BlockBackend **blk, int fill)
+{
+    uint64_t place;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    LARGE_SIZE, BDRV_O_RDWR, true, &error_abort);
+    *blk = open_large();
+    g_assert_cmpint(write_fill(*blk, FAR_BLOCK * BLOCK, BLOCK, 9), >=, 0);
+    for (int i = 0; i < 6; i++) {
+        g_assert_cmpint(write_fill(*blk, i * BLOCK, BLOCK, i < 5 ? i + 1 :
+                                   fill), >=, 0);
+    }
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+    g_assert_cmpint(discard_wait(*blk, 0, 2 * BLOCK), >=, 0);
+    /* No page of the BAT has to stay in memory for the log. */
+    blk_unref(*blk);
+    *blk = open_large();
+    return place;
+}
+
+/* It has so many blocks, and nothing else between them or behind. */
+static void check_large(BlockBackend *blk, unsigned blocks)
+{
+    check_fill(blk, FAR_BLOCK * BLOCK, BLOCK, 9);
+    g_assert_cmpuint(file_size(), ==, 3 * MiB + state(blk)->bat.length +
+                     blocks * BLOCK);
+    check_rest(blk);
+}
+
+/*
+ * The BAT can't be read, each of the times that this is done: what was taken
+ * for blocks that were to move is free again.
+ */
+static void test_bat_unreadable(void)
+{
+    unsigned errors = 0;
+
+    do {
+        BlockBackend *blk;
+        int ret;
+
+        large_with_gap(&blk, 6);
+        fail_read_at = state(blk)->bat.offset + FAR_BLOCK * 8;
+        good_reads = errors;
+        ret = compact_once(blk, false);
+        if (fail_read_at) {
+            /* It has been read less often. */
+            g_assert_cmpint(ret, ==, 0);
+            fail_read_at = good_reads = 0;
+            errors |= 1u << 31;
+        } else {
+            g_assert_cmpint(ret, ==, -EIO);
+            errors++;
+            g_assert_cmpint(compact_once(blk, false), ==, 0);
+        }
+        check_fill(blk, 5 * BLOCK, BLOCK, 6);
+        check_large(blk, 5);
+    } while (!(errors & (1u << 31)));
+    g_assert_cmpuint(errors & ~(1u << 31), >=, 3);
+}
+
+/* Let no page of the BAT be in memory that has not been read just now. */
+static void forget_pages(BlockBackend *blk)
+{
+    unsigned pages = 2 * VHDX_CACHE_SIZE_MIN / PAGE_BYTES;
+
+    for (unsigned i = 1; i <= pages; i++) {
+        check_fill(blk, i * (PAGE_BYTES / 8) * BLOCK, 512, 0);
+    }
+}
+
+/* The entry of a block of zeros can't be read when it is to change. */
+static void test_drop_unreadable(void)
+{
+    Compact c = { .zeroes = true };
+    BlockBackend *blk;
+    uint64_t place = large_with_gap(&blk, 0);
+
+    hold_copy(&c, blk, place + 900 * KiB);
+    c.cancel_at = c.batches + 1;
+    forget_pages(blk);
+    fail_read_at = state(blk)->bat.offset;
+    aio_co_wake(held_read);
+    g_assert_cmpint(compact_end(&c), ==, -EIO);
+    g_assert_cmpuint(fail_read_at, ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    g_assert_cmpint(compact_once(blk, true), ==, 0);
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    check_large(blk, 4);
+}
+
+/* The disk needs little of it now, but requests would wait for its end. */
+static void test_long_bat(void)
+{
+    BlockBackend *blk;
+    uint32_t length;
+    uint64_t size;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    2 * TiB, BDRV_O_RDWR, true, &error_abort);
+    blk = open_image();
+    blk_set_perm(blk, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                 BLK_PERM_RESIZE, BLK_PERM_ALL, &error_abort);
+    for (int i = 0; i < 5; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(blk_truncate(blk, DISK_SIZE, true, PREALLOC_MODE_OFF, 0,
+                                 NULL), ==, 0);
+    length = state(blk)->bat.length;
+    size = 3 * MiB + length + 3 * BLOCK;
+    g_assert_cmpint(compact_once(blk, false), ==, 0);
+    g_assert_cmpuint(state(blk)->bat.length, ==, length);
+    g_assert_cmpuint(file_size(), ==, size);
+    g_assert_cmpint(compact_frozen(blk), ==, 0);
+    g_assert_cmpuint(state(blk)->bat.length, ==, MiB);
+    g_assert_cmpuint(file_size(), ==, size - length + MiB);
+    check_rest(blk);
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    g_test_init(&argc, &argv, NULL);
+    test_fail_init();
+
+    g_test_add_func("/vhdx/live-images/inactive", test_inactive);
+    g_test_add_func("/vhdx/live-images/overlap", test_overlap);
+    g_test_add_func("/vhdx/live-images/flush-begun", test_flush_begun);
+    g_test_add_func("/vhdx/live-images/last-block", test_last_block);
+    g_test_add_func("/vhdx/live-images/bat-unreadable", test_bat_unreadable);
+    g_test_add_func("/vhdx/live-images/drop-unreadable", test_drop_unreadable);
+    g_test_add_func("/vhdx/live-images/long-bat", test_long_bat);
+    ret = g_test_run();
+
+    test_fail_finish();
+    return ret;
+}
