@@ -359,6 +359,13 @@ static void test_shrunk(void)
     image_free(img);
 }
 
+static int status(BlockBackend *blk, int64_t at, int64_t bytes, int64_t *n)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bdrv_block_status(blk_bs(blk), at, bytes, n, NULL, NULL) &
+           (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO);
+}
+
 /*
  * A block behind the end of the file, but not behind LastFileOffset: the file
  * would be extended by zeros, so that is what the block reads as.
@@ -375,12 +382,19 @@ static void test_extended(void)
     BlockBackend *blk;
     uint8_t sector[512];
     gsize length;
+    int64_t n;
 
     put_le(bat + 16, (IMAGE_SIZE + MiB) + 6, 8);
     spec.last = IMAGE_SIZE + 2 * MiB;
     log_put(img, 0, &spec, updates, 2);
     view_page(img, 511, 0x55);
     check_reads(img);
+
+    blk = open_image(0, &error_abort);
+    g_assert_cmpint(status(blk, 2 * MiB, MiB, &n), ==,
+                    BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO);
+    g_assert_cmpint(n, ==, MiB);
+    blk_unref(blk);
 
     blk = open_image(BDRV_O_RDWR, &error_abort);
     memset(sector, 0x77, sizeof(sector));

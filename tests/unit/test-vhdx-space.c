@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/option.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/lock.h"
@@ -115,7 +116,7 @@ static void coroutine_fn creation_entry(void *opaque)
 }
 
 /* Make an image on the node, of @size bytes. */
-static int create_on_node(uint64_t size, PreallocMode prealloc)
+static int create_on_node(uint64_t size, bool fixed, PreallocMode prealloc)
 {
     BlockdevRef ref = {
         .type = QTYPE_QSTRING,
@@ -127,7 +128,7 @@ static int create_on_node(uint64_t size, PreallocMode prealloc)
             .file = &ref,
             .has_size = true,
             .size = size,
-            .has_subformat = true,
+            .has_subformat = fixed,
             .subformat = BLOCKDEV_VHDX_SUBFORMAT_FIXED,
             .has_preallocation = true,
             .preallocation = prealloc,
@@ -143,6 +144,19 @@ static int create_on_node(uint64_t size, PreallocMode prealloc)
     return c.ret;
 }
 
+/* Open the node alone. */
+static BlockBackend *open_node(void)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx-test-node");
+    qdict_put_str(options, "node-name", "node");
+    qdict_put_str(options, "file.driver", "file");
+    qdict_put_str(options, "file.filename", image_path);
+    return blk_new_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE,
+                        &error_abort);
+}
+
 /* Growth fails though it takes effect: what was there keeps its length. */
 static void test_create_effect(void)
 {
@@ -154,7 +168,6 @@ static void test_create_effect(void)
     memset(content, 0x77, old);
     for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
         g_autofree char *now = NULL;
-        QDict *options = qdict_new();
         BlockBackend *blk;
         gsize length;
 
@@ -162,17 +175,39 @@ static void test_create_effect(void)
         node.grow = -EIO;
         node.effect = true;
         g_assert_true(g_file_set_contents(image_path, content, old, NULL));
-        qdict_put_str(options, "driver", "vhdx-test-node");
-        qdict_put_str(options, "node-name", "node");
-        qdict_put_str(options, "file.driver", "file");
-        qdict_put_str(options, "file.filename", image_path);
-        blk = blk_new_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE,
-                           &error_abort);
-        g_assert_cmpint(create_on_node(16 * MiB, modes[i]), ==, -EIO);
+        blk = open_node();
+        g_assert_cmpint(create_on_node(16 * MiB, true, modes[i]), ==, -EIO);
         blk_unref(blk);
         g_assert_true(g_file_get_contents(image_path, &now, &length, NULL));
         g_assert_cmpmem(now, length, content, old);
     }
+}
+
+/*
+ * A node does not get as short as a new image, but could get longer, which only
+ * trying tells: it has the length that it had.
+ */
+static void test_create_longer(void)
+{
+    const size_t old = 9 * MiB;
+    g_autofree char *content = g_malloc(old);
+    BlockBackend *blk;
+
+    memset(content, 0x77, old);
+    memset(&node, 0, sizeof(node));
+    node.least = old;
+    g_assert_true(g_file_set_contents(image_path, content, old, NULL));
+    blk = open_node();
+    g_assert_cmpint(create_on_node(DISK_SIZE, false, PREALLOC_MODE_OFF), ==, 0);
+    g_assert_cmpint(blk_getlength(blk), ==, old);
+    blk_unref(blk);
+    blk = open_image(image_path, BDRV_O_RDWR);
+    check_fill(blk, 0, DISK_SIZE, 0);
+    write_blocks(blk, 0, 1);
+    check_blocks(blk, 0, 1);
+    check_fill(blk, BLOCK, BLOCK, 0);
+    check_image(blk, 0);
+    blk_unref(blk);
 }
 
 /* A reader checks the image when a writer has made the file longer. */
@@ -276,6 +311,57 @@ static void test_no_preallocation(void)
         g_assert_cmpint(file_space(image_path), <=, 24 * MiB);
         check_fill(blk, 0, DISK_SIZE + 24 * MiB, 0);
         check_image(blk, 0);
+        blk_unref(blk);
+        unlink(image_path);
+    }
+}
+
+static void ignore_status(BlockDriverState *bs, int64_t offset, int64_t total,
+                          void *opaque)
+{
+}
+
+static int amend(BlockBackend *blk, const char *to, Error **errp)
+{
+    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
+
+    qemu_opts_do_parse(opts, to, NULL, &error_abort);
+    ret = bdrv_amend_options(blk_bs(blk), opts, ignore_status, NULL, false,
+                             errp);
+    qemu_opts_del(opts);
+    return ret;
+}
+
+/* The same where an image is made fixed: it is as it was. */
+static void test_fix_no_preallocation(void)
+{
+    static const int errors[] = { -ENOTSUP, -EINVAL };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(errors); i++) {
+        BlockBackend *blk;
+        Error *err = NULL;
+        BdrvCheckResult result;
+
+        create_image("block_size=1M");
+        node.prealloc = errors[i];
+        blk = open_image(image_path, BDRV_O_RDWR | BDRV_O_RESIZE);
+        write_blocks(blk, 2, 4);
+        g_assert_cmpint(amend(blk, "subformat=fixed,preallocation=falloc",
+                              &err), ==, -ENOTSUP);
+        g_assert_nonnull(strstr(error_get_pretty(err), "no preallocation mode "
+                                                       "'falloc'"));
+        error_free(err);
+        result = check_image(blk, 0);
+        g_assert_cmpuint(result.bfi.allocated_clusters, ==, 2);
+        g_assert_cmpint(amend(blk, "subformat=fixed,preallocation=full",
+                              &error_abort), ==, 0);
+        result = check_image(blk, 0);
+        g_assert_cmpuint(result.bfi.allocated_clusters, ==, DISK_SIZE / BLOCK);
+        g_assert_cmpint(file_space(image_path), >=, DISK_SIZE);
+        check_blocks(blk, 2, 4);
+        check_fill(blk, 4 * BLOCK, DISK_SIZE - 4 * BLOCK, 0);
         blk_unref(blk);
         unlink(image_path);
     }
@@ -397,6 +483,37 @@ static void test_not_in_place(void)
     g_assert_cmpint(failed, <, 6);
 }
 
+/* -- Holes -- */
+
+static int status(BlockBackend *blk, int64_t offset, int64_t *n)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bdrv_block_status(blk_bs(blk), offset, BLOCK, n, NULL, NULL) &
+           (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO);
+}
+
+/* The disk has sectors of 4096 bytes, and the node tells of holes elsewhere. */
+static void test_holes_in_sectors(void)
+{
+    BlockBackend *blk;
+    int64_t n;
+
+    create_image("block_size=1M,logical_sector_size=4096");
+    blk = open_image(image_path, BDRV_O_RDWR);
+    write_blocks(blk, 0, 1);
+    node.told = 10 * KiB;
+    g_assert_cmpint(status(blk, 0, &n), ==,
+                    BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO);
+    g_assert_cmpint(n, <, 10 * KiB);
+    /* No piece has a sector, which then is not known to be one. */
+    node.told = 1 * KiB;
+    g_assert_cmpint(status(blk, 0, &n), ==, BDRV_BLOCK_DATA);
+    g_assert_cmpint(n, ==, 4 * KiB);
+    node.told = 0;
+    check_blocks(blk, 0, 1);
+    blk_unref(blk);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -409,11 +526,15 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/space/growth-seen", test_growth_seen);
     g_test_add_func("/vhdx/space/entry-landed", test_entry_landed);
     g_test_add_func("/vhdx/space/create-effect", test_create_effect);
+    g_test_add_func("/vhdx/space/create-longer", test_create_longer);
     g_test_add_func("/vhdx/space/no-preallocation", test_no_preallocation);
+    g_test_add_func("/vhdx/space/fix-no-preallocation",
+                    test_fix_no_preallocation);
     g_test_add_func("/vhdx/space/preallocation-inside",
                     test_preallocation_inside);
     g_test_add_func("/vhdx/space/growth-undone", test_growth_undone);
     g_test_add_func("/vhdx/space/not-in-place", test_not_in_place);
+    g_test_add_func("/vhdx/space/holes-in-sectors", test_holes_in_sectors);
     ret = g_test_run();
     test_node_finish();
     return ret;

@@ -33,6 +33,8 @@ static struct {
     int grow;                       /* negative errno for getting longer */
     int shrink;                     /* ... and shorter */
     int prealloc;                   /* ... and for any preallocation */
+    uint64_t least;                 /* it gets no shorter than this */
+    unsigned told;                  /* bytes that a status tells of; 0: all */
     uint64_t full_at;               /* a write there finds no space; 0: none */
     bool log_lost;                  /* writes to the log seem to fail */
     bool effect;                    /* these take effect all the same */
@@ -101,6 +103,9 @@ node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     int64_t old = node_getlength(bs);
     int ret = offset > old ? node.grow : offset < old ? node.shrink : 0;
 
+    if (offset < old && offset < node.least) {
+        ret = -ENOTSUP;
+    }
     g_assert_true(!node.grows || offset >= old);
     if (node.length) {
         return offset > old || exact ? -EINVAL : 0;
@@ -122,6 +127,22 @@ node_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     return ret;
 }
 
+/* All is a hole, in pieces. */
+static int coroutine_fn GRAPH_RDLOCK
+node_block_status(BlockDriverState *bs, VHDXStatusMode mode, int64_t offset,
+                  int64_t bytes, int64_t *n, int64_t *map,
+                  BlockDriverState **file)
+{
+    *n = bytes;
+    if (node.told) {
+        *n = MIN(bytes, node.told - offset % node.told);
+        return BDRV_BLOCK_ZERO;
+    }
+    *map = offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
+}
+
 static int coroutine_fn GRAPH_RDLOCK node_flush(BlockDriverState *bs)
 {
     node.cut = false;
@@ -135,6 +156,7 @@ static BlockDriver bdrv_node = {
     .bdrv_reopen_prepare    = filter_reopen_prepare,
     .bdrv_child_perm        = bdrv_default_perms,
     .bdrv_co_getlength      = node_getlength,
+    .bdrv_co_block_status   = node_block_status,
     .bdrv_co_preadv         = filter_preadv,
     .bdrv_co_pwritev        = node_pwritev,
     .bdrv_co_pwrite_zeroes  = node_pwrite_zeroes,
