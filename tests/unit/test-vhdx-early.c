@@ -10,18 +10,16 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/ring.h"
-#include "vhdx-test-fail.h"
-#include "vhdx-test-hold.h"
+#include "vhdx-test-live.h"
 
 /* Two pages of a log entry: its descriptor, and one page of the BAT */
 #define ENTRY_SIZE  (8 * KiB)
 
 #define MANY        1000
 
-static BDRVVHDXState *state(BlockBackend *blk)
-{
-    return blk_bs(blk)->opaque;
-}
+/* The disk whose block that is has a BAT that is not kept in memory. */
+#define FAR_PAGE    200
+#define PAGE_DISK   (512 * (uint64_t)BLOCK)
 
 static int64_t write_ns(BlockBackend *blk)
 {
@@ -113,6 +111,91 @@ static void test_page_again(void)
     g_assert_cmpint(good_flushes, ==, MANY - 2);
     check_fill(blk, BLOCK, 4096, 2);
     end_with(blk, 2 * BLOCK, 3);
+}
+
+/* After an error the image has what it had before, and is sound. */
+static void end_broken(BlockBackend *blk)
+{
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), ==, -EIO);
+    blk_unref(blk);
+    end_with(open_image(), 0, 1);
+}
+
+/* The flush that makes it stable fails: no other entry comes after it. */
+static void test_page_again_fails(void)
+{
+    BlockBackend *blk = open_new(0);
+    int64_t last;
+
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
+    g_assert_nonnull(state(blk)->early);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4096, 3), >=, 0);
+    last = last_write;
+    flush_errors = 1;
+    good_flushes = 0;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    g_assert_cmpint(flush_errors, ==, 0);
+    g_assert_null(state(blk)->early);
+    g_assert_cmpint(last_write, ==, last);
+    end_broken(blk);
+}
+
+/*
+ * It is made stable before the file is cut off, at the end of a compaction.  If
+ * that fails the file keeps its length.
+ */
+static void test_cut_fails(void)
+{
+    BlockBackend *blk = open_new(0);
+    uint64_t length = file_size();
+    Write *held = hold_write(blk, BLOCK, 4096, 2);
+
+    while (!state(blk)->early) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    flush_errors = 1;
+    good_flushes = 0;
+    compact_once(blk, false);
+    g_assert_cmpint(flush_errors, ==, 0);
+    g_assert_null(state(blk)->early);
+    g_assert_cmpint(file_size(), ==, length);
+    release_write(held);
+    end_broken(blk);
+}
+
+/*
+ * The page of the BAT that was read for the new block can't be read again, as
+ * there were others meanwhile: there is no entry beside the data, but later.
+ */
+static void test_page_lost(void)
+{
+    uint64_t at = FAR_PAGE * PAGE_DISK;
+    QDict *options = qdict_new();
+    BlockBackend *blk;
+    Write *held;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    at + PAGE_DISK, BDRV_O_RDWR, true, &error_abort);
+    qdict_put_int(options, "cache-size", VHDX_CACHE_SIZE_MIN);
+    blk = open_image_with(options);
+    g_assert_cmpint(write_fill(blk, 0, 4096, 1), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    state(blk)->early_ns = 0;
+    g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(blk), "write_aio", "held"), ==,
+                    0);
+    held = start_write(blk, at, 4096, 2);
+    while (!bdrv_debug_is_suspended(blk_bs(blk), "held")) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    for (int i = 1; i < FAR_PAGE / 2; i++) {
+        check_fill(blk, i * PAGE_DISK, 512, 0);
+    }
+    fail_read_at = state(blk)->bat.offset + FAR_PAGE * 4096;
+    g_assert_cmpint(release_write(held), >=, 0);
+    g_assert_cmpuint(fail_read_at, ==, 0);
+    g_assert_null(state(blk)->early);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    end_with(blk, at, 2);
 }
 
 /* The data fails: the block is there all the same, and can be written to. */
@@ -270,6 +353,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/early/beside", test_beside);
     g_test_add_func("/vhdx/early/one-flush", test_one_flush);
     g_test_add_func("/vhdx/early/page-again", test_page_again);
+    g_test_add_func("/vhdx/early/page-again-fails", test_page_again_fails);
+    g_test_add_func("/vhdx/early/page-lost", test_page_lost);
+    g_test_add_func("/vhdx/early/cut-fails", test_cut_fails);
     g_test_add_func("/vhdx/early/data-fails", test_data_fails);
     g_test_add_func("/vhdx/early/entry-fails", test_entry_fails);
     g_test_add_func("/vhdx/early/flush-fails", test_flush_fails);
