@@ -14,6 +14,7 @@
 #include "qapi/error.h"
 #include "qemu/units.h"
 #include "block/dirty-bitmap.h"
+#include "block/vhdx/dirty-load.h"
 #include "vhdx-test-runs.h"
 
 /* -- What is done -- */
@@ -129,8 +130,8 @@ static void make_fixed(void)
 }
 
 /*
- * The same of one with a block that has kept a place.  If that fails, and can be
- * done later, the file is no longer than it takes.
+ * The same of one with a block that has kept a place.  If that fails, and can
+ * be done later, the file is no longer than it takes.
  */
 static void make_fixed_kept(void)
 {
@@ -170,12 +171,23 @@ static void amend_at_once(void)
     }
 }
 
+/* Whether bitmaps could not be read, which may be whole */
+static bool bitmaps_unread;
+
 static void repair(void)
 {
     BdrvCheckResult result = { 0 };
+    VHDXDirtyBitmaps *d;
+    int ret;
 
     if (begin()) {
-        bdrv_check(blk_bs(image), &result, BDRV_FIX_ERRORS | BDRV_FIX_LEAKS);
+        d = ((BDRVVHDXState *)blk_bs(image)->opaque)->dirty;
+        bitmaps_unread = d && d->error && d->why != -EINVAL;
+        ret = bdrv_check(blk_bs(image), &result,
+                         BDRV_FIX_ERRORS | BDRV_FIX_LEAKS);
+        /* That is told, and all else is looked at. */
+        g_assert_true(!bitmaps_unread || fault.way == DEAD ||
+                      (ret == 0 && result.check_errors));
         look();
     }
 }
@@ -295,6 +307,9 @@ static void bitmap_check(bool hit)
     uint8_t now;
 
     g_assert_true(hit || (b && !bdrv_dirty_bitmap_inconsistent(b)));
+    /* A repair drops none for an error of reading them. */
+    g_assert_true(b || !bitmaps_unread);
+    bitmaps_unread = false;
     g_assert_cmpint(blk_pread(image, at, 1, &now, 0), >=, 0);
     if (b && !bdrv_dirty_bitmap_inconsistent(b) && now == 20) {
         g_assert_true(bdrv_dirty_bitmap_get(b, at));
@@ -547,7 +562,7 @@ static void test_repair_tables(void)
 static void run_each_with_bitmaps(void (*scenario)(void), unsigned least)
 {
     look_after = bitmap_check;
-    all_ways = scenario == use_bitmaps;
+    all_ways = scenario == use_bitmaps || scenario == repair;
     run_each(scenario, least);
     look_after = NULL;
     all_ways = false;
@@ -587,6 +602,37 @@ static void test_bitmaps_repair(void)
     file_set_size(IMAGE, files[IMAGE].size + 3 * MiB);
     is_damaged = true;
     run_each_with_bitmaps(repair, 30);
+}
+
+/* Where nothing is to be repaired, bits can be what can't be read. */
+static void test_bitmaps_check(void)
+{
+    make_image_with_bitmaps();
+    run_each_with_bitmaps(repair, 15);
+}
+
+/* ... and nothing but one of them is to be repaired. */
+static void test_bitmaps_damaged(void)
+{
+    BDRVVHDXState *s;
+    uint64_t map = 0;
+
+    make_image_with_bitmaps();
+    end();
+    g_assert_true(begin());
+    s = blk_bs(image)->opaque;
+    for (guint i = 0; i < s->dirty->list->len; i++) {
+        VHDXDirtyBitmap *b = g_ptr_array_index(s->dirty->list, i);
+
+        if (!strcmp(b->name, "c")) {
+            map = s->metadata.offset + b->map_page * 4096;
+        }
+    }
+    g_assert_cmpuint(map, !=, 0);
+    end();
+    files[IMAGE].data[map] ^= 1;
+    is_damaged = true;
+    run_each_with_bitmaps(repair, 20);
 }
 
 static void test_reopen(void)
@@ -660,6 +706,8 @@ int main(int argc, char **argv)
         { "bitmaps-resize", test_bitmaps_resize },
         { "bitmaps-compact", test_bitmaps_compact },
         { "bitmaps-repair", test_bitmaps_repair },
+        { "bitmaps-check", test_bitmaps_check },
+        { "bitmaps-damaged", test_bitmaps_damaged },
         { "chain-open", test_chain_open },
         { "chain-requests", test_chain_requests },
         { "chain-commit", test_chain_commit },
