@@ -34,18 +34,17 @@ typedef struct AmendJob {
     int64_t told;                   /* progress */
 } AmendJob;
 
-/* The job whose coroutine this is */
+/* The job whose coroutine this is: there is one, as only a job amends. */
 static Job *own_job(void)
 {
-    Job *job;
+    Job *job = NULL;
     JOB_LOCK_GUARD();
 
-    for (job = job_next_locked(NULL); job; job = job_next_locked(job)) {
-        if (job->co == qemu_coroutine_self()) {
-            return job;
-        }
-    }
-    return NULL;
+    do {
+        job = job_next_locked(job);
+        assert(job);
+    } while (job->co != qemu_coroutine_self());
+    return job;
 }
 
 static bool is_drained(BlockDriverState *bs)
