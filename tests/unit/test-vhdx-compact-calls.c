@@ -123,14 +123,9 @@ static void compact_live(bool zeroes)
 
 static void live_as(bool zeroes)
 {
-    if (!begin()) {
-        return;
+    if (begin_with_gaps()) {
+        compact_live(zeroes);
     }
-    disk_discard(image, 0, PER_BLOCK);
-    disk_discard(image, 3 * PER_BLOCK, PER_BLOCK);
-    disk_write_zeroes(image, 2 * PER_BLOCK, PER_BLOCK, 0);
-    disk_flush(image);
-    compact_live(zeroes);
 }
 
 static void live_space(void)

@@ -8,23 +8,8 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/option.h"
 #include "vhdx-test-live.h"
 #include "vhdx-test-util.h"
-
-/* As qemu-img amend does, with requests frozen */
-static int compact_frozen(BlockBackend *blk)
-{
-    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
-                                      &error_abort);
-    int ret;
-
-    qemu_opt_set(opts, "compact", "space", &error_abort);
-    ret = bdrv_amend_options(blk_bs(blk), opts, compact_status, NULL, false,
-                             NULL);
-    qemu_opts_del(opts);
-    return ret;
-}
 
 /* -- Images that it can't be done with -- */
 
@@ -134,6 +119,11 @@ static void check_last_block(int (*compact)(BlockBackend *))
 static int compact_space(BlockBackend *blk)
 {
     return compact_once(blk, false);
+}
+
+static int compact_frozen(BlockBackend *blk)
+{
+    return amend_image(blk, "compact=space", NULL);
 }
 
 static void test_last_block(void)

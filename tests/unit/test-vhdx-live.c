@@ -118,85 +118,80 @@ static void test_write_before(void)
 }
 
 /*
+ * Requests to block 2 take their time, @turns more of them after "0", which is
+ * @held.  Each begins before the one before it ends, and others go on as well.
+ * Returns the last one, whose name is the number of turns.
+ */
+static Write *keep_waiting(Compact *c, Write *held, int turns)
+{
+    for (int i = 1; i <= turns; i++) {
+        g_autofree char *tag = g_strdup_printf("%d", i);
+        g_autofree char *before = g_strdup_printf("%d", i - 1);
+        Write *next;
+
+        g_assert_cmpint(write_fill(c->blk, 3 * BLOCK, 4096, 49 + i), >=, 0);
+        next = hold_write_as(c->blk, tag, 2 * BLOCK + i * 4096, 4096, 50 + i);
+        /* Those that began before it are waited for first, with no limit. */
+        g_assert_cmpint(release_write_as(held, before), >=, 0);
+        run_all();
+        g_assert_false(c->done);
+        held = next;
+    }
+    return held;
+}
+
+/* They have ended, and so has the compaction. */
+static void check_waited(Compact *c, int turns, int fill)
+{
+    BlockBackend *blk = c->blk;
+
+    g_assert_cmpint(compact_end(c), ==, 0);
+    for (int i = 0; i <= turns; i++) {
+        check_fill(blk, 2 * BLOCK + i * 4096, 4096, 50 + i);
+    }
+    check_fill(blk, 3 * BLOCK, 4096, fill);
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, BLOCK, 3), >=, 0);
+    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
+    check_rest(blk);
+}
+
+/*
  * Whoever is under way when requests are held off takes too long: others are
  * let go on, and it is tried again.
  */
 static void test_patience(void)
 {
     Compact c = { .hold_ns = SCALE_MS };
-    BlockBackend *blk;
     Write *held;
 
-    image_with_gap(&blk);
-    c.blk = blk;
-    held = hold_write_as(blk, "0", 2 * BLOCK, 4096, 50);
+    image_with_gap(&c.blk);
+    held = hold_write_as(c.blk, "0", 2 * BLOCK, 4096, 50);
     compact_start(&c);
     run_all();
-    for (int i = 1; i <= 3; i++) {
-        g_autofree char *tag = g_strdup_printf("%d", i);
-        g_autofree char *before = g_strdup_printf("%d", i - 1);
-        Write *next = hold_write_as(blk, tag, 2 * BLOCK + i * 4096, 4096,
-                                    50 + i);
-
-        /* Those that began before it are waited for first, with no limit. */
-        g_assert_cmpint(release_write_as(held, before), >=, 0);
-        run_all();
-        g_assert_false(c.done);
-        g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 50 + i), >=, 0);
-        held = next;
-    }
+    held = keep_waiting(&c, held, 3);
+    g_assert_cmpint(write_fill(c.blk, 3 * BLOCK, 4096, 99), >=, 0);
     g_assert_cmpint(release_write_as(held, "3"), >=, 0);
-    g_assert_cmpint(compact_end(&c), ==, 0);
-    for (int i = 0; i <= 3; i++) {
-        check_fill(blk, 2 * BLOCK + i * 4096, 4096, 50 + i);
-    }
-    check_fill(blk, 3 * BLOCK, 4096, 53);
-    check_fill(blk, 5 * BLOCK, BLOCK, 6);
-    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4 * 4096, 3), >=, 0);
-    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
-    check_rest(blk);
+    check_waited(&c, 3, 99);
 }
 
-/*
- * There is always one that takes too long.  After a while it is waited for,
- * with others held off.
- */
+/* There is always one: after a while it is waited for, others held off. */
 static void test_patience_ends(void)
 {
     Compact c = { .hold_ns = SCALE_MS };
-    BlockBackend *blk;
     Write *held, *after;
 
-    image_with_gap(&blk);
-    c.blk = blk;
-    held = hold_write_as(blk, "0", 2 * BLOCK, 4096, 50);
+    image_with_gap(&c.blk);
+    held = hold_write_as(c.blk, "0", 2 * BLOCK, 4096, 50);
     compact_start(&c);
     run_all();
-    for (int i = 1; i <= ATTEMPTS; i++) {
-        g_autofree char *tag = g_strdup_printf("%d", i);
-        g_autofree char *before = g_strdup_printf("%d", i - 1);
-        Write *next = hold_write_as(blk, tag, 2 * BLOCK + i * 4096, 4096,
-                                    50 + i);
-
-        g_assert_cmpint(release_write_as(held, before), >=, 0);
-        run_all();
-        g_assert_false(c.done);
-        held = next;
-    }
-    after = start_write(blk, 3 * BLOCK, 4096, 99);
+    held = keep_waiting(&c, held, ATTEMPTS);
+    after = start_write(c.blk, 3 * BLOCK, 4096, 99);
     run_all();
     g_assert_cmpint(after->ret, ==, -EINPROGRESS);
     g_assert_cmpint(release_write_as(held, stringify(ATTEMPTS)), >=, 0);
     g_assert_cmpint(end_write(after), >=, 0);
-    g_assert_cmpint(compact_end(&c), ==, 0);
-    for (int i = 0; i <= ATTEMPTS; i++) {
-        check_fill(blk, 2 * BLOCK + i * 4096, 4096, 50 + i);
-    }
-    check_fill(blk, 3 * BLOCK, 4096, 99);
-    check_fill(blk, 5 * BLOCK, BLOCK, 6);
-    g_assert_cmpint(write_fill(blk, 2 * BLOCK, BLOCK, 3), >=, 0);
-    g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
-    check_rest(blk);
+    check_waited(&c, ATTEMPTS, 99);
 }
 
 /* It is given up, and so it stays. */

@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/option.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/lock.h"
@@ -316,24 +315,6 @@ static void test_no_preallocation(void)
     }
 }
 
-static void ignore_status(BlockDriverState *bs, int64_t offset, int64_t total,
-                          void *opaque)
-{
-}
-
-static int amend(BlockBackend *blk, const char *to, Error **errp)
-{
-    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
-                                      &error_abort);
-    int ret;
-
-    qemu_opts_do_parse(opts, to, NULL, &error_abort);
-    ret = bdrv_amend_options(blk_bs(blk), opts, ignore_status, NULL, false,
-                             errp);
-    qemu_opts_del(opts);
-    return ret;
-}
-
 /* The same where an image is made fixed: it is as it was. */
 static void test_fix_no_preallocation(void)
 {
@@ -348,15 +329,15 @@ static void test_fix_no_preallocation(void)
         node.prealloc = errors[i];
         blk = open_image(image_path, BDRV_O_RDWR | BDRV_O_RESIZE);
         write_blocks(blk, 2, 4);
-        g_assert_cmpint(amend(blk, "subformat=fixed,preallocation=falloc",
-                              &err), ==, -ENOTSUP);
+        g_assert_cmpint(amend_image(blk, "subformat=fixed,preallocation=falloc",
+                                    &err), ==, -ENOTSUP);
         g_assert_nonnull(strstr(error_get_pretty(err), "no preallocation mode "
                                                        "'falloc'"));
         error_free(err);
         result = check_image(blk, 0);
         g_assert_cmpuint(result.bfi.allocated_clusters, ==, 2);
-        g_assert_cmpint(amend(blk, "subformat=fixed,preallocation=full",
-                              &error_abort), ==, 0);
+        g_assert_cmpint(amend_image(blk, "subformat=fixed,preallocation=full",
+                                    &error_abort), ==, 0);
         result = check_image(blk, 0);
         g_assert_cmpuint(result.bfi.allocated_clusters, ==, DISK_SIZE / BLOCK);
         g_assert_cmpint(file_space(image_path), >=, DISK_SIZE);

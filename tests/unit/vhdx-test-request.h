@@ -7,6 +7,9 @@
 #ifndef TESTS_UNIT_VHDX_TEST_REQUEST_H
 #define TESTS_UNIT_VHDX_TEST_REQUEST_H
 
+#include "qapi/error.h"
+#include "qemu/option.h"
+#include "block/block_int.h"
 #include "block/vhdx/compat.h"
 
 typedef struct DiscardCall {
@@ -82,6 +85,27 @@ static inline void check_is_clean(BlockBackend *blk)
 
     g_assert_cmpint(bdrv_check(blk_bs(blk), &result, 0), ==, 0);
     g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
+}
+
+static inline void amend_status(BlockDriverState *bs, int64_t offset,
+                                int64_t total, void *opaque)
+{
+    g_assert_cmpint(offset, <=, total);
+}
+
+/* As qemu-img amend does with -o @options.  Returns 0 or -errno. */
+static inline int amend_image(BlockBackend *blk, const char *options,
+                              Error **errp)
+{
+    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
+                                      &error_abort);
+    int ret;
+
+    qemu_opts_do_parse(opts, options, NULL, &error_abort);
+    ret = bdrv_amend_options(blk_bs(blk), opts, amend_status, NULL, false,
+                             errp);
+    qemu_opts_del(opts);
+    return ret;
 }
 
 #endif
