@@ -54,16 +54,24 @@ static void compact_at_once(void)
     }
 }
 
-/* The log is moved down, and nothing else. */
+/* The log is moved down, and nothing else; if that fails, later on. */
 static void compact_log(void)
 {
     uint64_t packed = MiB + LOG_BYTES + 2 * MiB + 6 * BLOCK;
 
-    if (begin()) {
-        amend("compact=space");
-        look();
-        g_assert_true(fault.hit || files[IMAGE].size == packed);
+    if (!begin()) {
+        return;
     }
+    amend("compact=space");
+    look();
+    if (fault.hit && (fault.way == DEAD ||
+                      vhdx_change_is_broken(blk_bs(image)->opaque))) {
+        return;
+    }
+    fault.armed = false;
+    g_assert_true(amend("compact=space"));
+    look();
+    g_assert_cmpuint(files[IMAGE].size, ==, packed);
 }
 
 /* It is no more than a block too far, and stays. */
@@ -80,15 +88,20 @@ static void leave_log(void)
 
 /* -- While requests go on -- */
 
-/* As long as the file is when nothing in it is free but before the log. */
-static uint64_t packed_size(void)
+/*
+ * The file is as long as what is in it; only a log may stay behind that, as one
+ * does not move while requests go on.
+ */
+static void check_is_packed(void)
 {
     BDRVVHDXState *s = blk_bs(image)->opaque;
     uint64_t size = MiB + s->header.log_length + s->bat.length +
                     s->metadata.length + count_places() * BLOCK +
                     (is_chain ? MiB : 0);
 
-    return MAX(size, s->header.log_offset + s->header.log_length);
+    g_assert_cmpuint(s->metadata.offset + s->metadata.length, <=, size);
+    g_assert_cmpuint(files[IMAGE].size, ==,
+                     MAX(size, s->header.log_offset + s->header.log_length));
 }
 
 static int compact_once(bool zeroes)
@@ -116,7 +129,7 @@ static void compact_live(bool zeroes)
     g_assert_cmpint(compact_once(zeroes), ==, broken ? -EIO : 0);
     /* A dead file may have got longer, and nobody knows it. */
     if (!broken && (!fault.hit || fault.way != DEAD)) {
-        g_assert_cmpuint(files[IMAGE].size, ==, packed_size());
+        check_is_packed();
     }
     look();
 }
@@ -361,7 +374,7 @@ static void test_live_long_region(void)
     g_assert_cmpuint(files[IMAGE].size, ==, size);
     g_assert_true(amend("compact=space"));
     g_assert_cmpuint(s->metadata.offset, <, place);
-    g_assert_cmpuint(files[IMAGE].size, ==, packed_size());
+    check_is_packed();
     end();
     check_after();
 }
