@@ -283,13 +283,15 @@ static void run(void (*scenario)(void), unsigned at, Way way)
 }
 
 /*
- * Do @scenario once for each request that there is, with one way to fail after
- * the other, or with each of them where @all_ways is set or time does not
- * matter (-m slow).  To look at one of them, begin with it: VHDX_TEST_CALL is
- * its number.
+ * Do @scenario for each request that there is: as it fails for want of space,
+ * and in one of the ways of an I/O error after the other, or in all of them
+ * where @all_ways is set or time does not matter (-m slow).  To look at one
+ * request, begin with it: VHDX_TEST_CALL is its number.
  */
 static void run_each(void (*scenario)(void), unsigned least)
 {
+    static const Way ways[] = { NO_SPACE, REFUSED, DONE, DEAD };
+    const unsigned errors = ARRAY_SIZE(ways) - 1;
     const char *call = getenv("VHDX_TEST_CALL");
     unsigned at = call ? atoi(call) : 0;
     unsigned runs = 0;
@@ -298,11 +300,13 @@ static void run_each(void (*scenario)(void), unsigned least)
     files_keep();
     disk_before = disk;
     do {
-        for (unsigned way = 0; way < (all_ways || g_test_slow() ? WAYS : 1);
-             way++) {
-            run(scenario, at, (at + way) % WAYS);
-            runs++;
+        unsigned count = all_ways || g_test_slow() ? errors : 1;
+
+        for (unsigned i = 0; i < count; i++) {
+            run(scenario, at, ways[1 + (at + i) % errors]);
         }
+        run(scenario, at, NO_SPACE);
+        runs += count + 1;
         at++;
     } while (fault.hit);
     /* Nothing has failed in the last one, which had all requests. */
