@@ -87,8 +87,8 @@ static inline void check_is_clean(BlockBackend *blk)
     g_assert_cmpint(result.corruptions + result.check_errors, ==, 0);
 }
 
-static inline void amend_status(BlockDriverState *bs, int64_t offset,
-                                int64_t total, void *opaque)
+static inline void amend_progress(BlockDriverState *bs, int64_t offset,
+                                  int64_t total, void *opaque)
 {
     g_assert_cmpint(offset, <=, total);
 }
@@ -102,7 +102,7 @@ static inline int amend_image(BlockBackend *blk, const char *options,
     int ret;
 
     qemu_opts_do_parse(opts, options, NULL, &error_abort);
-    ret = bdrv_amend_options(blk_bs(blk), opts, amend_status, NULL, false,
+    ret = bdrv_amend_options(blk_bs(blk), opts, amend_progress, NULL, false,
                              errp);
     qemu_opts_del(opts);
     return ret;
