@@ -123,9 +123,11 @@ static bool check_new(BlockDriverState *bs, const char *name,
     }
     if (!use_fits(s, use, name, fits)) {
         error_setg(errp, "There is no space for it: items take %" PRIu64
-                   " bytes of the metadata region, which can have %" PRIu64,
+                   " of %" PRIu64 " bytes of the metadata region, and other "
+                   "bitmaps %" PRIu64 " of %" PRIu64 " bytes of memory",
                    (uint64_t)vhdx_dirty_first_page(s) * VHDX_PAGE_SIZE,
-                   (uint64_t)VHDX_METADATA_MAX_LENGTH);
+                   (uint64_t)VHDX_METADATA_MAX_LENGTH, use.bits,
+                   (uint64_t)VHDX_DIRTY_MAX_ALL_BITS);
         return false;
     }
     if (fits != granularity) {
