@@ -58,11 +58,12 @@ driver        options create-parent create info amend amend-job vhdx +1-qapi +2-
 sectors       convert +2-sectors
 docs          docs/vhdx-dirty-bitmaps.rst +5-docs
 unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,compact-calls,contract}.c
-              unit/test-vhdx-{dirty,dirty-limits,dirty-moved,early,every-call,flush-failed}.c
+              unit/test-vhdx-{dirty,dirty-foreign,dirty-limits,dirty-moved}.c
+              unit/test-vhdx-{early,every-call,flush-failed}.c
               unit/test-vhdx-{live,live-images,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
-              unit/vhdx-test-{child,compact,cut,fail,filter,hold,live,memory}.h
+              unit/vhdx-test-{child,compact,cut,dirty,fail,filter,hold,live,memory}.h
               unit/vhdx-test-{model,node,open,request,runs}.h
               unit/vhdx-test-contracts.h.inc
 crash         crash/*vhdx*
