@@ -110,22 +110,22 @@ static void file_flush(int file)
 /* A locator: the two linkages, and the file that its path names */
 static uint16_t locator(int linkage, int linkage2, int parent)
 {
-    return linkage | linkage2 << 4 | parent << 8;
+    return linkage | linkage2 << 5 | parent << 10;
 }
 
 static int locator_linkage(uint16_t l)
 {
-    return l & 15;
+    return l & 31;
 }
 
 static int locator_linkage2(uint16_t l)
 {
-    return l >> 4 & 15;
+    return l >> 5 & 31;
 }
 
 static int locator_parent(uint16_t l)
 {
-    return l >> 8;
+    return l >> 10;
 }
 
 static int guid_now(int file)
@@ -256,7 +256,7 @@ static bool guid_is_good(int file)
 
 static int guid_new(void)
 {
-    assert(m.next_guid < 16);
+    assert(m.next_guid < 32);
     return m.next_guid++;
 }
 
