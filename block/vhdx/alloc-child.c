@@ -21,7 +21,10 @@
 #include "block/vhdx/space.h"
 #include "alloc-int.h"
 
-/* Find a place for the sector bitmap block of @chunk, if it has none. */
+/*
+ * Find a place for the sector bitmap block of @chunk, if it has none.
+ * [place-zeroed]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 bitmap_alloc_get(BlockDriverState *bs, uint64_t chunk, VHDXAlloc **alloc)
 {

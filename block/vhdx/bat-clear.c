@@ -179,6 +179,7 @@ int64_t coroutine_fn vhdx_bat_clear_rest(BlockDriverState *bs)
     return ret < 0 ? ret : c.given_up;
 }
 
+/* [move-replay] */
 int coroutine_fn vhdx_bat_free_bitmaps(BlockDriverState *bs,
                                        const GArray *bitmaps)
 {

@@ -209,6 +209,7 @@ name_take(BlockDriverState *bs, const char *name, BlockDriverState **parent,
     return ret;
 }
 
+/* [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
 parent_name(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
 {

@@ -119,6 +119,7 @@ clear_unneeded(BlockDriverState *bs, uint64_t index, const uint64_t *entries,
     return 0;
 }
 
+/* [bitmaps-unneeded] */
 int coroutine_fn vhdx_compact_drop_bitmaps(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;

@@ -166,7 +166,7 @@ parent_drop(BlockDriverState *bs, Error **errp)
     return ret;
 }
 
-/* Steps 2 to 4 */
+/* Steps 2 to 4 [bitmaps-unneeded] */
 static int coroutine_fn GRAPH_RDLOCK blocks_flatten(BlockDriverState *bs)
 {
     g_autoptr(GArray) places = g_array_new(false, false, sizeof(uint64_t));
@@ -189,7 +189,7 @@ static int coroutine_fn GRAPH_RDLOCK blocks_flatten(BlockDriverState *bs)
     return ret < 0 ? ret : vhdx_bat_free_bitmaps(bs, places);
 }
 
-/* Steps 2 to 5.  Requests are frozen. */
+/* Steps 2 to 5.  Requests are frozen. [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
 flatten_frozen(BlockDriverState *bs, Error **errp)
 {

@@ -19,6 +19,7 @@
 #include "block/vhdx/parent.h"
 #include "trace.h"
 
+/* [parent-at-once] */
 int coroutine_fn vhdx_link_set(BlockDriverState *bs, VHDXLocator *loc,
                                Error **errp)
 {

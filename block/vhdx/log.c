@@ -233,7 +233,7 @@ int coroutine_fn vhdx_log_open(BlockDriverState *bs, VHDXWriteState to,
 /*
  * Put everything in place, and take the log's name out of the headers.  The
  * next log is going to have @length bytes at file offset @offset.
- * [close-applied]
+ * [close-applied] [log-named]
  */
 static int coroutine_fn GRAPH_RDLOCK
 close_locked(BlockDriverState *bs, uint64_t offset, uint32_t length)
@@ -298,6 +298,7 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     return ret;
 }
 
+/* [log-kept] */
 int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
                                uint32_t length)
 {

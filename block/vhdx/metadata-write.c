@@ -95,7 +95,10 @@ item_write(BlockDriverState *bs, const VHDXItemChange *change, VHDXItem *all,
     return ret;
 }
 
-/* Let the table be @new, and make that stable; @old is what it has been. */
+/*
+ * Let the table be @new, and make that stable; @old is what it has been.
+ * [change-reported]
+ */
 static int coroutine_fn GRAPH_RDLOCK
 table_write(BlockDriverState *bs, const uint8_t *new, const uint8_t *old,
             Error **errp)
@@ -140,6 +143,7 @@ static uint32_t items_drop_old(VHDXItem *items, uint32_t old, uint32_t count,
     return kept;
 }
 
+/* [entries-first] */
 int coroutine_fn
 vhdx_metadata_change(BlockDriverState *bs, const VHDXItemChange *changes,
                      unsigned count, Error **errp)

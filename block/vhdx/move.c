@@ -302,6 +302,7 @@ static bool set_has_bitmap(const VHDXMoveSet *set)
     return false;
 }
 
+/* [move-applied] [move-replay] */
 int coroutine_fn vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set)
 {
     BDRVVHDXState *s = bs->opaque;

@@ -64,7 +64,7 @@ entry_set_present(BlockDriverState *bs, uint64_t block, uint64_t offset)
     return vhdx_commit_put(bs, at, sizeof(entry), &entry);
 }
 
-/* The place for @block, or -errno; @zero: it reads as zeros. */
+/* The place for @block, or -errno; @zero: it reads as zeros. [place-zeroed] */
 static int64_t coroutine_fn GRAPH_RDLOCK
 place_take(BlockDriverState *bs, uint64_t block, uint64_t kept, bool *zero)
 {
@@ -78,6 +78,7 @@ place_take(BlockDriverState *bs, uint64_t block, uint64_t kept, bool *zero)
            vhdx_space_alloc(bs, s->geo.block_size, zero);
 }
 
+/* [place-zeroed] [data-barrier] */
 int coroutine_fn vhdx_placed_add(BlockDriverState *bs, uint64_t block,
                                  uint64_t kept, const VHDXPlaced *p)
 {

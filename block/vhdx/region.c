@@ -35,6 +35,7 @@
 
 #define COPY_BYTES  MiB
 
+/* [entries-first] */
 int coroutine_fn
 vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                           const void *buf, const void *old)
@@ -122,7 +123,7 @@ region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
 /*
  * Make stable what has been written, and then region tables that give @region
  * @length bytes at @offset.  What it no longer has is released.  Returns 0, or
- * -errno with @region as it was.
+ * -errno with @region as it was. [move-barrier] [freed-wait]
  */
 static int coroutine_fn GRAPH_RDLOCK
 region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
@@ -165,7 +166,7 @@ region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
  * Move @region, one of @s->regions, to the place @to, which is taken for it;
  * the old place is released.  What the new length adds reads as zeros, but for
  * what @to->fill writes there.  If that fails nothing has changed, and the new
- * place has been given back.
+ * place has been given back. [move-applied] [move-replay] [place-zeroed]
  */
 static int coroutine_fn GRAPH_RDLOCK
 region_move(BlockDriverState *bs, VHDXRegion *region, const Place *to)
@@ -216,7 +217,7 @@ fail:
     return ret;
 }
 
-/* Let @region stay where it is, but have only @length bytes. */
+/* Let @region stay where it is, but have only @length bytes. [move-replay] */
 static int coroutine_fn GRAPH_RDLOCK
 region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
 {

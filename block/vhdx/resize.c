@@ -192,6 +192,7 @@ disk_prepare(BlockDriverState *bs, const VHDXGeometry *geo,
     return ret;
 }
 
+/* [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
 disk_grow(BlockDriverState *bs, const VHDXParams *params, PreallocMode prealloc,
           Error **errp)

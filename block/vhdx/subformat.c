@@ -219,6 +219,7 @@ blocks_fix(BlockDriverState *bs, Fix *f, uint64_t absent, PreallocMode prealloc,
     return ret;
 }
 
+/* [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
 fix_frozen(BlockDriverState *bs, Fix *f, PreallocMode prealloc, Error **errp)
 {
