@@ -1,7 +1,8 @@
 """
 The tags of rules: the table in tests/model/README.md has each, and it stands
-in the driver, at the mutation in tests/crash/mutations, and in the model. A
-second table there has those that the checker of traces tells
+in the driver, at the mutation in tests/crash/mutations, and in the model; for
+what there is not, a second table there has the reason. Another has those that
+the checker of traces tells. The rules in docs/design.md have tags of the table
 """
 import re
 from collections import namedtuple
@@ -11,6 +12,7 @@ TOP = Path(__file__).resolve().parent.parent
 MODELS = 'tests/model'
 TABLE = MODELS + '/README.md'
 CONFIGS = MODELS + '/configs'
+DESIGN = 'docs/design.md'
 MUTATIONS = 'tests/crash/mutations'
 DRIVER = 'block/vhdx'
 
@@ -28,27 +30,72 @@ def names(column):
     return [] if column == '-' else column.replace('`', '').split(', ')
 
 
+def read_lines(top, title):
+    """The lines of tables in a section: their number and columns"""
+    inside = False
+    for number, line in enumerate((top / TABLE).read_text().splitlines(), 1):
+        if line.startswith('## '):
+            inside = line == f'## {title}'
+        elif inside and line.startswith('| '):
+            yield number, [word.strip() for word in line.strip('|').split('|')]
+
+
 def read_table(top):
     """The rules of the table, and the mutations that have no counterpart"""
     rules, without = [], set()
-    text = (top / TABLE).read_text()
-    for number, line in enumerate(text.splitlines(), 1):
-        columns = [word.strip() for word in line.strip('|').split('|')]
+    for number, columns in read_lines(top, 'Rules, code, planted defects'):
         tag = TAG.fullmatch(columns[0])
         if tag and len(columns) == 5:
             rules.append(Rule(number, tag[1], *map(names, columns[2:])))
-    _, _, rest = text.partition('## Mutations without')
-    for line in rest.partition('\n## ')[0].splitlines():
-        if line.startswith('| ') and not line.startswith('| mutation'):
-            without.update(names(line.split('|')[1].strip()))
+    for _, columns in read_lines(top, 'Mutations without a counterpart'):
+        if columns[0] != 'mutations':
+            without.update(names(columns[0]))
     return rules, without
+
+
+def read_reasons(top):
+    """What rules are without, and for which there is a reason: tag, kind"""
+    found = set()
+    for _, columns in read_lines(top, 'Tags without a mutation or a model'):
+        tag = TAG.fullmatch(columns[0])
+        if tag and len(columns) == 3 and len(columns[2]) > 1:
+            found.add((tag[1], columns[1]))
+    return found
+
+
+def reason_faults(top, rules):
+    """Where there is none, or one that is not needed"""
+    needed = {(rule.tag, kind) for rule in rules
+              for kind, column in (('code', rule.functions),
+                                   ('mutation', rule.mutations),
+                                   ('model', rule.defects)) if not column}
+    reasons = read_reasons(top)
+    for tag, kind in sorted(needed - reasons):
+        yield f'{TABLE}: [{tag}] has no {kind}, and no reason for that'
+    for tag, kind in sorted(reasons - needed):
+        yield f'{TABLE}: [{tag}] has a reason to have no {kind}, but need not'
+
+
+def design_faults(top, known):
+    """What is wrong with the tags of the rules in the design"""
+    inside = False
+    for number, line in enumerate((top / DESIGN).read_text().splitlines(), 1):
+        if not inside or not line.startswith('| '):
+            inside = line == '| rule | where | tags |' or (
+                inside and line.startswith('|'))
+            continue
+        tags = line.strip('|').split('|')[-1]
+        if not TAG.search(tags) and tags.strip() != 'no order':
+            yield f'{DESIGN}:{number}: a rule without a tag'
+        for tag in TAG.findall(tags):
+            if tag not in known:
+                yield f'{DESIGN}:{number}: {TABLE} has no line for [{tag}]'
 
 
 def read_traced(top):
     """The table of what is told of traces: functions of the model by tag"""
     traced = {}
-    for line in (top / TABLE).read_text().splitlines():
-        columns = [word.strip() for word in line.strip('|').split('|')]
+    for _, columns in read_lines(top, 'Traces of the driver'):
         tag = TAG.fullmatch(columns[0])
         if tag and len(columns) == 3:
             traced[tag[1]] = names(columns[2])
@@ -146,6 +193,8 @@ def faults(top=TOP):
             yield f'{MUTATIONS}: {name} has a tag or is told of, not both'
     for name in sorted(without - set(mutations)):
         yield f'{TABLE}: there is no mutation {name}'
+    yield from reason_faults(top, rules)
+    yield from design_faults(top, known)
     yield from trace_faults(top, known)
     listed = [name for rule in rules for name in rule.defects]
     for name in sorted(defects ^ set(listed)):
