@@ -609,6 +609,7 @@ static void merge_trouble(Merge *m)
     static const int levels[] = { 0, 1, 2 };
     CrashDisk *disk = m->disks[m->chain->count - 2];
     int expected = m->g.w->base_full ? -ENOSPC : -EIO;
+    BlockDriverState *base;
     Error *err = NULL;
     int ret;
 
@@ -631,9 +632,24 @@ static void merge_trouble(Merge *m)
             return;
         }
     }
-    if (!bdrv_is_read_only(chain_node(m->chain->count - 2))) {
-        /* It could not be made so; it writes again when it can. */
-        merge_read_only(m, chain_node(m->chain->count - 2), true);
+    base = chain_node(m->chain->count - 2);
+    if (!bdrv_is_read_only(base) &&
+        bdrv_reopen_set_read_only(base, true, &err) < 0) {
+        /*
+         * It could not be made so before.  It can be now, but where a flush
+         * has failed: what has been merged may be lost, until all is opened
+         * anew.
+         */
+        if (disk->fault.kind != OP_FLUSH) {
+            chain_wrong(m, -EIO, err, "a reopen fails");
+            return;
+        }
+        error_free(err);
+        err = NULL;
+        merge_reopen(m, levels, m->chain->count);
+        if (m->g.run->wrong->len) {
+            return;
+        }
     }
     ret = trouble_merge(m, &err);
     if (ret < 0) {
