@@ -6,7 +6,7 @@ from areas.merge import SIZE, build, vhdx
 from content import PIECE, Content
 from domain import Domain, disk_xml
 from report import expect, expect_equal, expect_in, step
-from tools import MIB, Unchanged, run as run_program
+from tools import MIB, Unchanged
 
 PUSH = """<domainbackup mode='push'>%s<disks><disk name='sda' backup='yes'
 type='file'><driver type='%s'/><target file='%s'/></disk></disks>
@@ -75,16 +75,11 @@ def pull(tools, session, pool, domain):
     url = 'nbd+unix:///sda?socket=' + socket
     with step('a pull backup over NBD'):
         begin(session, domain, PULL % ('', socket, pool.path('scratch')))
-        text = run_program([tools.io_path, '-r', '-f', 'raw', '-c',
-                            'read -P 81 0 1M', '-c', 'read -P 82 200M 1M',
-                            url])
-        expect('failed' not in text, '%s', text)
+        tools.holds(url, (81, 0, '1M'), (82, '200M', '1M'), form='raw')
     with step('... shows the content as it was when it began'):
         domain.write(83, 0, '1M')
         domain.reads(83, 0, '1M')
-        text = run_program([tools.io_path, '-r', '-f', 'raw', '-c',
-                            'read -P 81 0 1M', url])
-        expect('failed' not in text, '%s', text)
+        tools.holds(url, (81, 0, '1M'), form='raw')
     with step('... and ends'):
         domain.virsh('domjobabort')
         domain.job_over()
@@ -175,12 +170,10 @@ def pull_changes(tools, session, domain, before, content):
         expect(0 < changed.count(b'x') < len(changed) // 8,
                '%d of %d pieces are told', changed.count(b'x'), len(changed))
     with step('... and has the content'):
-        text = run_program([tools.io_path, '-r', '-f', 'raw', *(
-            word for place, pattern in enumerate(content.pieces)
-            if changed[place] for word in (
-                '-c', 'read -P %d %d %d' % (pattern, place * PIECE, PIECE))),
-                            url])
-        expect('failed' not in text, '%s', text)
+        tools.holds(url, *(
+            (pattern, place * PIECE, PIECE)
+            for place, pattern in enumerate(content.pieces)
+            if changed[place]), form='raw')
         domain.virsh('domjobabort')
         domain.job_over()
 
