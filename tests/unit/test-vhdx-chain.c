@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/option.h"
 #include "block/vhdx/state.h"
 #include "vhdx-test-cut.h"
 
@@ -398,22 +397,16 @@ static void test_get_parent(void)
 static void test_amend(void)
 {
     BlockBackend *blk;
-    QemuOpts *opts;
     Content content;
 
     make_parent(&content, false);
     create(CHILD, names[PARENT]);
     blk = blk_new_open(NULL, NULL, noted(PARENT), BDRV_O_RDWR, &error_abort);
-    opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
-                            &error_abort);
-    qemu_opt_set(opts, "disk_id", "new", &error_abort);
-    qemu_opt_set(opts, "physical_sector_size", "512", &error_abort);
     cuts_begin();
     cut_writes = 1;
-    bdrv_amend_options(blk_bs(blk), opts, NULL, NULL, false, &error_abort);
+    amend_image(blk, "disk_id=new,physical_sector_size=512", &error_abort);
     amended_id = ((BDRVVHDXState *)blk_bs(blk)->opaque)->params.disk_id;
     amended[false] = amended[true] = 0;
-    qemu_opts_del(opts);
     blk_unref(blk);
     cut_writes = 0;
     check_cuts(open_chain(0), &content, MIXTURES);

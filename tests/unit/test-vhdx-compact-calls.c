@@ -104,14 +104,6 @@ static void check_is_packed(void)
                      MAX(size, s->header.log_offset + s->header.log_length));
 }
 
-static int compact_once(bool zeroes)
-{
-    Compact c = { .blk = image, .zeroes = zeroes };
-
-    compact_start(&c);
-    return compact_end(&c);
-}
-
 /*
  * What an error has left can be compacted: nothing stays taken for blocks that
  * have not moved.  Where no more may be written, nothing is.
@@ -120,13 +112,13 @@ static void compact_live(bool zeroes)
 {
     bool broken;
 
-    compact_once(zeroes);
+    compact_once(image, zeroes);
     look();
     disk_write(image, 9 * PER_BLOCK, 2, 20);
     disk_flush(image);
     broken = vhdx_change_is_broken(blk_bs(image)->opaque);
     fault.armed = false;
-    g_assert_cmpint(compact_once(zeroes), ==, broken ? -EIO : 0);
+    g_assert_cmpint(compact_once(image, zeroes), ==, broken ? -EIO : 0);
     /* A dead file may have got longer, and nobody knows it. */
     if (!broken && (!fault.hit || fault.way != DEAD)) {
         check_is_packed();
@@ -369,7 +361,7 @@ static void test_live_long_region(void)
     size = files[IMAGE].size;
     disk_discard(image, 0, 5 * PER_BLOCK);
     g_assert_cmpint(disk_flush(image), >=, 0);
-    g_assert_cmpint(compact_once(false), ==, 0);
+    g_assert_cmpint(compact_once(image, false), ==, 0);
     g_assert_cmpuint(s->metadata.offset, ==, place);
     g_assert_cmpuint(files[IMAGE].size, ==, size);
     g_assert_true(amend("compact=space"));

@@ -9,9 +9,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/option.h"
 #include "block/vhdx/state.h"
 #include "vhdx-test-open.h"
+#include "vhdx-test-request.h"
 
 #define GUID_NIL    "00000000-0000-0000-0000-000000000000"
 #define UNKNOWN     "00112233-4455-6677-8899-AABBCCDDEEFF"
@@ -459,23 +459,10 @@ static Image *image_of_items(unsigned count)
     return img;
 }
 
-static void amend_status(BlockDriverState *bs, int64_t offset,
-                         int64_t total, void *opaque)
-{
-}
-
 /* Let the disk have physical sectors of 512 bytes. */
 static int amend(BlockBackend *blk, Error **errp)
 {
-    QemuOpts *opts = qemu_opts_create(blk_bs(blk)->drv->amend_opts, NULL, 0,
-                                      &error_abort);
-    int ret;
-
-    qemu_opt_set(opts, "physical_sector_size", "512", &error_abort);
-    ret = bdrv_amend_options(blk_bs(blk), opts, amend_status, NULL, false,
-                             errp);
-    qemu_opts_del(opts);
-    return ret;
+    return amend_image(blk, "physical_sector_size=512", errp);
 }
 
 static uint32_t physical_sector(BlockBackend *blk)

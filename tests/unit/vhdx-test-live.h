@@ -61,14 +61,6 @@ static inline BDRVVHDXState *state(BlockBackend *blk)
     return blk_bs(blk)->opaque;
 }
 
-static inline int compact_once(BlockBackend *blk, bool zeroes)
-{
-    Compact c = { .blk = blk, .zeroes = zeroes };
-
-    compact_start(&c);
-    return compact_end(&c);
-}
-
 static inline uint64_t file_size(void)
 {
     struct stat st;
