@@ -4,7 +4,6 @@ How long a write and a flush take is set by a library that waits in them
 (latency.c), so the machine has little to say in it.
 """
 import functools
-import os
 
 import tools
 from rounds import Case
@@ -31,10 +30,7 @@ def rate(bench, library, write, flush, fmt):
 
 
 def run(bench, _, rounds):
-    library = os.path.join(bench.folder, 'latency.so')
-    here = os.path.dirname(os.path.abspath(__file__))
-    bench.run(['gcc', '-O2', '-shared', '-fPIC', '-o', library,
-               os.path.join(here, 'latency.c'), '-ldl'])
+    library = bench.library('latency')
     rounds.run('latencies', [
         Case('latency', 'write of %d us, flush of %d us' % (write, flush),
              'qemu-img, threads', '1/s', target, 'raw', bench.formats,

@@ -117,6 +117,14 @@ class Bench:
         self.run(args, limit)
         return time.monotonic() - begin
 
+    def library(self, name):
+        """One to preload, from NAME.c."""
+        library = os.path.join(self.folder, name + '.so')
+        here = os.path.dirname(os.path.abspath(__file__))
+        self.run(['gcc', '-O2', '-shared', '-fPIC', '-o', library,
+                  os.path.join(here, name + '.c'), '-ldl'])
+        return library
+
     def path(self, fmt, name):
         return os.path.join(self.folder, '%s.%s' % (name, fmt.name))
 
