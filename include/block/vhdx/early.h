@@ -13,7 +13,7 @@
  * It pays where the write of an entry takes so long, in nanoseconds.  Tests set
  * that to 0 in an open image: then it is done wherever it is allowed.
  */
-#define VHDX_EARLY_NS   (100 * SCALE_US)
+#define VHDX_EARLY_NS   (30 * SCALE_US)
 
 /*
  * Whether a write with @flags to @e, of which vhdx_alloc_extent() knows, is to
