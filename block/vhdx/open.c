@@ -15,6 +15,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/error-report.h"
 #include "block/vhdx/cache.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
@@ -225,6 +226,25 @@ fail:
     return ret;
 }
 
+/*
+ * A file may be shorter than its newest log entry says if power was cut before
+ * the new length was stable.  Or it is half a copy, which nothing else tells.
+ */
+static void coroutine_fn GRAPH_RDLOCK length_warn(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t last = vhdx_replay_last_file_offset(s);
+    int64_t size = vhdx_file_length(bs);
+
+    /* It may have been cut since by whom it is shared with. */
+    if (size >= 0 && QEMU_ALIGN_UP(size, VHDX_MIB) < last && !bs->force_share) {
+        warn_report("VHDX image '%s': the file has %" PRId64 " bytes, but its "
+                    "log has LastFileOffset %" PRIu64 ": what it lacks reads "
+                    "as zeros, which is right after a power cut, but not in a "
+                    "copy", bs->filename, size, last);
+    }
+}
+
 int coroutine_fn vhdx_open_load(BlockDriverState *bs, bool inactive,
                                 Error **errp)
 {
@@ -234,6 +254,9 @@ int coroutine_fn vhdx_open_load(BlockDriverState *bs, bool inactive,
     while ((ret = load_once(bs, inactive, tries > 1 ? NULL : errp)) < 0 &&
            --tries) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, SHARED_WAIT_NS);
+    }
+    if (ret == 0) {
+        length_warn(bs);
     }
     return ret;
 }
