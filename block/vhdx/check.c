@@ -84,9 +84,10 @@ static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
     uint64_t inside = check->end - check->used + (tail_goes ? 0 : tail);
     uint64_t gain = compact_gain(s, check);
 
-    if (check->leak) {
+    if (check->leak || !s->file_shrinks) {
         /* This is no matter of compacting. */
-        gain -= MIN(gain, tail);
+        gain -= MIN(gain, vhdx_file_size(s) - MIN(vhdx_file_size(s),
+                                                  check->end));
     }
     if (inside >= VHDX_MIB) {
         vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "

@@ -57,6 +57,7 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
         bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
         c->present += bytes && !bitmap;
         c->bitmaps += bytes && bitmap;
+        c->end = MAX(c->end, bytes ? vhdx_bat_offset(entry) + bytes : 0);
         c->unused += vhdx_bat_offset(entry) && !bitmap &&
                      (!bytes || entry != entries[i]);
     }

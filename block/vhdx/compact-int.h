@@ -18,6 +18,7 @@ typedef struct VHDXCompact {
 
     uint64_t present;               /* blocks */
     uint64_t bitmaps;               /* sector bitmap blocks of a child */
+    uint64_t end;                   /* of the last of them, bytes */
     uint64_t unused;                /* entries with a place they do not use */
     uint64_t behind;                /* entries behind the last that are not 0 */
     uint64_t limit;                 /* blocks shall end here, bytes */

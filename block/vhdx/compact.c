@@ -481,30 +481,44 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 
 /* -- What it would give back -- */
 
+/*
+ * What is behind @end, where the last object ends, is given back only if the
+ * file can be cut there.
+ */
+static uint64_t gains(BDRVVHDXState *s, uint64_t end, uint64_t packed)
+{
+    uint64_t size = vhdx_file_size(s);
+
+    if (!s->file_shrinks) {
+        size = MIN(size, end);
+    }
+    return size - MIN(size, packed);
+}
+
 uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
-    uint64_t packed;
+    uint64_t end = s->header.log_offset + s->header.log_length;
 
     if (s->params.leave_allocated ||
         vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
         return 0;
     }
-    packed = packed_size(s, c);
+    for (uint32_t i = 0; i < s->region_count; i++) {
+        end = MAX(end, s->regions[i].offset + s->regions[i].held);
+    }
     VHDX_LOCK_GUARD(s);
-    return vhdx_file_size(s) - MIN(vhdx_file_size(s), packed);
+    return gains(s, MAX(end, c->end), packed_size(s, c));
 }
 
 uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)
 {
-    uint64_t used;
-
     VHDX_LOCK_GUARD(s);
     if (s->params.leave_allocated || !vhdx_space_is_known(s) ||
         vhdx_space_overlaps(s)) {
         return 0;
     }
-    used = vhdx_space_count_used(s, 0, UINT64_MAX);
-    return vhdx_file_size(s) - MIN(vhdx_file_size(s), used);
+    return gains(s, vhdx_space_end(s),
+                 vhdx_space_count_used(s, 0, UINT64_MAX));
 }

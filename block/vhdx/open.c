@@ -201,6 +201,9 @@ load_once(BlockDriverState *bs, bool inactive, Error **errp)
         goto fail;
     }
     size = MAX(size, vhdx_replay_last_file_offset(s));
+    /* Files and what is like them tell, devices and most servers do not. */
+    s->file_shrinks = !qdict_haskey(bs->file->bs->options, "size") &&
+                      bdrv_co_get_allocated_file_size(bs->file->bs) > 0;
     WITH_VHDX_LOCK_GUARD(s) {
         vhdx_file_set_size(s, size);
         vhdx_space_free(s);

@@ -140,6 +140,7 @@ typedef struct BDRVVHDXState {
     bool compacting;                /* while it is in use */
     uint64_t cache_size;            /* bytes; fixed while requests run */
     bool safe_discard;              /* in the file it leaves data or zeros */
+    bool file_shrinks;              /* it is known that it can; fixed */
     unsigned unflushed;             /* writes since the last flush */
     unsigned by_turns;              /* flushes in a row that followed one */
     int64_t early_ns;               /* see vhdx_early_pays(); fixed */
