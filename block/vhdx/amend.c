@@ -155,52 +155,65 @@ static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
     return 0;
 }
 
-/* Let the disk be as @a has it. */
-static int coroutine_fn GRAPH_RDLOCK
-items_change(BlockDriverState *bs, const Amend *a, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-    VHDXParams params = s->params;
-    uint8_t disk_id[16], sector[4];
+/* Items of the metadata table that get another value */
+typedef struct Items {
+    VHDXParams params;              /* with them */
+    uint8_t disk_id[16];
+    uint8_t sector[4];
     VHDXItemChange changes[2];
-    unsigned count = 0;
-    int ret;
+    unsigned count;
+} Items;
 
-    if (a->physical_sector && a->physical_sector != params.physical_sector) {
-        params.physical_sector = a->physical_sector;
-        stl_le_p(sector, params.physical_sector);
-        changes[count++] = (VHDXItemChange) {
+/* Find out which change, as @i, if the disk is to be as @a has it. */
+static int items_find(BDRVVHDXState *s, const Amend *a, Items *i, Error **errp)
+{
+    VHDXParams *params = &i->params;
+
+    *i = (Items) { .params = s->params };
+    if (a->physical_sector && a->physical_sector != params->physical_sector) {
+        params->physical_sector = a->physical_sector;
+        stl_le_p(i->sector, params->physical_sector);
+        i->changes[i->count++] = (VHDXItemChange) {
             .guid = &vhdx_item_physical_sector,
-            .buf = sector,
-            .length = sizeof(sector),
+            .buf = i->sector,
+            .length = sizeof(i->sector),
             .flags = VHDX_ITEM_DISK,
         };
     }
     if (!vhdx_guid_is_nil(&a->disk_id) &&
-        !vhdx_guid_equal(&a->disk_id, &params.disk_id)) {
-        params.disk_id = a->disk_id;
-        vhdx_guid_encode(&params.disk_id, disk_id);
-        changes[count++] = (VHDXItemChange) {
+        !vhdx_guid_equal(&a->disk_id, &params->disk_id)) {
+        params->disk_id = a->disk_id;
+        vhdx_guid_encode(&params->disk_id, i->disk_id);
+        i->changes[i->count++] = (VHDXItemChange) {
             .guid = &vhdx_item_disk_id,
-            .buf = disk_id,
-            .length = sizeof(disk_id),
+            .buf = i->disk_id,
+            .length = sizeof(i->disk_id),
             .flags = VHDX_ITEM_DISK,
         };
     }
-    if (!count) {
-        return 0;
-    }
-    if (params.has_parent) {
+    if (i->count && params->has_parent) {
         error_setg(errp, "The %s of a differencing image is that of its parent",
-                   changes[0].guid == &vhdx_item_disk_id ?
+                   i->changes[0].guid == &vhdx_item_disk_id ?
                    "Virtual Disk ID" : "physical sector size");
         return -ENOTSUP;
     }
-    if (a->physical_sector && a->physical_sector < params.logical_sector) {
+    if (i->count && params->physical_sector < params->logical_sector) {
         error_setg(errp, "A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu32 " is "
                    "less than the logical sector size of %" PRIu32,
-                   a->physical_sector, params.logical_sector);
+                   params->physical_sector, params->logical_sector);
         return -EINVAL;
+    }
+    return 0;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+items_change(BlockDriverState *bs, Items *i, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    if (!i->count) {
+        return 0;
     }
     ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
@@ -208,33 +221,46 @@ items_change(BlockDriverState *bs, const Amend *a, Error **errp)
         return ret;
     }
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = vhdx_metadata_change(bs, changes, count, errp);
+    ret = vhdx_metadata_change(bs, i->changes, i->count, errp);
     if (ret == 0) {
         VHDX_LOCK_GUARD(s);
-        s->params = params;
+        s->params.physical_sector = i->params.physical_sector;
+        s->params.disk_id = i->params.disk_id;
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }
 
+/*
+ * All that can be told before is looked at before anything is changed.  What
+ * may lack space comes first then, and what takes long last.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
 {
+    BDRVVHDXState *s = bs->opaque;
     Amend *a = opaque;
+    Items items;
     int ret;
 
-    if ((a->fix || a->loosen) &&
-        !vhdx_subformat_allowed(bs->opaque, a->fix, errp)) {
+    if ((a->fix || a->loosen) && !vhdx_subformat_allowed(s, a->fix, errp)) {
         return -ENOTSUP;
     }
-    ret = items_change(bs, a, errp);
-    if (ret == 0 && a->log_size) {
-        ret = vhdx_log_resize(bs, a->log_size, errp);
+    ret = items_find(s, a, &items, errp);
+    if (ret == 0 && a->compact && !a->loosen) {
+        ret = vhdx_compact_check(s, errp);
     }
-    if (ret == 0 && a->fix) {
+    if (ret < 0) {
+        return ret;
+    }
+    if (a->fix) {
         ret = vhdx_subformat_fix(bs, a->prealloc, a->status_cb, a->cb_opaque,
                                  errp);
     }
+    if (ret == 0 && a->log_size) {
+        ret = vhdx_log_resize(bs, a->log_size, errp);
+    }
+    ret = ret ?: items_change(bs, &items, errp);
     if (ret == 0 && a->loosen) {
         ret = vhdx_subformat_loosen(bs, errp);
     }

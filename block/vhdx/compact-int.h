@@ -67,9 +67,6 @@ VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
  */
 uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed);
 
-/* Whether that can be done to an image like @bs.  Returns 0 or -errno. */
-int vhdx_compact_check(BDRVVHDXState *s, Error **errp);
-
 /*
  * Drop the places that entries name without using them, of which there are
  * some.  No lock is held.  Returns 0 or -errno.

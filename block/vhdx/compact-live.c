@@ -29,6 +29,7 @@
 #include "block/vhdx/begin.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
+#include "block/vhdx/compact.h"
 #include "block/vhdx/compact-live.h"
 #include "block/vhdx/dirty-store.h"
 #include "block/vhdx/file.h"

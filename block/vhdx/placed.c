@@ -25,7 +25,6 @@ int coroutine_fn vhdx_placed_reserve(BlockDriverState *bs, uint64_t blocks,
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t size = vhdx_file_size(s);
-    uint64_t bytes = blocks << s->geo.block_bits;
     int ret;
 
     *p = (VHDXPlaced) {
@@ -34,13 +33,13 @@ int coroutine_fn vhdx_placed_reserve(BlockDriverState *bs, uint64_t blocks,
         .given = UINT64_MAX,
     };
     if (p->keep) {
-        ret = vhdx_space_reserve(bs, bytes, prealloc);
+        ret = vhdx_space_reserve(bs, blocks, prealloc);
         if (!vhdx_file_length_refused(ret)) {
             p->given = size;
             return ret;
         }
     }
-    ret = vhdx_space_reserve(bs, bytes, PREALLOC_MODE_OFF);
+    ret = vhdx_space_reserve(bs, blocks, PREALLOC_MODE_OFF);
     if (ret < 0) {
         return ret;
     }

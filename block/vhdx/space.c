@@ -306,18 +306,39 @@ int coroutine_fn vhdx_space_extend_to(BlockDriverState *bs, uint64_t end)
     return ret;
 }
 
-int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes,
+/* How many of @most blocks find room between others. */
+static uint64_t blocks_inside(BDRVVHDXState *s, uint64_t most)
+{
+    VHDXSpace *sp = s->space;
+    uint64_t end, next, blocks = 0;
+
+    VHDX_LOCK_GUARD(s);
+    end = sp->used && !sp->scanning ? MIN(sp->end / VHDX_MIB, sp->used_bits) :
+          0;
+    for (uint64_t at = 0; at < end && blocks < most; at = next) {
+        at = find_next_zero_bit(sp->used, end, at);
+        next = find_next_bit(sp->used, end, at);
+        blocks += (next - at) / (s->geo.block_size / VHDX_MIB);
+    }
+    return MIN(blocks, most);
+}
+
+int coroutine_fn vhdx_space_reserve(BlockDriverState *bs, uint64_t blocks,
                                     PreallocMode prealloc)
 {
     BDRVVHDXState *s = bs->opaque;
-    VHDXSpace *sp = s->space;
+    uint64_t end;
     int ret;
 
     vhdx_assert_unlocked(s);
     qemu_co_mutex_lock(&s->grow_lock);
     ret = vhdx_space_know(bs);
-    if (ret == 0 && sp->end + bytes > vhdx_file_size(s)) {
-        ret = file_grow(bs, sp->end + bytes, prealloc);
+    if (ret == 0) {
+        blocks -= blocks_inside(s, blocks);
+        end = s->space->end + (blocks << s->geo.block_bits);
+    }
+    if (ret == 0 && end > vhdx_file_size(s)) {
+        ret = file_grow(bs, end, prealloc);
         if (vhdx_file_length_refused(ret) && prealloc == PREALLOC_MODE_OFF) {
             /* There may be as much inside. */
             ret = 0;

@@ -36,6 +36,7 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
+#include "block/vhdx/space-scan.h"
 #include "block/vhdx/subformat.h"
 #include "trace.h"
 
@@ -198,6 +199,28 @@ static void coroutine_fn GRAPH_RDLOCK blocks_undo(BlockDriverState *bs, Fix *f)
     (void)vhdx_commit(bs);
 }
 
+/* Whether each block that has a place has that for itself */
+static int coroutine_fn GRAPH_RDLOCK
+places_check(BlockDriverState *bs, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_space_learn(bs);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not find out what of the file is "
+                         "free");
+        return ret;
+    }
+    VHDX_LOCK_GUARD(s);
+    if (vhdx_space_overlaps(s)) {
+        error_setg(errp, "Could not make the image fixed: blocks overlap in "
+                   "the file");
+        error_append_hint(errp, "Run 'qemu-img check' for details.\n");
+        return -EINVAL;
+    }
+    return 0;
+}
+
 /* Steps 1 and 2, for @absent blocks that have no place */
 static int coroutine_fn GRAPH_RDLOCK
 blocks_fix(BlockDriverState *bs, Fix *f, uint64_t absent, PreallocMode prealloc,
@@ -235,6 +258,10 @@ fix_frozen(BlockDriverState *bs, Fix *f, PreallocMode prealloc, Error **errp)
     if (s->params.leave_allocated && !absent &&
         prealloc == PREALLOC_MODE_OFF) {
         return 0;
+    }
+    ret = places_check(bs, errp);
+    if (ret < 0) {
+        return ret;
     }
     f->added = bitmap_try_new(s->geo.blocks);
     if (!f->added && s->geo.blocks) {

@@ -22,6 +22,12 @@ vhdx_co_compact(BlockDriverState *bs, bool zeroes,
                 Error **errp);
 
 /*
+ * Whether an image like this can be compacted: a dynamic one, that is not in
+ * doubt about having a parent.  Returns 0 or -errno.
+ */
+int vhdx_compact_check(BDRVVHDXState *s, Error **errp);
+
+/*
  * How many bytes shorter that would make the file, without "zeroes": by going
  * through the BAT, for which no lock is held, or by what is known anyway.
  * Returns 0 where that is nothing, or not known.

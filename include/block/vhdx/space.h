@@ -109,12 +109,14 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_space_extend_to(BlockDriverState *bs, uint64_t end);
 
 /*
- * Know what is free, and have @bytes more of it if the node can grow, by
- * @prealloc, so that there is no scan while that is taken.  No lock is held, or
- * commit_lock.  Returns 0 or -errno.
+ * Know what is free, and have room for @blocks payload blocks if the node can
+ * grow: between others, and at the end, where it grows by @prealloc, so that
+ * there is no scan while they are taken.  No lock is held, or commit_lock.
+ * Returns 0 or -errno.
  */
 int coroutine_fn GRAPH_RDLOCK
-vhdx_space_reserve(BlockDriverState *bs, uint64_t bytes, PreallocMode prealloc);
+vhdx_space_reserve(BlockDriverState *bs, uint64_t blocks,
+                   PreallocMode prealloc);
 
 /*
  * Make @bytes bytes at file offset @offset read as zeros, by requests with
