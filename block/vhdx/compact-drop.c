@@ -42,6 +42,7 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
                    const uint64_t *entries, uint64_t count, void *opaque)
 {
     BDRVVHDXState *s = bs->opaque;
+    uint64_t stride = vhdx_bat_stride(&s->geo);
     VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
@@ -57,6 +58,10 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
         bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
         c->present += bytes && !bitmap;
         c->bitmaps += bytes && bitmap;
+        if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT && !bitmap) {
+            c->chunks = (index + i) / stride + 1;
+        }
+        c->needed += bytes && bitmap && c->chunks == (index + i) / stride + 1;
         c->end = MAX(c->end, bytes ? vhdx_bat_offset(entry) + bytes : 0);
         c->unused += vhdx_bat_offset(entry) && !bitmap &&
                      (!bytes || entry != entries[i]);

@@ -18,7 +18,9 @@ typedef struct VHDXCompact {
 
     uint64_t present;               /* blocks */
     uint64_t bitmaps;               /* sector bitmap blocks of a child */
-    uint64_t end;                   /* of the last of them, bytes */
+    uint64_t needed;                /* of them, those that blocks refer to */
+    uint64_t chunks;                /* 1 + the last one with such a block */
+    uint64_t end;                   /* of the last of all, bytes */
     uint64_t unused;                /* entries with a place they do not use */
     uint64_t behind;                /* entries behind the last that are not 0 */
     uint64_t limit;                 /* blocks shall end here, bytes */

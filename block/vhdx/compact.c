@@ -499,7 +499,7 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
-    uint64_t end = s->header.log_offset + s->header.log_length;
+    uint64_t end = s->header.log_offset + s->header.log_length, packed;
 
     if (s->params.leave_allocated ||
         vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
@@ -508,8 +508,12 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
     for (uint32_t i = 0; i < s->region_count; i++) {
         end = MAX(end, s->regions[i].offset + s->regions[i].held);
     }
+    /* A BAT for a longer disk gets shorter, and bitmaps without need go. */
+    c->bitmaps = c->needed;
+    packed = packed_size(s, c) - s->bat.length +
+             MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
     VHDX_LOCK_GUARD(s);
-    return gains(s, MAX(end, c->end), packed_size(s, c));
+    return gains(s, MAX(end, c->end), packed);
 }
 
 uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)

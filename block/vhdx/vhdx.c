@@ -161,7 +161,8 @@ figures_entry(BlockDriverState *bs, void *opaque, Error **errp)
     int64_t missing = vhdx_bat_missing(bs);
 
     figures->missing = MAX(missing, 0);
-    figures->gains = vhdx_compact_gains_look(bs);
+    /* Compacting refuses an image of which some is missing. */
+    figures->gains = missing ? 0 : vhdx_compact_gains_look(bs);
     return 0;
 }
 
