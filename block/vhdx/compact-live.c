@@ -17,7 +17,8 @@
  * blocks and regions are metadata, of which the log has parts: all is put in
  * place before requests are held off, and then what has come in the meantime.
  * A long region would take too long, and stays; so does a block for which there
- * is no place, as sliding needs all to stand still.
+ * is no place, as sliding needs all to stand still.  The log moves at the end,
+ * by being closed: what comes next opens one in the new place.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -34,6 +35,7 @@
 #include "block/vhdx/dirty-store.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
+#include "block/vhdx/log-move.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/replay.h"
 #include "block/vhdx/request.h"
@@ -214,7 +216,7 @@ batch_move_bitmaps(BlockDriverState *bs, Live *l)
     return ret;
 }
 
-/* -- Regions -- */
+/* -- Regions, and the log -- */
 
 /* Whether a region would have to move, and all that would are short enough. */
 static bool regions_may_move(BDRVVHDXState *s, uint64_t limit)
@@ -237,15 +239,22 @@ static bool regions_may_move(BDRVVHDXState *s, uint64_t limit)
     return any;
 }
 
+/* Of the log nothing is copied, however long it is. */
+static bool log_may_move(BDRVVHDXState *s, uint64_t limit)
+{
+    return s->header.log_offset + s->header.log_length > limit;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 regions_move(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t used = live_used(s);
     uint64_t limit = vhdx_compact_limit(s, used);
+    bool regions = regions_may_move(s, limit);
     int ret;
 
-    if (!regions_may_move(s, limit)) {
+    if (!regions && !log_may_move(s, limit)) {
         return 0;
     }
     ret = vhdx_begin(bs, VHDX_METADATA) ?: vhdx_commit_checkpoint(bs);
@@ -253,8 +262,11 @@ regions_move(BlockDriverState *bs)
         return ret;
     }
     vhdx_request_hold(s);
-    ret = vhdx_dirty_shorten_region(bs) ?: vhdx_region_shorten_bat(bs) ?:
-          vhdx_region_lower_all(bs, limit, used + s->geo.block_size);
+    if (regions) {
+        ret = vhdx_dirty_shorten_region(bs) ?: vhdx_region_shorten_bat(bs) ?:
+              vhdx_region_lower_all(bs, limit, used + s->geo.block_size);
+    }
+    ret = ret ?: vhdx_log_lower(bs, limit, used + s->geo.block_size);
     vhdx_request_let_go(s);
     return vhdx_file_no_space(ret) ? 0 : ret;
 }

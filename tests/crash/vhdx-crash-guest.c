@@ -202,6 +202,12 @@ static bool is_in_doubt(int ret, Error *err)
     return strstr(why, "the block size of") || strstr(why, "or are longer");
 }
 
+/* Whether it is enough: the log moves only when all else is done. */
+static bool compact_enough(Guests *g, unsigned percent)
+{
+    return rng_chance(&g->rng, g->w->mix.log_size ? 1 : percent);
+}
+
 /* Let others go on; sometimes it is enough. */
 static int coroutine_fn GRAPH_RDLOCK
 compact_pause(BlockDriverState *bs, void *opaque)
@@ -210,14 +216,14 @@ compact_pause(BlockDriverState *bs, void *opaque)
 
     aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
     qemu_coroutine_yield();
-    return rng_chance(&g->rng, 4) ? -ECANCELED : 0;
+    return compact_enough(g, 4) ? -ECANCELED : 0;
 }
 
 static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
 {
     Guests *g = opaque;
 
-    return rng_chance(&g->rng, 6);
+    return compact_enough(g, 6);
 }
 
 /* As the job of x-blockdev-amend does */
