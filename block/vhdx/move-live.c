@@ -45,8 +45,13 @@
 #define LIVE_PIECES     2
 #define LIVE_PIECE      ((uint64_t)256 * KiB)
 
-/* So much may be left to copy when requests are held off, ... */
+/*
+ * So much may be left to copy when requests are held off.  Nobody shares the
+ * storage with that, so it is all copied at the same time, in however many
+ * pieces it is: it takes a read and a write, ...
+ */
 #define HELD_BYTES      MiB
+#define HELD_PIECES     (HELD_BYTES / VHDX_WATCH_UNIT)
 
 /* ... and if it is more, it is copied before, so many times at the most. */
 #define LIVE_ROUNDS     8
@@ -115,13 +120,16 @@ static uint64_t written_take(BDRVVHDXState *s, VHDXMove *m, uint64_t *at,
     return MIN(end * VHDX_WATCH_UNIT, m->bytes) - *at;
 }
 
-/* Copy up to @most bytes of what has been written of @set, but what is busy. */
+/*
+ * Copy up to @most bytes of what has been written of @set, but what is busy,
+ * and so many @pieces at the same time.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 written_copy(BlockDriverState *bs, VHDXMoveSet *set, uint64_t most,
-             uint64_t *copied)
+             unsigned pieces, uint64_t *copied)
 {
     BDRVVHDXState *s = bs->opaque;
-    AioTaskPool *pool = aio_task_pool_new(LIVE_PIECES);
+    AioTaskPool *pool = aio_task_pool_new(pieces);
     int ret;
 
     *copied = 0;
@@ -179,7 +187,7 @@ set_copy_live(BlockDriverState *bs, VHDXMoveSet *set, const VHDXMoveUser *user)
         if (user->stop(bs, user->opaque)) {
             return -EAGAIN;
         }
-        ret = written_copy(bs, set, VHDX_LIVE_BYTES, &copied) ?:
+        ret = written_copy(bs, set, VHDX_LIVE_BYTES, LIVE_PIECES, &copied) ?:
               copies_flush(bs);
         budget -= MIN(budget, MAX(copied, VHDX_WATCH_UNIT));
     }
@@ -225,7 +233,7 @@ set_enter(BlockDriverState *bs, VHDXMoveSet *set, unsigned failed)
     int ret;
 
     set_leave_busy(s, set);
-    ret = written_copy(bs, set, UINT64_MAX, &copied);
+    ret = written_copy(bs, set, UINT64_MAX, HELD_PIECES, &copied);
     if (ret < 0 || vhdx_file_flushes_failed(s) != failed) {
         /* In the latter case the copies may be gone. */
         return ret < 0 ? ret : -EIO;

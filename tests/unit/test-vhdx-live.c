@@ -8,11 +8,16 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/lock.h"
+#include "block/vhdx/request.h"
 #include "vhdx-test-child.h"
 #include "vhdx-test-live.h"
 
 /* So often others are let go on when a request takes long. */
 #define ATTEMPTS    20
+
+/* So many pieces of a block get written to, in between others. */
+#define SCATTERED   28
 
 /* So many flushes there are not. */
 #define MANY        1000
@@ -91,6 +96,62 @@ static void test_write(void)
     check_fill(blk, 5 * BLOCK + 68 * KiB, 60 * KiB, 6);
     check_fill(blk, 5 * BLOCK + 128 * KiB, 4096, 0);
     check_fill(blk, 5 * BLOCK + 132 * KiB, 892 * KiB, 6);
+    check_rest(blk);
+}
+
+static bool requests_held(BlockBackend *blk)
+{
+    BDRVVHDXState *s = state(blk);
+
+    VHDX_LOCK_GUARD(s);
+    return vhdx_request_frozen(s);
+}
+
+/* Let all go on that wait. */
+static void wake_all(GPtrArray *held)
+{
+    for (guint i = 0; i < held->len; i++) {
+        aio_co_wake(g_ptr_array_index(held, i));
+    }
+    g_ptr_array_set_size(held, 0);
+}
+
+/*
+ * What is written to it in many places is copied with requests held off: all of
+ * it at the same time, as long as a read takes and a write.
+ */
+static void test_write_scattered(void)
+{
+    g_autoptr(GPtrArray) held = g_ptr_array_new();
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t place = image_with_gap(&blk);
+    Write *after;
+
+    hold_copy(&c, blk, place + 900 * KiB);
+    for (int i = 0; i < SCATTERED; i++) {
+        g_assert_cmpint(write_fill(blk, 5 * BLOCK + i * 32 * KiB, 4096, 80 + i),
+                        >=, 0);
+    }
+    held_reads = held;
+    aio_co_wake(held_read);
+    while (!requests_held(blk)) {
+        wake_all(held);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    run_all();
+    after = start_write(blk, 3 * BLOCK, 4096, 4);
+    run_all();
+    g_assert_cmpint(after->ret, ==, -EINPROGRESS);
+    g_assert_cmpint(held->len, ==, SCATTERED);
+    held_reads = NULL;
+    wake_all(held);
+    g_assert_cmpint(end_write(after), >=, 0);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    for (int i = 0; i < SCATTERED; i++) {
+        check_fill(blk, 5 * BLOCK + i * 32 * KiB, 4096, 80 + i);
+        check_fill(blk, 5 * BLOCK + i * 32 * KiB + 4096, 28 * KiB, 6);
+    }
     check_rest(blk);
 }
 
@@ -535,6 +596,7 @@ int main(int argc, char **argv)
 
     g_test_add_func("/vhdx/live/status", test_status);
     g_test_add_func("/vhdx/live/write", test_write);
+    g_test_add_func("/vhdx/live/write-scattered", test_write_scattered);
     g_test_add_func("/vhdx/live/write-before", test_write_before);
     g_test_add_func("/vhdx/live/patience", test_patience);
     g_test_add_func("/vhdx/live/patience-ends", test_patience_ends);

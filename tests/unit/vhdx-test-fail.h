@@ -67,7 +67,10 @@ static Coroutine *held_read;
 /* How long that read is, or 0 if it may be any. */
 static int64_t hold_read_bytes;
 
-/* The same of a write. */
+/* All reads that wait, as each does where this is not NULL. */
+static GPtrArray *held_reads;
+
+/* The place of a write that is to wait, or 0, and the one there. */
 static uint64_t hold_write_at;
 static Coroutine *held_write;
 
@@ -112,6 +115,10 @@ fail_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         held_read = qemu_coroutine_self();
         qemu_coroutine_yield();
         held_read = NULL;
+    }
+    if (held_reads) {
+        g_ptr_array_add(held_reads, qemu_coroutine_self());
+        qemu_coroutine_yield();
     }
     if (fail_read_at && fail_read_at >= offset &&
         fail_read_at - offset < bytes && !good_reads--) {
