@@ -19,8 +19,10 @@
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/job.h"
+#include "block/vhdx/amend.h"
 #include "block/vhdx/amend-job.h"
-#include "block/vhdx/compact-live.h"
+#include "block/vhdx/begin.h"
+#include "block/vhdx/compat.h"
 
 /* Whether a drained section has ended is looked at so often. */
 #define DRAINED_NS      (10 * SCALE_MS)
@@ -103,13 +105,37 @@ static void amend_status(BlockDriverState *bs, int64_t offset, int64_t total,
 
 int vhdx_amend_pre_run(BlockDriverState *bs, Error **errp)
 {
-    return vhdx_compact_live_check(bs, errp);
+    return vhdx_begin_check(bs, errp);
+}
+
+static int amend_parse(const BlockdevAmendOptionsVhdx *o, VHDXAmend *a,
+                       Error **errp)
+{
+    uint64_t sector = o->physical_sector_size, log_size = o->log_size;
+
+    a->compact = o->has_compact;
+    a->zeroes = o->has_compact && o->compact == VHDX_COMPACT_ZEROES;
+    a->fix = o->has_subformat && o->subformat == BLOCKDEV_VHDX_SUBFORMAT_FIXED;
+    a->loosen = o->has_subformat && !a->fix;
+    a->prealloc = o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF;
+    if (a->loosen && o->subformat != BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC) {
+        error_setg(errp, "subformat can be 'fixed' or 'dynamic', not '%s'",
+                   BlockdevVhdxSubformat_str(o->subformat));
+        return -EINVAL;
+    }
+    if (a->prealloc == PREALLOC_MODE_FULL) {
+        error_setg(errp, "Preallocation mode 'full' takes longer than requests "
+                   "can wait for: 'qemu-img amend' has it");
+        return -ENOTSUP;
+    }
+    return vhdx_amend_take(a, vhdx_qapi_str(o, disk_id),
+                           o->has_physical_sector_size ? &sector : NULL,
+                           o->has_log_size ? &log_size : NULL, errp);
 }
 
 int coroutine_fn vhdx_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
                                bool force, Error **errp)
 {
-    BlockdevAmendOptionsVhdx *o = &opts->u.vhdx;
     AmendJob j = { .job = own_job() };
     VHDXCompactUser user = {
         .pause = amend_pause,
@@ -121,15 +147,19 @@ int coroutine_fn vhdx_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
         .status = amend_status,
         .opaque = &j,
     };
-    int ret;
+    VHDXAmend a = {
+        .status_cb = amend_status,
+        .cb_opaque = &j,
+        .user = &user,
+    };
+    int ret = amend_parse(&opts->u.vhdx, &a, errp);
 
-    if (!o->has_compact) {
-        return 0;
+    if (ret < 0) {
+        return ret;
     }
     ret = amend_enter(bs, &j);
     if (ret == 0) {
-        ret = vhdx_co_compact_live(bs, o->compact == VHDX_COMPACT_ZEROES, &user,
-                                   errp);
+        ret = vhdx_begin_check(bs, errp) ?: vhdx_amend_change(bs, &a, errp);
     }
     bdrv_co_leave(bs, j.ctx);
     return ret;

@@ -1,5 +1,5 @@
 /*
- * VHDX: what qemu-img amend changes
+ * VHDX: what an amend changes
  *
  * The Virtual Disk ID and the physical sector size are metadata items on which
  * nothing else in the file depends.  After a power cut those that are changed
@@ -70,21 +70,41 @@ QemuOptsList vhdx_amend_opts = {
     },
 };
 
-/* What is asked for */
-typedef struct Amend {
-    VHDXGuid disk_id;               /* nil: as it is */
-    uint32_t physical_sector;       /* bytes; 0: as it is */
-    uint32_t log_size;              /* likewise */
-    bool fix;
-    bool loosen;
-    PreallocMode prealloc;
-    bool compact;
-    bool zeroes;
-    BlockDriverAmendStatusCB *status_cb;
-    void *cb_opaque;
-} Amend;
+int vhdx_amend_take(VHDXAmend *a, const char *disk_id, const uint64_t *sector,
+                    const uint64_t *log_size, Error **errp)
+{
+    if (!a->fix && a->prealloc != PREALLOC_MODE_OFF) {
+        error_setg(errp, "Preallocation mode '%s' needs subformat=fixed",
+                   PreallocMode_str(a->prealloc));
+        return -EINVAL;
+    }
+    if (a->fix && a->compact) {
+        error_setg(errp, "Only a dynamic image can be compacted: "
+                   VHDX_OPT_COMPACT " does not go with subformat=fixed");
+        return -EINVAL;
+    }
+    if (sector) {
+        if (vhdx_options_check_sector_size(VHDX_OPT_PHYSICAL_SECTOR, *sector,
+                                           errp) < 0) {
+            return -EINVAL;
+        }
+        a->physical_sector = *sector;
+    }
+    if (log_size) {
+        if (vhdx_options_check_log_size(*log_size, errp) < 0) {
+            return -EINVAL;
+        }
+        a->log_size = *log_size;
+    }
+    if (disk_id && !strcmp(disk_id, "new")) {
+        a->disk_id = vhdx_guid_new();
+    } else if (disk_id) {
+        return vhdx_options_parse_disk_id(disk_id, &a->disk_id, errp);
+    }
+    return 0;
+}
 
-static int amend_parse_subformat(QemuOpts *opts, Amend *a, Error **errp)
+static int amend_parse_subformat(QemuOpts *opts, VHDXAmend *a, Error **errp)
 {
     const char *subformat = qemu_opt_get(opts, BLOCK_OPT_SUBFMT);
     const char *prealloc = qemu_opt_get(opts, BLOCK_OPT_PREALLOC);
@@ -104,23 +124,12 @@ static int amend_parse_subformat(QemuOpts *opts, Amend *a, Error **errp)
         return -EINVAL;
     }
     a->prealloc = mode;
-    if (!a->fix && a->prealloc != PREALLOC_MODE_OFF) {
-        error_setg(errp, "Preallocation mode '%s' needs subformat=fixed",
-                   prealloc);
-        return -EINVAL;
-    }
-    if (a->fix && a->compact) {
-        error_setg(errp, "Only a dynamic image can be compacted: "
-                   VHDX_OPT_COMPACT " does not go with subformat=fixed");
-        return -EINVAL;
-    }
     return 0;
 }
 
-static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
+static int amend_parse(QemuOpts *opts, VHDXAmend *a, Error **errp)
 {
     const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
-    const char *disk_id = qemu_opt_get(opts, VHDX_OPT_DISK_ID);
     uint64_t sector = qemu_opt_get_size(opts, VHDX_OPT_PHYSICAL_SECTOR, 0);
     uint64_t log_size = qemu_opt_get_size(opts, VHDX_OPT_LOG_SIZE, 0);
 
@@ -134,25 +143,10 @@ static int amend_parse(QemuOpts *opts, Amend *a, Error **errp)
     if (amend_parse_subformat(opts, a, errp) < 0) {
         return -EINVAL;
     }
-    if (qemu_opt_get(opts, VHDX_OPT_PHYSICAL_SECTOR)) {
-        if (vhdx_options_check_sector_size(VHDX_OPT_PHYSICAL_SECTOR, sector,
-                                           errp) < 0) {
-            return -EINVAL;
-        }
-        a->physical_sector = sector;
-    }
-    if (qemu_opt_get(opts, VHDX_OPT_LOG_SIZE)) {
-        if (vhdx_options_check_log_size(log_size, errp) < 0) {
-            return -EINVAL;
-        }
-        a->log_size = log_size;
-    }
-    if (disk_id && !strcmp(disk_id, "new")) {
-        a->disk_id = vhdx_guid_new();
-    } else if (disk_id) {
-        return vhdx_options_parse_disk_id(disk_id, &a->disk_id, errp);
-    }
-    return 0;
+    return vhdx_amend_take(
+        a, qemu_opt_get(opts, VHDX_OPT_DISK_ID),
+        qemu_opt_get(opts, VHDX_OPT_PHYSICAL_SECTOR) ? &sector : NULL,
+        qemu_opt_get(opts, VHDX_OPT_LOG_SIZE) ? &log_size : NULL, errp);
 }
 
 /* Items of the metadata table that get another value */
@@ -165,7 +159,8 @@ typedef struct Items {
 } Items;
 
 /* Find out which change, as @i, if the disk is to be as @a has it. */
-static int items_find(BDRVVHDXState *s, const Amend *a, Items *i, Error **errp)
+static int items_find(BDRVVHDXState *s, const VHDXAmend *a, Items *i,
+                      Error **errp)
 {
     VHDXParams *params = &i->params;
 
@@ -231,15 +226,11 @@ items_change(BlockDriverState *bs, Items *i, Error **errp)
     return ret;
 }
 
-/*
- * All that can be told before is looked at before anything is changed.  What
- * may lack space comes first then, and what takes long last.
- */
-static int coroutine_fn GRAPH_RDLOCK
-amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
+/* What may lack space comes first, and what takes long last. */
+int coroutine_fn
+vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    Amend *a = opaque;
     Items items;
     int ret;
 
@@ -264,8 +255,17 @@ amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
     if (ret == 0 && a->loosen) {
         ret = vhdx_subformat_loosen(bs, errp);
     }
-    return ret < 0 || !a->compact ? ret :
+    if (ret < 0 || !a->compact) {
+        return ret;
+    }
+    return a->user ? vhdx_co_compact_live(bs, a->zeroes, a->user, errp) :
            vhdx_co_compact(bs, a->zeroes, a->status_cb, a->cb_opaque, errp);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+amend_entry(BlockDriverState *bs, void *opaque, Error **errp)
+{
+    return vhdx_amend_change(bs, opaque, errp);
 }
 
 int coroutine_mixed_fn
@@ -273,7 +273,7 @@ vhdx_amend_options(BlockDriverState *bs, QemuOpts *opts,
                    BlockDriverAmendStatusCB *status_cb, void *cb_opaque,
                    bool force, Error **errp)
 {
-    Amend a = {
+    VHDXAmend a = {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
     };

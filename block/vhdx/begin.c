@@ -238,6 +238,19 @@ begin_linked(BlockDriverState *bs, BlockDriverState *parent, VHDXWriteState to,
            begin_locked(bs, to, errp);
 }
 
+int vhdx_begin_check(BlockDriverState *bs, Error **errp)
+{
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        error_setg(errp, "The image is inactive");
+        return -EPERM;
+    }
+    if (bdrv_is_read_only(bs)) {
+        error_setg(errp, "The image is read-only");
+        return -EACCES;
+    }
+    return 0;
+}
+
 /* [parent-locked] */
 int coroutine_fn vhdx_begin(BlockDriverState *bs, VHDXWriteState to)
 {

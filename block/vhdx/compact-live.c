@@ -60,21 +60,6 @@ typedef struct Live {
 /* A batch, of BAT entries from @l->c.next on */
 typedef int coroutine_fn Batch(BlockDriverState *bs, Live *l);
 
-int vhdx_compact_live_check(BlockDriverState *bs, Error **errp)
-{
-    BDRVVHDXState *s = bs->opaque;
-
-    if (bs->open_flags & BDRV_O_INACTIVE) {
-        error_setg(errp, "The image is inactive");
-        return -EPERM;
-    }
-    if (bdrv_is_read_only(bs)) {
-        error_setg(errp, "The image is read-only");
-        return -EACCES;
-    }
-    return vhdx_compact_check(s, errp);
-}
-
 /*
  * Let the log be replayed, if it is not yet.  Whoever does so finds out what is
  * free at the end, and would not know of places that a batch has taken: that is
@@ -102,7 +87,8 @@ static int coroutine_fn GRAPH_RDLOCK live_begin(BlockDriverState *bs, Live *l)
     int ret;
 
     vhdx_request_reserve(s);
-    ret = vhdx_compact_live_check(bs, l->c.errp);
+    ret = vhdx_begin_check(bs, l->c.errp) ?:
+          vhdx_compact_check(s, l->c.errp);
     if (ret == 0 && vhdx_change_is_broken(s)) {
         ret = -EIO;
     }

@@ -10,6 +10,12 @@
 #include "block/vhdx/change.h"
 
 /*
+ * Whether @bs is one that can be written to now.  Returns 0, or -errno with
+ * @errp set.
+ */
+int vhdx_begin_check(BlockDriverState *bs, Error **errp);
+
+/*
  * Make sure that the image may be changed, metadata or all, as @to tells: apply
  * the replay, give the file its new FileWriteGuid, and for VHDX_DATA a new
  * DataWriteGuid, of which its children are told, and open the log.  Cheap after

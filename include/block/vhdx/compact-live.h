@@ -23,9 +23,6 @@ typedef struct VHDXCompactUser {
     void *opaque;
 } VHDXCompactUser;
 
-/* Whether @bs can be compacted now.  Returns 0, or -errno with @errp set. */
-int GRAPH_RDLOCK vhdx_compact_live_check(BlockDriverState *bs, Error **errp);
-
 /*
  * As vhdx_co_compact(), but requests go on.  What @user has for stopping it is
  * looked at every few milliseconds.
