@@ -130,6 +130,16 @@ run_tap() {
     fi
 }
 
+# unmount_below DIR: print what is mounted there, and unmount it.
+unmount_below() {
+    local point
+    while read -r point; do
+        echo "$point"
+        fusermount3 -u -z "$point" >&2 || umount -l "$point"
+    done < <(awk -v dir="$(realpath "$1")/" \
+                 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo)
+}
+
 # check WHAT COMMAND...: run a command as a test, and count it in passed or
 # failed.
 check() {

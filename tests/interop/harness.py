@@ -4,10 +4,13 @@ A group is a module with tests(): a list of (name, function).  The function
 gets a Context, whose folder is its own, and fails by an exception; Skip says
 why it could not be tried.  Tests run in two processes side by side (JOBS=),
 are printed in their order, and every program they start has a time limit.
+What a test leaves behind fails it: a program that runs, a mount, a folder that
+can't be removed.
 """
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import multiprocessing
@@ -34,6 +37,9 @@ DUMP = re.compile(r'^[0-9a-f]{8,}:  ((?:[0-9a-f]{2} ){1,16}).*\n', re.M)
 LIMIT = int(os.environ.get('TEST_SECONDS', '300'))
 # ... and more than a test takes to tidy up when its time is over
 GRACE = int(os.environ.get('TEST_GRACE', '60'))
+# Programs that have been told to end may take so many seconds for it.
+PATIENCE = min(10, GRACE)
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Skip(Exception):
@@ -211,6 +217,68 @@ def server(*command, ready, timeout=20):
             process.communicate()
 
 
+def _none_runs():
+    """Whether all programs below this process have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _wait_for_programs():
+    end = time.monotonic() + PATIENCE
+    while not (done := _none_runs()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return done
+
+
+def _end_programs():
+    """Programs that run on, which are ended; also those whose own parent has
+    ended, as this process has adopted them."""
+    if _wait_for_programs():
+        return
+    found = subprocess.run(['pgrep', '-a', '-P', str(os.getpid())],
+                           stdout=subprocess.PIPE, check=False, text=True)
+    for line in found.stdout.splitlines():
+        yield 'a program runs on: ' + line
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    if not _wait_for_programs():
+        yield 'it can\'t be ended'
+
+
+def _unmount(folder):
+    """What is mounted below a folder, which is ended."""
+    with open('/proc/self/mountinfo', encoding='utf-8') as file:
+        points = [re.sub(r'\\([0-7]{3})', lambda m: chr(int(m.group(1), 8)),
+                         line.split()[4]) for line in file]
+    for point in reversed(points):
+        if point.startswith(os.path.realpath(folder) + '/'):
+            yield 'still mounted: ' + point
+            tool = ['umount', '-l'] if os.getuid() == 0 else \
+                ['fusermount3', '-u', '-z']
+            subprocess.run(tool + [point], check=False)
+
+
+def _tidy(folder):
+    """Remove a folder, and end what was left there; one line for each thing
+    that should not have been there."""
+    left = [*_end_programs(), *_unmount(folder)]
+    if not os.environ.get('KEEP'):
+        try:
+            shutil.rmtree(folder)
+        except OSError as why:
+            left.append('the folder can\'t be removed: %s' % why)
+    return left
+
+
+def _adopt():
+    """Be the parent of each program below this process whose own has ended."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _out_of_time(*_):
     raise OutOfTime('no end after %d seconds' % LIMIT)
 
@@ -218,6 +286,7 @@ def _out_of_time(*_):
 def _run_one(job):
     name, function, top = job
     folder = tempfile.mkdtemp(dir=top)
+    _adopt()
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(LIMIT)
     # A test that does not listen ends with its process.
@@ -235,9 +304,11 @@ def _run_one(job):
     finally:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
-        if not os.environ.get('KEEP'):
-            shutil.rmtree(folder, ignore_errors=True)
-    return (name, time.monotonic() - started) + result
+    seconds = time.monotonic() - started
+    left = _tidy(folder)
+    if left:
+        result = 'not ok', '\n'.join([*filter(None, result[1:]), *left])
+    return (name, seconds) + result
 
 
 _JOBS: List[Tuple[Any, ...]] = []
@@ -260,6 +331,7 @@ def run_all(part, chosen):
     """Run (name, function) pairs; the status to exit with."""
     counts = {'ok': 0, 'not ok': 0, 'skip': 0}
     top = tempfile.mkdtemp(prefix='vhdx-%s-' % part)
+    _adopt()
     _JOBS.extend((name, function, top) for name, function in chosen)
     try:
         # forked, so that the functions need not be sent
@@ -278,10 +350,12 @@ def run_all(part, chosen):
                     print('\n'.join('# ' + l for l in text.splitlines()))
                 sys.stdout.flush()
     finally:
+        left = _tidy(top)
+        if left:
+            counts['not ok'] += 1
+            print('not ok what was left\n# ' + '\n# '.join(left))
         if os.environ.get('KEEP'):
             print('# files are in ' + top)
-        else:
-            shutil.rmtree(top, ignore_errors=True)
     print('%s: %d passed, %d failed, %d skipped'
           % (part, counts['ok'], counts['not ok'], counts['skip']))
     return 1 if counts['not ok'] or not counts['ok'] else 0

@@ -1,17 +1,20 @@
-"""What all these tests rely on: time limits, and flushes that are looked at.
+"""What all these tests rely on: time limits, nothing that is left behind, and
+flushes that are looked at.
 
 A harness of its own runs tests that never end, each in another way, with a
 limit of one second: each is told by its name, and those behind it are run.
+Others leave something behind.
 """
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import harness
-from harness import expect, run
+from harness import Skip, expect, ours, run
 
 
 def endless(_):
@@ -45,11 +48,31 @@ def dies(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def runs_on(_):
+    run('sh', '-c', 'setsid sleep 3600 > /dev/null 2>&1 &')
+
+
+def mounted(ctx):
+    """What a daemon leaves that has no time to unmount"""
+    place, pid = ctx.path('export'), ctx.path('pid')
+    with open(place, 'wb'):
+        pass
+    run(ours('qemu-storage-daemon'), '--daemonize', '--pidfile', pid,
+        '--blockdev', 'null-co,node-name=disk,size=1048576', '--export',
+        'fuse,id=disk,node-name=disk,mountpoint=' + place)
+    with open(pid, encoding='utf-8') as file:
+        os.kill(int(file.read()), signal.SIGKILL)
+
+
+def gone(ctx):
+    os.rmdir(ctx.folder)
+
+
 PLANTED = {f.__name__: f for f in (endless, sleeps, child, swallows, deaf,
-                                   dies)}
+                                   dies, runs_on, mounted, gone)}
 
 
-def inner(names):
+def inner(names, **more):
     """The harness with a limit of one second, in a process of its own."""
     code = ('import sys; sys.path[:0] = %r; import harness, test_limits; '
             'sys.exit(harness.run_all("x", [("x/" + n, '
@@ -58,7 +81,7 @@ def inner(names):
     done = subprocess.run(
         [sys.executable, '-B', '-c', code], check=False, timeout=60,
         env=dict(os.environ, TEST_SECONDS='1', TEST_GRACE='1', JOBS='2',
-                 KEEP=''),
+                 KEEP='', **more),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
 
@@ -78,6 +101,24 @@ def test_lost(_):
         status, text = inner(['fine', name])
         expect(status == 1 and '\nnot ok x/%s' % name in text, text)
         expect('has ended the process' in text, text)
+
+
+def test_left(ctx):
+    """What is left behind is told, and then is there no more."""
+    told = {'runs_on': 'a program runs on: .* sleep 3600',
+            'gone': 'the folder can\'t be removed: ',
+            'mounted': 'still mounted: '}
+    if not os.access('/dev/fuse', os.R_OK | os.W_OK):
+        del told['mounted']
+    status, text = inner([*told, 'fine'], TMPDIR=ctx.folder)
+    expect(status == 1 and 'x: 1 passed, %d failed' % len(told) in text, text)
+    for name, words in told.items():
+        expect(re.search('(?m)^not ok x/%s .*\n# %s' % (name, words), text),
+               text)
+    expect(not os.listdir(ctx.folder), 'there is %s', os.listdir(ctx.folder))
+    if 'mounted' not in told:
+        raise Skip('a mount can\'t be left: /dev/fuse is not there, or not '
+                   'for this user')
 
 
 def test_program(_):
@@ -115,5 +156,5 @@ def test_flush(ctx):
 
 
 def tests():
-    return [('told', test_told), ('lost', test_lost),
+    return [('told', test_told), ('lost', test_lost), ('left', test_left),
             ('program', test_program), ('flush', test_flush)]
