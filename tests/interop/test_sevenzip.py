@@ -4,11 +4,12 @@
 correct the file; it does not replay a log, and it warns of unused space at
 the end of the file.  The odd test is skipped where it still refuses.
 """
-from harness import Failure, Skip, expect, foreign, run
+from harness import Failure, Skip, expect, foreign, ours, run
 from images import filled, round_up
 from model import Model
 from strict.report import MIB
 from test_samples import known_sum, sha256, windows_chain
+from vhdx_strict import Image
 
 CASES = [
     ('dynamic', 40 * MIB, {}),
@@ -91,6 +92,30 @@ def odd(ctx):
     extract(ctx, path, model)
 
 
+def lost_log(ctx):
+    """The log of an image that was not closed is damaged: ours say so, and
+    that 7-Zip leaves it out, as docs/vhdx.md says."""
+    path, model = filled(ctx, 'disk.vhdx', 9 * MIB, block_size='1M')
+    ctx.io(path, ['write -q -P 99 7M 1M', 'flush', 'sigraise 9'], status=-9)
+    with Image(path, unclean=True) as image:
+        header = image.header
+    with open(path, 'r+b') as file:
+        file.seek(header.log_offset)
+        file.write(bytes(header.log_length))
+    for command in (['info'], ['check', '-r', 'all'],
+                    ['convert', '--salvage', '-O', 'raw']):
+        target = [ctx.path('none')] if command[0] == 'convert' else []
+        text = run(ours('qemu-img'), *command, path, *target, status=1)
+        expect('there is no valid sequence of entries with this LogGuid'
+               in text, text)
+    target = ctx.path('extracted')
+    text = run(foreign('7zz'), 'x', '-y', '-o' + target, path, status=2)
+    expect('non-empty LOG was not replayed' in text, text)
+    names = run('ls', target).split()
+    expect(names == ['disk.img'], 'extracted: %s', names)
+    model.check_raw(target + '/disk.img', '7zz')
+
+
 def chain(ctx):
     """A child from Windows, as 7-Zip and our driver read it."""
     path, _ = windows_chain(ctx)
@@ -113,4 +138,5 @@ def tests():
             if (subformat, size) != ('fixed', SIZES[-1]):
                 found.append(('list-%s-%dM' % (subformat, size // MIB),
                               empty(subformat, size)))
-    return found + [('odd', odd), ('windows-chain', chain)]
+    return found + [('odd', odd), ('lost-log', lost_log),
+                    ('windows-chain', chain)]
