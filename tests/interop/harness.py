@@ -147,6 +147,27 @@ def checked(path, **how):
         yield image
 
 
+def second_writes(ctx, url):
+    """A program has an image open, another one writes to 64 KiB at 2 MiB, and
+    the first one's next write fails, as it says.  Nothing keeps them apart:
+    for where there is no lock."""
+    with subprocess.Popen([ours('qemu-io'), '-f', 'vhdx', url],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as first:
+        try:
+            first.stdin.write(b'read 0 4k\n')
+            first.stdin.flush()
+            while b'read 4096/4096' not in (line := first.stdout.readline()):
+                expect(line, 'the first program has ended')
+            ctx.io(url, ['write -q -P 2 2M 64k'])
+            text = first.communicate(b'write -P 7 7M 64k\n',
+                                     timeout=60)[0].decode()
+        finally:
+            first.kill()
+    expect('another program has written to it' in text and
+           'write failed: Input/output error' in text, text)
+
+
 def check_copy(path, model):
     """The copy of a node that may be longer than its image needs: its unused
     end is cut, then it is checked strictly, and compared with the model."""

@@ -78,6 +78,8 @@ class Model:
     def resize(self, size):
         if size < self.size:
             self.zero(size, self.size - size)
+            self.chunks = {n: data for n, data in self.chunks.items()
+                           if n * CHUNK < size}
             self.loose = {n for n in self.loose if n < size // SECTOR}
         self.size = size
 

@@ -9,6 +9,7 @@ fuse" are run apart from the others, where there is FUSE.
 import os
 import re
 
+import test_nbd
 from harness import ROOT, Skip, expect, ours, run, server
 
 BLOCK = re.compile(r'^```console( \w+)?\n(.*?)^```$', re.M | re.S)
@@ -180,6 +181,26 @@ def explained(_):
            sorted(set(reasons) - used))
 
 
+def storage(_):
+    """The tests that are said to hold a table's rows are there."""
+    with open(os.path.join(ROOT, 'docs/vhdx.md'), encoding='utf-8') as file:
+        section = file.read().partition('## Storage servers\n')[2]
+    lines = [line.split('|') for line in re.split('(?m)^## ', section)[0]
+             .splitlines() if line.startswith('| ')]
+    expect(lines[0][-2] == ' held by ', '%s', lines[0])
+    known = run(os.path.join(ROOT, 'tests/storage/run'), '-l').split() + \
+        ['nbd/' + name for name, _ in test_nbd.tests()]
+    for line in lines[2:]:
+        names = re.findall('`([^`]+)`', line[-2])
+        expect(names, 'nothing holds "%s"', line[1])
+        for name in names:
+            for full in [name] if '/' in name else [
+                    '%s/%s' % (protocol, name)
+                    for protocol in ('rbd', 'iscsi', 'nfs', 'ssh')]:
+                expect(any(test.startswith(full) for test in known),
+                       'there is no test %s', full)
+
+
 def locked(ctx):
     """... and that of QEMU where a child of the image is in use"""
     base, top = ctx.create('base.vhdx', '8M'), ctx.path('top.vhdx')
@@ -198,4 +219,4 @@ def tests():
     return [('vhdx.md', page('vhdx.md')),
             ('vhdx.md-fuse', page('vhdx.md', 'fuse')),
             ('refusals', refusals), ('explained', explained),
-            ('locked', locked)]
+            ('locked', locked), ('storage', storage)]

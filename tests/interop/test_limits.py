@@ -14,7 +14,7 @@ import sys
 import time
 
 import harness
-from harness import Skip, expect, ours, run
+from harness import Skip, expect, foreign, ours, run
 
 
 def endless(_):
@@ -68,8 +68,12 @@ def gone(ctx):
     os.rmdir(ctx.folder)
 
 
+def lacks(_):
+    foreign('vhdx-no-such-program')
+
+
 PLANTED = {f.__name__: f for f in (endless, sleeps, child, swallows, deaf,
-                                   dies, runs_on, mounted, gone)}
+                                   dies, runs_on, mounted, gone, lacks)}
 
 
 def inner(names, **more):
@@ -121,6 +125,17 @@ def test_left(ctx):
                    'for this user')
 
 
+def test_skipped(_):
+    """A test whose program is missing is in the sum, and is no success where
+    no other test was run."""
+    told = 'skip x/lacks: vhdx-no-such-program is not installed'
+    status, text = inner(['lacks', 'fine'])
+    expect(status == 0 and told in text and
+           'x: 1 passed, 0 failed, 1 skipped' in text, text)
+    status, text = inner(['lacks'])
+    expect(status == 1 and 'x: 0 passed, 0 failed, 1 skipped' in text, text)
+
+
 def test_program(_):
     """Each program has a limit of its own as well."""
     try:
@@ -157,4 +172,5 @@ def test_flush(ctx):
 
 def tests():
     return [('told', test_told), ('lost', test_lost), ('left', test_left),
+            ('skipped', test_skipped),
             ('program', test_program), ('flush', test_flush)]

@@ -5,9 +5,11 @@ reader.  The node is longer than the image needs, so the copy is cut where the
 last object ends before it is checked.
 """
 import contextlib
+import json
 import os
 
-from harness import check_copy, expect, foreign, ours, run, server
+from harness import (check_copy, expect, foreign, ours, run, second_writes,
+                     server)
 from images import fill
 from model import Model
 from qmp import Daemon
@@ -204,6 +206,125 @@ def converted(ctx):
         model.check_raw(ctx.raw(uri), 'convert from NBD')
 
 
+def resized(subformat):
+    """To both sides, within the node, and beyond what it has room for, which
+    changes nothing"""
+    def test(ctx):
+        with node(ctx, 64 * MIB, garbage=True) as uri:
+            create(uri, 20 * MIB, block_size='1M', subformat=subformat)
+            script = Script(Model(20 * MIB),
+                            0 if subformat == 'fixed' else MIB)
+            fill(script, MIB)
+            ctx.io(uri, script.take(), '-t', 'writeback')
+            modes = ['off', 'metadata', 'falloc', 'full'] \
+                if subformat == 'fixed' else ['off']
+            for mode in modes:
+                size = script.model.size + 3 * MIB + 512
+                run(ours('qemu-img'), 'resize', '-q', '-f', 'vhdx',
+                    '--preallocation=' + mode, uri, size)
+                script.model.resize(size)
+                script.write(size - 8192, 8192, len(mode))
+                ctx.io(uri, script.take(), '-t', 'writeback')
+                check(ctx, uri, script.model)
+            text = run(ours('qemu-img'), 'resize', '-f', 'vhdx', uri, '60T',
+                       status=1)
+            expect('No space left' in text, text)
+            check(ctx, uri, script.model)
+            size = 17 * MIB + 512
+            run(ours('qemu-img'), 'resize', '-q', '-f', 'vhdx', '--shrink',
+                uri, size)
+            script.model.resize(size)
+            check(ctx, uri, script.model)
+    return test
+
+
+def amended(ctx):
+    """The log and less space; then the kind of image and what the disk is,
+    which leaves old bytes beside new items, where the strict reader wants
+    none"""
+    name = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+    with node(ctx, 64 * MIB, garbage=True) as uri:
+        create(uri, 20 * MIB, block_size='1M')
+        model = Model(20 * MIB)
+        script = Script(model, MIB)
+        fill(script, MIB)
+        ctx.io(uri, script.take(), '-t', 'writeback')
+        for step, strictly, told in (
+                ('log_size=4M', True, 'log size: 4194304'),
+                ('compact=space', True, 'subformat: dynamic'),
+                ('subformat=fixed', False, 'subformat: fixed'),
+                ('subformat=dynamic,compact=zeroes', False,
+                 'subformat: dynamic'),
+                ('subformat=fixed,preallocation=falloc', False,
+                 'subformat: fixed'),
+                ('subformat=dynamic', False, 'subformat: dynamic'),
+                ('subformat=fixed,preallocation=full', False,
+                 'subformat: fixed'),
+                ('disk_id=' + name, False, 'disk uuid: ' + name),
+                ('physical_sector_size=512', False,
+                 'physical sector size: 512')):
+            run(ours('qemu-img'), 'amend', '-f', 'vhdx', '-o', step, uri)
+            if strictly:
+                check(ctx, uri, model)
+            run(ours('qemu-img'), 'check', '-f', 'vhdx', uri)
+            model.check_raw(ctx.raw(uri), 'convert from NBD')
+            text = run(ours('qemu-img'), 'info', '-f', 'vhdx', uri)
+            expect(told in text, '"%s" is not in: %s', told, text)
+
+
+def discarded(ctx):
+    """What the guest discards the server has back, if that is asked for."""
+    with node(ctx, 64 * MIB) as uri:
+        create(uri, 40 * MIB, block_size='1M')
+        how = 'driver=vhdx,discard=unmap,file.driver=nbd,file.discard=unmap,' \
+            'file.server.type=unix,file.server.path=' + ctx.path('nbd.sock')
+
+        def taken():
+            extents = json.loads(run(ours('qemu-img'), 'map', '-f', 'raw',
+                                     '--output=json', uri))
+            return sum(e['length'] for e in extents if e['data'])
+
+        ctx.io(how, ['write -q -P 1 0 24M'])
+        before = taken()
+        ctx.io(how, ['discard -q 4M 16M'])
+        expect(before - taken() == 16 * MIB, '%d bytes, and %d before',
+               taken(), before)
+        model = Model(40 * MIB)
+        model.write(0, 24 * MIB, 1)
+        model.zero(4 * MIB, 16 * MIB)
+        check(ctx, uri, model)
+
+
+def overlaid(ctx):
+    """A qcow2 image over the one there, and its commit"""
+    with node(ctx, 64 * MIB, garbage=True) as uri:
+        create(uri, 40 * MIB, block_size='1M')
+        script = Script(Model(40 * MIB), MIB)
+        fill(script, MIB)
+        ctx.io(uri, script.take(), '-t', 'writeback')
+        top = ctx.path('top.qcow2')
+        text = run(ours('qemu-img'), 'create', '-q', '-f', 'vhdx', '-F',
+                   'vhdx', '-b', uri, ctx.path('top.vhdx'), status=1)
+        expect("The parent locator can't name" in text, text)
+        run(ours('qemu-img'), 'create', '-q', '-f', 'qcow2', '-F', 'vhdx',
+            '-b', uri, top)
+        script.write(11 * MIB, 2 * MIB, 70)
+        run(ours('qemu-io'), '-f', 'qcow2', '-c', *script.take(), top)
+        script.model.check_raw(ctx.raw(top, form='qcow2'), 'the overlay')
+        run(ours('qemu-img'), 'commit', '-q', '-f', 'qcow2', top)
+        check(ctx, uri, script.model)
+
+
+def two_writers(ctx):
+    """No lock keeps a second program away, and the first one says so."""
+    with node(ctx, 64 * MIB, garbage=True) as uri:
+        create(uri, 40 * MIB, block_size='1M')
+        second_writes(ctx, uri)
+        model = Model(40 * MIB)
+        model.write(2 * MIB, 65536, 2)
+        check(ctx, uri, model)
+
+
 def by_qmp(options, garbage):
     """blockdev-create on an NBD node, as libvirt does it."""
     def test(ctx):
@@ -248,7 +369,11 @@ def tests():
             found.append(('qmp-%s-%s' % (name, state),
                           by_qmp(options, garbage)))
     found += [('seed-%d' % seed, seeded(seed)) for seed in range(101, 107)]
+    found += [('resize-' + kind, resized(kind))
+              for kind in ('dynamic', 'fixed')]
     return found + [
+        ('amend', amended), ('discard', discarded), ('overlay', overlaid),
+        ('two-writers', two_writers),
         ('too-small-dynamic', too_small('block_size=1M', ('4194304',
                                                           '4 MiB'))),
         ('too-small-fixed', too_small('block_size=1M,subformat=fixed',

@@ -22,6 +22,7 @@ class Storage:
     shrinks = True      # ... and shorter
     discards = True     # space is given back
     reopens = True      # what was opened read-only gets writable
+    reserves = False    # there is preallocation=falloc
 
     def __init__(self, ctx):
         self.ctx = ctx
@@ -230,6 +231,7 @@ class RbdWithKeys(Rbd):
 class Iscsi(Storage):
     """A target; each image has a LUN of its own."""
     creates = grows = shrinks = False
+    reserves = True     # a LUN has its length already
     target = 'iqn.2026-11.test:disk'
 
     def start(self):
@@ -336,6 +338,44 @@ class Ssh(Storage):
     def url(self, name):
         return 'ssh://root@127.0.0.1:2222%s/data/%s?host_key_check=no' % (
             self.ctx.folder, name)
+
+
+class NbdTls(Storage):
+    """An export of a server's memory, for who has the key"""
+    creates = grows = shrinks = reopens = False
+    size = 64 << 20
+    user = 'vhdx'
+
+    def start(self):
+        os.mkdir(self.ctx.path('keys'))
+        for name, key in ((self.path(''), 'c0ffee' * 8),
+                          ('wrong.psk', '00' * 24)):
+            self.write(name, '%s:%s' % (self.user, key))
+        os.mkdir(self.ctx.path('wrong'))
+        os.rename(self.ctx.path('wrong.psk'), self.path('', 'wrong'))
+        self.serve(foreign('nbdkit'), '-f', '-i', '127.0.0.1', '-p', 10809,
+                   '-P', self.ctx.path('nbdkit.pid'), '--tls=require',
+                   '--tls-psk=' + self.path(''), 'memory', self.size,
+                   ready=lambda: os.path.exists(self.ctx.path('nbdkit.pid')))
+
+    def path(self, name, folder='keys'):
+        """Where QEMU looks for a key"""
+        return self.ctx.path(os.path.join(folder, name or 'keys.psk'))
+
+    def creds(self, folder='keys'):
+        """The options that give QEMU the key"""
+        return ['--object', 'tls-creds-psk,id=tls,endpoint=client,username=%s,'
+                'dir=%s' % (self.user, self.ctx.path(folder))]
+
+    def node(self, tls=True):
+        """... and of the node"""
+        return {'driver': 'nbd', 'server': {
+            'type': 'inet', 'host': '127.0.0.1', 'port': '10809'},
+            **({'tls-creds': 'tls'} if tls else {})}
+
+    def url(self, name='', tls=True):
+        del name
+        return 'json:' + json.dumps({'driver': 'vhdx', 'file': self.node(tls)})
 
 
 class Https(Storage):

@@ -18,6 +18,11 @@ def raw(ctx, url):
     return target
 
 
+def same(path, before):
+    with open(path, 'rb') as one, open(before, 'rb') as two:
+        expect(one.read() == two.read(), 'the file has been changed')
+
+
 def reads(subformat, unclean):
     """An image, also one with a log that is to be replayed, which it stays"""
     def test(ctx):
@@ -40,12 +45,14 @@ def reads(subformat, unclean):
             img('check', '-f', 'vhdx', url, status=3 if unclean else 0)
             script.model.check_raw(raw(ctx, url), 'convert')
             img('compare', '-f', 'vhdx', '-F', 'vhdx', path, url)
+            shutil.copyfile(path, ctx.path('before'))
             overlay(ctx, url, script.model)
+            same(path, ctx.path('before'))
     return test
 
 
 def overlay(ctx, url, model):
-    """A local image over the one there"""
+    """A local image over the one there, which can't be committed"""
     top = ctx.path('top.qcow2')
     img('create', '-q', '-f', 'qcow2', '-F', 'vhdx', '-b', url, top)
     script = Script(model, 0)
@@ -54,6 +61,7 @@ def overlay(ctx, url, model):
     target = ctx.path('overlay.raw')
     img('convert', '-m', '1', '-f', 'qcow2', '-O', 'raw', top, target)
     model.check_raw(target, 'the overlay')
+    img('commit', '-f', 'qcow2', top, status=1)
 
 
 def refused(ctx):
@@ -68,11 +76,15 @@ def refused(ctx):
                         ['amend', '-f', 'vhdx', '-o', 'compact=space', url],
                         ['check', '-f', 'vhdx', '-r', 'all', url],
                         ['create', '-f', 'vhdx', storage.url('new.vhdx'),
-                         '50M']):
+                         '50M'],
+                        ['create', '-f', 'vhdx', url, '50M'],
+                        ['convert', '-f', 'vhdx', '-O', 'vhdx', path,
+                         storage.url('new.vhdx')],
+                        ['convert', '-n', '-f', 'vhdx', '-O', 'vhdx', path,
+                         url]):
             text = img(*command, status=1)
             expect('does not support' in text, text)
-        with open(path, 'rb') as one, open(ctx.path('before'), 'rb') as two:
-            expect(one.read() == two.read(), 'the file has been changed')
+        same(path, ctx.path('before'))
         expect(not os.path.exists(ctx.path('data/new.vhdx')),
                'a file was made')
 

@@ -8,7 +8,7 @@ import random
 import subprocess
 import time
 
-from harness import check_copy, expect, ours, run
+from harness import check_copy, expect, ours, run, second_writes
 from images import fill
 from model import Model
 from qmp import Daemon
@@ -77,6 +77,9 @@ def images(storage_class, subformat):
             resized(ctx, url, script)
             if subformat == 'dynamic':
                 freed(ctx, storage, url, script)
+            else:
+                reserved(ctx, storage, url, script)
+            amended(ctx, url, script.model)
     return test
 
 
@@ -90,6 +93,40 @@ def resized(ctx, url, script):
         ctx.io(url, script.take(), *WRITEBACK)
         sound(ctx, url, model)
     expect(info(url)['virtual-size'] == size, 'the disk has another size')
+
+
+def reserved(ctx, storage, url, script):
+    """A fixed image gets longer than it was before, with zeros that are written
+    and with space that is reserved, or the error says that there is no such
+    thing."""
+    for mode, size in ('full', SIZE + 10 * MIB), ('falloc', SIZE + 14 * MIB):
+        refused_mode = mode == 'falloc' and not storage.reserves
+        text = img('resize', '-f', 'vhdx', '--preallocation=' + mode, url,
+                   size, status=1 if refused_mode else 0)
+        if refused_mode:
+            expect("the protocol node has no preallocation mode 'falloc'"
+                   in text, text)
+        else:
+            script.model.resize(size)
+            script.write(size - 8192, 8192, 78)
+            ctx.io(url, script.take(), *WRITEBACK)
+        sound(ctx, url, script.model)
+
+
+def amended(ctx, url, model):
+    """Another log, and what the guest is told of its disk.  The latter leaves
+    old bytes beside the new items, where the strict reader wants none."""
+    img('amend', '-f', 'vhdx', '-o', 'log_size=2M', url)
+    sound(ctx, url, model)
+    before = info(url)['format-specific']['data']
+    img('amend', '-f', 'vhdx', '-o', 'disk_id=new,physical_sector_size=512',
+        url)
+    after = info(url)['format-specific']['data']
+    expect(after['log-size'] == 2 * MIB and
+           after['disk-uuid'] != before['disk-uuid'] and
+           after['physical-sector-size'] == 512, '%s', after)
+    img('check', '-f', 'vhdx', url)
+    model.check_raw(ctx.raw(url), 'convert')
 
 
 def freed(ctx, storage, url, script):
@@ -202,6 +239,20 @@ def chained(storage_class):
     return test
 
 
+def two_writers(storage_class):
+    """No lock keeps a second program from writing to the image, and the first
+    one tells what has happened."""
+    def test(ctx):
+        with storage_class(ctx) as storage:
+            url = storage.new(ROOM)
+            create(url)
+            second_writes(ctx, url)
+            model = Model(SIZE)
+            model.write(2 * MIB, 65536, 2)
+            sound(ctx, url, model)
+    return test
+
+
 def by_qmp(storage_class, where):
     """blockdev-create, of the file and then of the image in it; 'where' gives
     the options that name the file."""
@@ -294,5 +345,6 @@ def tests(storage_class, *seeds):
             ('fixed', images(storage_class, 'fixed')),
             ('convert', converted(storage_class)),
             ('chain', chained(storage_class)),
+            ('two-writers', two_writers(storage_class)),
             *(('seed-%d' % seed, seeded(storage_class, seed))
               for seed in seeds)]
