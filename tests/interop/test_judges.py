@@ -112,6 +112,20 @@ def written(**options):
     return make
 
 
+def not_replayed(**options):
+    """The process was killed: a block is in the log, and not in the BAT yet"""
+    def make(ctx):
+        path, model = filled(ctx, 'disk.vhdx', SIZE, block_size='2M',
+                             **options)
+        script = Script(model, 2 * MIB)
+        script.write(13 * MIB, MIB, 77)
+        script.kill()
+        ctx.io(path, script.take(), status=-9)
+        model.check_raw(ctx.raw(path), 'our qemu-img')
+        return sha256(ctx.path('content.raw')), (path,)
+    return make
+
+
 def with_bitmaps(ctx):
     """Stored in pages of the metadata region that no item names"""
     path, model = filled(ctx, 'disk.vhdx', SIZE, block_size='2M')
@@ -197,6 +211,7 @@ WRITERS = {
     'this driver, dynamic': written(),
     'this driver, fixed': written(subformat='fixed'),
     'this driver, sectors of 4096': written(logical_sector_size='4096'),
+    'this driver, log not replayed': not_replayed(),
     'this driver, dirty bitmaps': with_bitmaps,
     'this driver, all dirty bitmaps': with_all_bitmaps,
     'this driver, child': child(512, SIZE, SIZE, blocks=2),

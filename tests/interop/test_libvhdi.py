@@ -155,6 +155,17 @@ def empty(size):
     return test
 
 
+def unclean(ctx):
+    """After a kill it reads what there was without the log, and tells nobody.
+    """
+    python()
+    path, model = filled(ctx, 'disk.vhdx', 9 * MIB, block_size='1M')
+    ctx.io(path, ['write -q -P 99 7M 1M', 'flush', 'sigraise 9'], status=-9)
+    _, (data,) = read_all(path, [(0, 9 * MIB)])
+    model.check(0, data, 'pyvhdi')
+    ctx.io(path, ['read -q -P 99 7M 1M'])
+
+
 def chain(ctx):
     """A child from Windows, which libvhdi is given the parent of."""
     python()
@@ -172,6 +183,6 @@ def chain(ctx):
 def tests():
     found = [(name, content(size, options)) for name, size, options in CASES]
     found.append(('fixed-5G', fixed_chunks))
-    found.append(('windows-chain', chain))
+    found += [('log', unclean), ('windows-chain', chain)]
     return found + [('empty-%dM' % (size // MIB), empty(size))
                     for size in (MIB, 1 << 30, 2040 << 30)]
