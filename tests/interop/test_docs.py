@@ -66,10 +66,10 @@ def page(name, mark=''):
 # A literal of C, and one that is made of several
 STRING = r'"(?:[^"\\\n]|\\.)*"'
 JOINED = re.compile(r'"\s*(?:PRI\w+)?\s*"')
-MACRO = re.compile(r'#define (VHDX_\w+)\s+(?:\\\n\s*)?(%s(?:\s*(?:\\\n)?\s*%s)*)'
-                   % (STRING, STRING))
-SAYS = re.compile(r'\b(error_setg|error_report|warn_report|vhdx_change_latch)\('
-                  r'((?:[^";]|%s)*)\);' % STRING)
+MACRO = re.compile(r'#define (VHDX_\w+)\s+(?:\\\n\s*)?'
+                   r'(%s(?:\s*(?:\\\n)?\s*%s)*)' % (STRING, STRING))
+SAYS = re.compile(r'\b(error_setg|error_report|warn_report|'
+                  r'vhdx_change_latch)\(((?:[^";]|%s)*)\);' % STRING)
 # What the page says nothing of, and why: a file or several, and a message
 LEFT_OUT = {
     'says what an option takes, or what it is for': [

@@ -96,9 +96,9 @@ def resized(ctx, url, script):
 
 
 def reserved(ctx, storage, url, script):
-    """A fixed image gets longer than it was before, with zeros that are written
-    and with space that is reserved, or the error says that there is no such
-    thing."""
+    """A fixed image gets longer than it was before, with zeros that are
+    written and with space that is reserved, or the error says that there is no
+    such thing."""
     for mode, size in ('full', SIZE + 10 * MIB), ('falloc', SIZE + 14 * MIB):
         refused_mode = mode == 'falloc' and not storage.reserves
         text = img('resize', '-f', 'vhdx', '--preallocation=' + mode, url,

@@ -124,8 +124,8 @@ def chain(costs, disk, other, child):
     costs.tell('`rebase -u`', child, *rebase)
     _, later = costs.moved(child, *rebase)
     # An image that is new fills its log with the first change.
-    expect(0 <= first - later - MIB <= 64 * KIB, 'first it writes %d bytes, then %d', first,
-           later)
+    expect(0 <= first - later - MIB <= 64 * KIB,
+           'first it writes %d bytes, then %d', first, later)
 
     # Of 96 pieces in which the parents differ 64 are the child's own.
     costs.write(other, 9, range(96))
