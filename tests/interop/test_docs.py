@@ -74,6 +74,7 @@ SAYS = re.compile(r'\b(error_setg|error_report|warn_report|'
 LEFT_OUT = {
     'says what an option takes, or what it is for': [
         ('options create-parent reopen', '.*'),
+        ('amend-job', "can be '.*', not|takes longer than requests can wait"),
         ('amend', "can be '.*', not|does not accept value|of % is less than"),
         ('amend', '^The %s of a differencing image is that of its parent'),
         ('amend compact', '^Only a dynamic image can be compacted'),
@@ -90,7 +91,7 @@ LEFT_OUT = {
         ('change', '^%s$'), ('begin', '^it is read-only'),
         ('check-entry', 'where another block is')],
     'says what state the image is in, which whoever asked for it knows': [
-        ('compact-live', '^(The image is|Compacting has been)'),
+        ('begin compact-live', '^(The image is|Compacting has been)'),
         ('dirty-bitmaps', '^The image is read-only'),
         ('subformat', '^Out of memory')],
 }
