@@ -2,6 +2,8 @@
 # Sourced by what builds and tests Debian packages: small systems in folders,
 # made by debootstrap, in which the distribution's tools run.
 
+. "$top/scripts/archive.sh"
+
 [ "$(id -u)" -eq 0 ] ||
     die "packages are built and tested in a system in a folder, which takes root"
 
@@ -29,29 +31,12 @@ all_packages=("${tools_packages[@]}" qemu-system-x86 qemu-system-common
 [ "$suite" = bookworm ] ||
     all_packages+=(qemu-system-modules-spice qemu-system-modules-opengl)
 
-# Sources for the suite and its updates, security's among them, from where this
-# system has its own.
-sources() {
-    local system uri security key=/usr/share/keyrings/debian-archive-keyring.gpg
-    local format='$(LABEL) $(CODENAME) $(REPO_URI)'
-    system=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    list() { apt-get indextargets --format "$format" 'Created-By: Packages'; }
-    uri=$(list | sed -n "s/^Debian $system //p" | head -n 1)
-    security=$(list | sed -n "s/^Debian-Security $system-security //p" | head -n 1)
-    [ -n "$uri" ] || die "no apt source of this system is Debian's archive"
-    printf 'Types: deb\nURIs: %s\nSuites: %s %s-updates\nComponents: main\nSigned-By: %s\n' \
-           "$uri" "$suite" "$suite" "$key"
-    [ -z "$security" ] ||
-        printf '\nTypes: deb\nURIs: %s\nSuites: %s-security\nComponents: main\nSigned-By: %s\n' \
-               "$security" "$suite" "$key"
-}
-
 # make_root VARIANT: make $root, if it is not there, with the suite's system.
 make_root() {
     if [ ! -f "$root/made" ]; then
         say "making a system of $suite in $root"
         rm -rf "$root"
-        sources > "$DEB/sources"
+        archive_sources deb "$suite" > "$DEB/sources"
         debootstrap --variant="$1" --include=ca-certificates,eatmydata "$suite" \
             "$root" "$(sed -n 's/^URIs: //p' "$DEB/sources" | head -n 1)" \
             > "$DEB/debootstrap.log" 2>&1 ||
