@@ -578,14 +578,13 @@ def amend(ctx):
     end += 3 * MIB
     # One of the four blocks is where the log was: its zeros are flushed first.
     # The items take two commits: what is new, then the table.
-    shows(tool(ctx, 'amend', '-o', 'subformat=fixed', image), *begins,
-          'space_scan end=%d overlap=0 damaged=0' % end,
-          'space_grow from=%d to=%d ret=0' % (end, end + 4 * MIB),
+    shows(tool(ctx, 'amend', '-o', 'subformat=fixed', image), *begins[:2],
+          'space_scan end=%d overlap=0 damaged=0' % end, *begins[2:],
+          'space_grow from=%d to=%d ret=0' % (end, end + 3 * MIB),
           'commit_start pages=1 barrier=1', *COMMIT[1:], *COMMIT, *COMMIT,
           'subformat fixed=1 ret=0', 'thaw', *NO_PAGE,
           'ring_apply pages=3 ret=0', *CLOSED[3:5],
-          'write_state from=metadata to=reading', 'log_close ret=0',
-          'space_cut to=%d ret=0' % (end + 3 * MIB))
+          'write_state from=metadata to=reading', 'log_close ret=0')
     # What the item has held before is still there.
     shows(tool(ctx, 'amend', '-o', 'subformat=dynamic', image), *begins,
           *NO_PAGE, *COMMIT, 'subformat fixed=0 ret=0', 'thaw', *CLOSED[:5],
