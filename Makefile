@@ -75,6 +75,9 @@ series:
 deb:
 	@scripts/build-deb
 
+deb-libvirt:
+	@scripts/build-deb libvirt
+
 # SUITE=trixie takes libvirt 11.3; LIBVIRT_SOURCE=DIR a source of yours. PARTS
 # takes some of what check-libvirt has: tests, series, smoke, fuzz.
 check-libvirt:
@@ -107,7 +110,8 @@ clean:
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-short check-fuzz \
         check-series check-compat check-mutations check-iotests-10.0 check-asan \
-        check-threads check-guest check-deb check-endian check-storage coverage bench soak series deb \
+        check-threads check-guest check-deb check-endian check-storage coverage bench \
+        soak series deb deb-libvirt \
         check-series-build \
         check-libvirt demo-libvirt series-libvirt check-series-libvirt-build \
         check-assertions install clean

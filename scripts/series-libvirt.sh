@@ -46,3 +46,11 @@ apply_step() {
     hook=$(libvirt_hooks "$(libvirt_line "$repo")")/$1.patch
     [ ! -f "$hook" ] || apply_hook "$hook"
 }
+
+# Make $repo of LIBVIRT's source, with a commit for each step.
+commit_series() {
+    commit_pristine "$LIBVIRT/pristine" \
+        "$(readlink -f "$LIBVIRT/pristine") $(cat "$LIBVIRT/pristine.from")" \
+        "libvirt $(libvirt_version "$LIBVIRT/pristine")"
+    commit_steps
+}
