@@ -298,6 +298,25 @@ int coroutine_fn vhdx_log_close(BlockDriverState *bs)
     return ret;
 }
 
+/*
+ * The log could not be closed.  Let both headers say the same of its place, if
+ * one may have got another.  Returns whether they do.
+ */
+static bool coroutine_fn GRAPH_RDLOCK place_settle(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    VHDXHeader header = s->header;
+
+    if (vhdx_change_log_is_open(s)) {
+        /* No header has been written. */
+        return true;
+    }
+    /* Everything is in place. */
+    header.log_guid = vhdx_guid_nil;
+    return !vhdx_change_is_broken(s) && vhdx_header_verify(bs) == 0 &&
+           vhdx_header_update(bs, &header, 2) == 0;
+}
+
 /* [log-kept] */
 int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
                                uint32_t length)
@@ -305,6 +324,7 @@ int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
     BDRVVHDXState *s = bs->opaque;
     uint64_t old_offset;
     uint32_t old_length, keep;
+    bool settled, moved;
     int ret;
 
     qemu_co_mutex_lock(&s->commit_lock);
@@ -316,16 +336,19 @@ int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
     keep = offset == old_offset ? length : 0;
     ret = vhdx_change_is_broken(s) ? -EIO : close_locked(bs, offset, length);
     trace_vhdx_log_move(s, old_offset, offset, length, ret);
-    if (ret == 0) {
-        WITH_VHDX_LOCK_GUARD(s) {
+    settled = ret == 0 || place_settle(bs);
+    WITH_VHDX_LOCK_GUARD(s) {
+        moved = s->header.log_offset == offset &&
+                s->header.log_length == length;
+        if (settled && moved) {
             vhdx_space_return(s, old_offset + keep, old_length - keep, true);
+        } else if (settled && !keep) {
+            vhdx_space_return(s, offset, length, true);
         }
+    }
+    if (ret == 0) {
         vhdx_space_reclaim(bs);
         vhdx_space_truncate(bs);
-    } else if (!keep && vhdx_change_log_is_open(s)) {
-        /* No header has been written. */
-        VHDX_LOCK_GUARD(s);
-        vhdx_space_return(s, offset, length, true);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
