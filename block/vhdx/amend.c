@@ -192,10 +192,11 @@ static int items_find(BDRVVHDXState *s, const VHDXAmend *a, Items *i,
                    "Virtual Disk ID" : "physical sector size");
         return -ENOTSUP;
     }
-    if (i->count && params->physical_sector < params->logical_sector) {
+    if (i->count && a->physical_sector &&
+        a->physical_sector < params->logical_sector) {
         error_setg(errp, "A " VHDX_OPT_PHYSICAL_SECTOR " of %" PRIu32 " is "
                    "less than the logical sector size of %" PRIu32,
-                   params->physical_sector, params->logical_sector);
+                   a->physical_sector, params->logical_sector);
         return -EINVAL;
     }
     return 0;

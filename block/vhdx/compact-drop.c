@@ -46,7 +46,7 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
     VHDXCompact *c = opaque;
 
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t entry, bytes;
+        uint64_t entry, bytes, chunks;
         bool bitmap;
 
         /* Most entries of a large disk are a state, and name nothing. */
@@ -58,10 +58,11 @@ vhdx_compact_count(BlockDriverState *bs, uint64_t index,
         bytes = vhdx_compact_object(s, index + i, entry, &bitmap);
         c->present += bytes && !bitmap;
         c->bitmaps += bytes && bitmap;
+        chunks = (index + i) / stride + 1;
         if (vhdx_bat_state(entry) == VHDX_BLOCK_PARTIALLY_PRESENT && !bitmap) {
-            c->chunks = (index + i) / stride + 1;
+            c->chunks = chunks;
         }
-        c->needed += bytes && bitmap && c->chunks == (index + i) / stride + 1;
+        c->needed += bytes && bitmap && c->chunks == chunks;
         c->end = MAX(c->end, bytes ? vhdx_bat_offset(entry) + bytes : 0);
         c->unused += vhdx_bat_offset(entry) && !bitmap &&
                      (!bytes || entry != entries[i]);

@@ -237,10 +237,14 @@ static void coroutine_fn GRAPH_RDLOCK length_warn(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t last = vhdx_replay_last_file_offset(s);
-    int64_t size = vhdx_file_length(bs);
+    int64_t size;
 
     /* It may have been cut since by whom it is shared with. */
-    if (size >= 0 && QEMU_ALIGN_UP(size, VHDX_MIB) < last && !bs->force_share) {
+    if (!last || bs->force_share) {
+        return;
+    }
+    size = vhdx_file_length(bs);
+    if (size >= 0 && QEMU_ALIGN_UP(size, VHDX_MIB) < last) {
         warn_report("VHDX image '%s': the file has %" PRId64 " bytes, but its "
                     "log has LastFileOffset %" PRIu64 ": what it lacks reads "
                     "as zeros, which is right after a power cut, but not in a "
