@@ -34,6 +34,7 @@
 #include "block/vhdx/check-dirty.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
+#include "block/vhdx/compact.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/dirty-store.h"
 #include "block/vhdx/replay.h"
@@ -60,35 +61,17 @@ static bool coroutine_fn GRAPH_RDLOCK tail_can_go(BlockDriverState *bs)
            bdrv_co_get_allocated_file_size(bs->file->bs) != 0;
 }
 
-/* How much shorter compacting would make the file, at the most; bytes. */
-static uint64_t compact_gain(BDRVVHDXState *s, VHDXCheck *check)
-{
-    uint64_t packed = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                      check->result->bfi.allocated_clusters *
-                      (uint64_t)s->geo.block_size +
-                      check->bitmaps * VHDX_BITMAP_SIZE;
-
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        packed += s->regions[i].held;
-    }
-    packed -= s->bat.length;
-    packed += MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
-    return vhdx_file_size(s) > packed ? vhdx_file_size(s) - packed : 0;
-}
-
 /* Tell of free space: the tail, of @tail bytes, and what is before. */
 static void tell_space(BlockDriverState *bs, VHDXCheck *check, uint64_t tail,
                        bool tail_goes)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t inside = check->end - check->used + (tail_goes ? 0 : tail);
-    uint64_t gain = compact_gain(s, check);
+    /* A leak behind the last object is no matter of compacting. */
+    uint64_t gain = vhdx_compact_gain(s, check->end, !check->leak,
+                                      check->result->bfi.allocated_clusters,
+                                      check->bitmaps);
 
-    if (check->leak || !s->file_shrinks) {
-        /* This is no matter of compacting. */
-        gain -= MIN(gain, vhdx_file_size(s) - MIN(vhdx_file_size(s),
-                                                  check->end));
-    }
     if (inside >= VHDX_MIB) {
         vhdx_check_note(check, "%" PRIu64 " MiB of the file are free: nothing "
                         "refers to them", inside / VHDX_MIB);

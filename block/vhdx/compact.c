@@ -308,12 +308,11 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     return vhdx_file_no_space(ret) ? 0 : ret;
 }
 
-/* How long a file is with all objects, the blocks of @c and no gap. */
-static uint64_t packed_size(BDRVVHDXState *s, const VHDXCompact *c)
+/* How long a file is with all objects, and so many blocks, and no gap. */
+static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks, uint64_t bitmaps)
 {
     uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (c->present << s->geo.block_bits) +
-                    c->bitmaps * VHDX_BITMAP_SIZE;
+                    (blocks << s->geo.block_bits) + bitmaps * VHDX_BITMAP_SIZE;
 
     for (uint32_t i = 0; i < s->region_count; i++) {
         size += s->regions[i].held;
@@ -325,7 +324,7 @@ static uint64_t packed_size(BDRVVHDXState *s, const VHDXCompact *c)
 static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = packed_size(s, c);
+    uint64_t packed = packed_size(s, c->present, c->bitmaps);
     uint64_t limit = vhdx_compact_limit(s, packed);
     int ret;
 
@@ -377,7 +376,7 @@ find_space(BlockDriverState *bs, VHDXCompact *c)
     }
     WITH_VHDX_LOCK_GUARD(s) {
         used = vhdx_space_count_used(s, 0, UINT64_MAX);
-        packed = packed_size(s, c);
+        packed = packed_size(s, c->present, c->bitmaps);
     }
     if (used != packed) {
         error_setg(c->errp, "Blocks overlap in the file: %" PRIu64 " bytes are "
@@ -481,17 +480,22 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
 
 /* -- What it would give back -- */
 
-/*
- * What is behind @end, where the last object ends, is given back only if the
- * file can be cut there.
- */
-static uint64_t gains(BDRVVHDXState *s, uint64_t end, uint64_t packed)
+/* The file's length that can change: without what is behind @end, or with. */
+static uint64_t length_from(BDRVVHDXState *s, uint64_t end, bool cut)
 {
     uint64_t size = vhdx_file_size(s);
 
-    if (!s->file_shrinks) {
-        size = MIN(size, end);
-    }
+    return cut && s->file_shrinks ? size : MIN(size, end);
+}
+
+uint64_t vhdx_compact_gain(BDRVVHDXState *s, uint64_t end, bool cut,
+                           uint64_t blocks, uint64_t bitmaps)
+{
+    uint64_t size = length_from(s, end, cut);
+    /* A BAT for a longer disk gets shorter. */
+    uint64_t packed = packed_size(s, blocks, bitmaps) - s->bat.length +
+                      MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
+
     return size - MIN(size, packed);
 }
 
@@ -499,7 +503,7 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
-    uint64_t end = s->header.log_offset + s->header.log_length, packed;
+    uint64_t end = s->header.log_offset + s->header.log_length;
 
     if (s->params.leave_allocated ||
         vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
@@ -508,21 +512,18 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
     for (uint32_t i = 0; i < s->region_count; i++) {
         end = MAX(end, s->regions[i].offset + s->regions[i].held);
     }
-    /* A BAT for a longer disk gets shorter, and bitmaps without need go. */
-    c->bitmaps = c->needed;
-    packed = packed_size(s, c) - s->bat.length +
-             MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
-    VHDX_LOCK_GUARD(s);
-    return gains(s, MAX(end, c->end), packed);
+    return vhdx_compact_gain(s, MAX(end, c->end), true, c->present, c->needed);
 }
 
 uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)
 {
+    uint64_t size;
+
     VHDX_LOCK_GUARD(s);
     if (s->params.leave_allocated || !vhdx_space_is_known(s) ||
         vhdx_space_overlaps(s)) {
         return 0;
     }
-    return gains(s, vhdx_space_end(s),
-                 vhdx_space_count_used(s, 0, UINT64_MAX));
+    size = length_from(s, vhdx_space_end(s), true);
+    return size - MIN(size, vhdx_space_count_used(s, 0, UINT64_MAX));
 }
