@@ -406,15 +406,20 @@ vhdx_co_compact_live(BlockDriverState *bs, bool zeroes,
         },
     };
     ret = compact_live(bs, l, zeroes);
+    if (ret < 0) {
+        /* What has got free until then is given back all the same. */
+        vhdx_commit_cut(bs);
+    }
     WITH_VHDX_LOCK_GUARD(s) {
         s->compacting = false;
     }
     if (ret == -ECANCELED) {
         error_setg(errp, "Compacting has been cancelled");
-    } else if (ret < 0 && *errp) {
-        error_prepend(errp, "Could not compact the image: ");
     } else if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not compact the image");
+        if (!*errp) {
+            vhdx_move_tell(&l->c.set, ret, errp);
+        }
+        error_prepend(errp, "Could not compact the image: ");
     }
     return ret;
 }

@@ -304,8 +304,12 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
             break;
         }
     }
-    /* Without space to move blocks up to the file is no longer than it was. */
-    return vhdx_file_no_space(ret) ? 0 : ret;
+    if (vhdx_file_no_space(ret)) {
+        /* Without space to move blocks up the file is as long as it was. */
+        c->set.count = 0;
+        return 0;
+    }
+    return ret;
 }
 
 /* How long a file is with all objects, and so many blocks, and no gap. */
@@ -470,10 +474,12 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     vhdx_request_thaw(s);
 
     if (ret < 0 && *errp) {
-        error_prepend(errp, "Could not compact the image: ");
         error_append_hint(errp, "Run 'qemu-img check' for details.\n");
     } else if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not compact the image");
+        vhdx_move_tell(&c->set, ret, errp);
+    }
+    if (ret < 0) {
+        error_prepend(errp, "Could not compact the image: ");
     }
     return ret;
 }

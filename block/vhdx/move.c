@@ -24,6 +24,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/memalign.h"
 #include "block/aio_task.h"
@@ -59,6 +60,13 @@ typedef struct Piece {
     bool zero;                      /* nothing there in the file */
 } Piece;
 
+/* How a task with @p has ended, which was with @ret. */
+static int piece_end(Piece *p, int ret)
+{
+    p->block->failed |= ret < 0;
+    return ret;
+}
+
 /* Read @p, which is no longer than PIECE_BYTES.  Returns NULL with @ret set. */
 static uint8_t *coroutine_fn GRAPH_RDLOCK piece_read(Piece *p, int *ret)
 {
@@ -83,15 +91,15 @@ int coroutine_fn vhdx_move_copy(AioTask *task)
     int ret;
 
     if (p->zero) {
-        return vhdx_file_pwrite_zeroes(p->bs, to, p->bytes,
-                                       BDRV_REQ_MAY_UNMAP);
+        ret = vhdx_file_pwrite_zeroes(p->bs, to, p->bytes, BDRV_REQ_MAY_UNMAP);
+        return piece_end(p, ret);
     }
     buf = piece_read(p, &ret);
     if (buf) {
         ret = vhdx_file_pwrite(p->bs, to, p->bytes, buf);
         qemu_vfree(buf);
     }
-    return ret;
+    return piece_end(p, ret);
 }
 
 int coroutine_fn vhdx_move_look(AioTask *task)
@@ -108,7 +116,7 @@ int coroutine_fn vhdx_move_look(AioTask *task)
         p->block->data |= !buffer_is_zero(buf, p->bytes);
         qemu_vfree(buf);
     }
-    return ret;
+    return piece_end(p, ret);
 }
 
 void coroutine_fn
@@ -343,4 +351,27 @@ out:
         }
     }
     return ret < 0 ? ret : vhdx_commit(bs);
+}
+
+void vhdx_move_tell(const VHDXMoveSet *set, int ret, Error **errp)
+{
+    const VHDXMove *m = set->moves, *end = m + set->count;
+    const char *what;
+
+    while (m < end && !m->failed) {
+        m++;
+    }
+    if (m == end) {
+        error_setg(errp, "%s", strerror(-ret));
+        return;
+    }
+    what = m->bitmap ? "sector bitmap" : "block";
+    if (m->to) {
+        error_setg_errno(errp, -ret, "%s %" PRIu64 " could not be copied from "
+                         "offset %" PRIu64 " to %" PRIu64, what, m->block,
+                         m->from, m->to);
+    } else {
+        error_setg_errno(errp, -ret, "%s %" PRIu64 " could not be read at "
+                         "offset %" PRIu64, what, m->block, m->from);
+    }
 }

@@ -23,6 +23,7 @@ typedef struct VHDXMove {
     uint64_t to;                    /* where it goes, bytes */
     uint64_t bytes;                 /* those that belong to the disk */
     bool data;                      /* there are not only zeros in it */
+    bool failed;                    /* a piece could not be read, or copied */
     /* While requests go on */
     VHDXWatch watch;                /* of the place where it is */
     bool busy;                      /* it is written to all the time */
@@ -60,5 +61,11 @@ vhdx_move_drop_zeroes(BlockDriverState *bs, VHDXMoveSet *set,
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_move_blocks(BlockDriverState *bs, VHDXMoveSet *set);
+
+/*
+ * Tell by @errp that something done with @set has failed with @ret, a -errno,
+ * and with which block, if it was one.
+ */
+void vhdx_move_tell(const VHDXMoveSet *set, int ret, Error **errp);
 
 #endif
