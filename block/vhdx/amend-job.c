@@ -115,20 +115,15 @@ static int amend_parse(const BlockdevAmendOptionsVhdx *o, VHDXAmend *a,
 
     a->compact = o->has_compact;
     a->zeroes = o->has_compact && o->compact == VHDX_COMPACT_ZEROES;
-    a->fix = o->has_subformat && o->subformat == BLOCKDEV_VHDX_SUBFORMAT_FIXED;
-    a->loosen = o->has_subformat && !a->fix;
     a->prealloc = o->has_preallocation ? o->preallocation : PREALLOC_MODE_OFF;
-    if (a->loosen && o->subformat != BLOCKDEV_VHDX_SUBFORMAT_DYNAMIC) {
-        error_setg(errp, "subformat can be 'fixed' or 'dynamic', not '%s'",
-                   BlockdevVhdxSubformat_str(o->subformat));
-        return -EINVAL;
-    }
     if (a->prealloc == PREALLOC_MODE_FULL) {
         error_setg(errp, "Preallocation mode 'full' takes longer than requests "
                    "can wait for: 'qemu-img amend' has it");
         return -ENOTSUP;
     }
-    return vhdx_amend_take(a, vhdx_qapi_str(o, disk_id),
+    return vhdx_amend_take(a, o->has_subformat ?
+                           BlockdevVhdxSubformat_str(o->subformat) : NULL,
+                           vhdx_qapi_str(o, disk_id),
                            o->has_physical_sector_size ? &sector : NULL,
                            o->has_log_size ? &log_size : NULL, errp);
 }

@@ -70,9 +70,17 @@ QemuOptsList vhdx_amend_opts = {
     },
 };
 
-int vhdx_amend_take(VHDXAmend *a, const char *disk_id, const uint64_t *sector,
-                    const uint64_t *log_size, Error **errp)
+int vhdx_amend_take(VHDXAmend *a, const char *subformat, const char *disk_id,
+                    const uint64_t *sector, const uint64_t *log_size,
+                    Error **errp)
 {
+    a->fix = subformat && !strcmp(subformat, "fixed");
+    a->loosen = subformat && !strcmp(subformat, "dynamic");
+    if (subformat && !a->fix && !a->loosen) {
+        error_setg(errp, BLOCK_OPT_SUBFMT " can be 'fixed' or 'dynamic', not "
+                   "'%s'", subformat);
+        return -EINVAL;
+    }
     if (!a->fix && a->prealloc != PREALLOC_MODE_OFF) {
         error_setg(errp, "Preallocation mode '%s' needs subformat=fixed",
                    PreallocMode_str(a->prealloc));
@@ -104,34 +112,14 @@ int vhdx_amend_take(VHDXAmend *a, const char *disk_id, const uint64_t *sector,
     return 0;
 }
 
-static int amend_parse_subformat(QemuOpts *opts, VHDXAmend *a, Error **errp)
-{
-    const char *subformat = qemu_opt_get(opts, BLOCK_OPT_SUBFMT);
-    const char *prealloc = qemu_opt_get(opts, BLOCK_OPT_PREALLOC);
-    int mode = !prealloc ? PREALLOC_MODE_OFF :
-               qapi_enum_parse(&PreallocMode_lookup, prealloc, -1, NULL);
-
-    a->fix = subformat && !strcmp(subformat, "fixed");
-    a->loosen = subformat && !strcmp(subformat, "dynamic");
-    if (subformat && !a->fix && !a->loosen) {
-        error_setg(errp, BLOCK_OPT_SUBFMT " can be 'fixed' or 'dynamic', not "
-                   "'%s'", subformat);
-        return -EINVAL;
-    }
-    if (mode < 0) {
-        error_setg(errp, "Parameter '" BLOCK_OPT_PREALLOC "' does not accept "
-                   "value '%s'", prealloc);
-        return -EINVAL;
-    }
-    a->prealloc = mode;
-    return 0;
-}
-
 static int amend_parse(QemuOpts *opts, VHDXAmend *a, Error **errp)
 {
     const char *compact = qemu_opt_get(opts, VHDX_OPT_COMPACT);
     uint64_t sector = qemu_opt_get_size(opts, VHDX_OPT_PHYSICAL_SECTOR, 0);
     uint64_t log_size = qemu_opt_get_size(opts, VHDX_OPT_LOG_SIZE, 0);
+    const char *prealloc = qemu_opt_get(opts, BLOCK_OPT_PREALLOC);
+    int mode = !prealloc ? PREALLOC_MODE_OFF :
+               qapi_enum_parse(&PreallocMode_lookup, prealloc, -1, NULL);
 
     a->compact = compact;
     a->zeroes = compact && !strcmp(compact, "zeroes");
@@ -140,11 +128,15 @@ static int amend_parse(QemuOpts *opts, VHDXAmend *a, Error **errp)
                    "'%s'", compact);
         return -EINVAL;
     }
-    if (amend_parse_subformat(opts, a, errp) < 0) {
+    if (mode < 0) {
+        error_setg(errp, "Parameter '" BLOCK_OPT_PREALLOC "' does not accept "
+                   "value '%s'", prealloc);
         return -EINVAL;
     }
+    a->prealloc = mode;
     return vhdx_amend_take(
-        a, qemu_opt_get(opts, VHDX_OPT_DISK_ID),
+        a, qemu_opt_get(opts, BLOCK_OPT_SUBFMT),
+        qemu_opt_get(opts, VHDX_OPT_DISK_ID),
         qemu_opt_get(opts, VHDX_OPT_PHYSICAL_SECTOR) ? &sector : NULL,
         qemu_opt_get(opts, VHDX_OPT_LOG_SIZE) ? &log_size : NULL, errp);
 }

@@ -28,12 +28,14 @@ typedef struct VHDXAmend {
 } VHDXAmend;
 
 /*
- * Take the disk ID @disk_id, "new" or a GUID, and sizes in bytes of a physical
- * sector and of the log, NULL where they are to stay, and see whether all that
- * @a has goes together.  Returns 0, or -EINVAL with @errp set.
+ * Take @subformat, "fixed" or "dynamic", the disk ID @disk_id, "new" or a GUID,
+ * and sizes in bytes of a physical sector and of the log, NULL where they are
+ * to stay, and see whether all that @a has goes together.  Returns 0, or
+ * -EINVAL with @errp set.
  */
-int vhdx_amend_take(VHDXAmend *a, const char *disk_id, const uint64_t *sector,
-                    const uint64_t *log_size, Error **errp);
+int vhdx_amend_take(VHDXAmend *a, const char *subformat, const char *disk_id,
+                    const uint64_t *sector, const uint64_t *log_size,
+                    Error **errp);
 
 /*
  * Change the image so.  All that can be told before is looked at before
