@@ -28,8 +28,13 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 
-/* A guest that has flushed so often after one write does so again. */
-#define TURNS   4
+/*
+ * Each time that a guest was taken for one that flushes after each write, and
+ * was not, which costs a flush more, it has to show it so many times as long,
+ * up to that.
+ */
+#define TURNS_FACTOR    4
+#define TURNS_MOST      256
 
 void vhdx_early_note_write(BDRVVHDXState *s)
 {
@@ -40,8 +45,13 @@ void vhdx_early_note_write(BDRVVHDXState *s)
 void vhdx_early_note_flush(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
-    if (s->unflushed) {
-        s->by_turns = s->unflushed == 1 ? MIN(s->by_turns + 1, TURNS) : 0;
+    if (s->unflushed == 1) {
+        s->by_turns = MIN(s->by_turns + 1, s->turns_needed);
+    } else if (s->unflushed) {
+        if (s->by_turns == s->turns_needed) {
+            s->turns_needed = MIN(s->turns_needed * TURNS_FACTOR, TURNS_MOST);
+        }
+        s->by_turns = 0;
     }
     s->unflushed = 0;
 }
@@ -49,7 +59,7 @@ void vhdx_early_note_flush(BDRVVHDXState *s)
 bool vhdx_early_pays(BDRVVHDXState *s, const VHDXExtent *e,
                      BdrvRequestFlags flags)
 {
-    bool follows = (flags & BDRV_REQ_FUA) || s->by_turns == TURNS;
+    bool follows = (flags & BDRV_REQ_FUA) || s->by_turns == s->turns_needed;
 
     vhdx_assert_locked(s);
     if (!s->early_ns) {

@@ -94,6 +94,7 @@ void vhdx_open_init(BDRVVHDXState *s)
         .cache_size = s->cache_size,
         .safe_discard = s->safe_discard,
         .early_ns = VHDX_EARLY_NS,
+        .turns_needed = VHDX_EARLY_TURNS,
     };
     vhdx_lock_init(s);
     qemu_co_mutex_init(&s->commit_lock);

@@ -195,6 +195,48 @@ def allocate_and_flush(ctx):
         io.close()
 
 
+def entry_beside(ctx):
+    """Where the log's writes take long, and a flush is sure to follow, a new
+    block costs no request more, but its entry is on its way with its data: for
+    FUA, and from the fifth turn on of a guest that flushes after each write.
+    Two writes for a flush end that, and cost one flush, for some longer."""
+    _, io = opened(ctx, node={'delay': 20000}, trace='vhdx_commit_early')
+    number = 0
+
+    def write(early, option=''):
+        nonlocal number
+        number += 1
+        names = io.do('write -q %s-P 1 %dM 4k' % (option, number))
+        end = ['flush'] if option else []
+        same(sorted(without(names, 'grow')),
+             sorted(['data'] + ['log'] * early + end))
+        same(len(io.events), early)
+        if early:
+            data, = io.writes('data')
+            log, = io.writes('log')
+            expect(log.start < data.end and data.start < log.end,
+                   'one after the other: %s', io.ops)
+
+    def turn(early):
+        write(early)
+        same(io.do('flush'), ['log'] * (not early) + ['flush'])
+
+    with io:
+        # What an entry's write takes is known after some.
+        for _ in range(16):
+            write(False)
+            turn(False)
+        for early in [False] * 4 + [True] * 3:
+            turn(early)
+        write(True)
+        write(False)
+        same(io.do('flush'), ['flush', 'log', 'flush'])
+        for early in [False] * 16 + [True] * 3:
+            turn(early)
+        write(True, '-f ')
+        io.close()
+
+
 def overwriting(ctx):
     """Present blocks: one write of the file, and a flush is one flush."""
     for options in ({}, {'subformat': 'fixed'}):
@@ -488,7 +530,7 @@ def replay(ctx):
 
 def tests():
     return [(f.__name__.replace('_', '-'), f) for f in (
-        first_write, not_written, allocating, allocate_and_flush, overwriting,
-        fixed, many_pages, parallel, parallel_in_block, sequential, reading,
-        chains, zeroes, reuse, growing, small_log, log_space,
-        replay)]
+        first_write, not_written, allocating, allocate_and_flush,
+        entry_beside, overwriting, fixed, many_pages, parallel,
+        parallel_in_block, sequential, reading, chains, zeroes, reuse, growing,
+        small_log, log_space, replay)]

@@ -13,7 +13,10 @@
  * It pays where the write of an entry takes so long, in nanoseconds.  Tests set
  * that to 0 in an open image: then it is done wherever it is allowed.
  */
-#define VHDX_EARLY_NS   (30 * SCALE_US)
+#define VHDX_EARLY_NS       (30 * SCALE_US)
+
+/* A guest that has flushed so often after one write will do so again. */
+#define VHDX_EARLY_TURNS    4
 
 /*
  * Whether a write with @flags to @e, of which vhdx_alloc_extent() knows, is to
