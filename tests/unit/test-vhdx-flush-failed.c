@@ -173,6 +173,46 @@ static void test_zeros_lost_meanwhile(void)
 }
 
 /*
+ * The file was growing for a write when a flush failed: it gets no block any
+ * more, as what would be zeroed for that may be lost, and nothing went on.
+ */
+static void test_growth_meanwhile(void)
+{
+    BlockBackend *blk;
+    Write *growing;
+    struct stat st;
+
+    create_image();
+    /* There is a place for one block. */
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    g_assert_cmpint(truncate(image_path, st.st_size + BLOCK), ==, 0);
+    blk = open_image();
+    g_assert_cmpint(write_fill(blk, 0, BLOCK, 1), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    hold_truncate = true;
+    growing = start_write(blk, BLOCK, 4096, 2);
+    while (!held_truncate) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    hold_truncate = false;
+    g_assert_cmpint(blk_pwrite_zeroes(blk, 0, BLOCK, BDRV_REQ_MAY_UNMAP), >=,
+                    0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    aio_co_wake(held_truncate);
+    g_assert_cmpint(end_write(growing), ==, -EIO);
+    check_fill(blk, BLOCK, BLOCK, 0);
+
+    g_assert_cmpint(reopen(blk), ==, 0);
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_fill(blk, BLOCK, 4096, 2);
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/*
  * The flush that fails is that of the first modification: nothing is in memory
  * only.  @again works, even if @errors more flushes were to fail.
  */
@@ -249,6 +289,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/zeros-lost/activate", test_zeros_activate);
     g_test_add_func("/vhdx/order/zeros-lost/meanwhile",
                     test_zeros_lost_meanwhile);
+    g_test_add_func("/vhdx/order/growth-meanwhile", test_growth_meanwhile);
     g_test_add_func("/vhdx/order/begin-failed/reopen", test_begin_reopen);
     g_test_add_func("/vhdx/order/begin-failed/activate", test_begin_activate);
     ret = g_test_run();
