@@ -35,7 +35,7 @@ quick:
 
 check-limits check-layers check-unit check-iotests check-interop check-trace \
 check-model check-crash check-short check-fuzz check-series check-compat \
-check-mutations check-no-libraries check-guest check-deb check-endian \
+check-block check-mutations check-no-libraries check-guest check-deb check-endian \
 check-storage:
 	@scripts/run-checks $(@:check-%=%)
 
@@ -109,7 +109,8 @@ clean:
 .PHONY: all demo check lint quick check-limits check-layers check-unit \
         check-no-libraries check-iotests \
         check-interop check-trace check-model check-crash check-short check-fuzz \
-        check-series check-compat check-mutations check-iotests-10.0 check-asan \
+        check-series check-compat check-block check-mutations \
+        check-iotests-10.0 check-asan \
         check-threads check-guest check-deb check-endian check-storage coverage bench \
         soak series deb deb-libvirt \
         check-series-build \
