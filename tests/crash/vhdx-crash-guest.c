@@ -301,10 +301,18 @@ static int coroutine_fn guest_subformat(Guests *g)
 {
     static const char *const options[] = {
         "subformat=fixed", "subformat=fixed,preallocation=full",
+        "subformat=fixed,preallocation=falloc",
         "subformat=dynamic", "subformat=dynamic,compact=zeroes",
+        "subformat=dynamic,compact=space,log_size=1M",
+        "subformat=fixed,log_size=2M,physical_sector_size=4096,"
+        "disk_id=22222222-2222-2222-2222-222222222222",
+        "subformat=dynamic,log_size=3M,physical_sector_size=512,"
+        "disk_id=11111111-1111-1111-1111-111111111111",
     };
+    /* A sector of 512 bytes is too short where it has 4096 for the guest. */
+    unsigned count = ARRAY_SIZE(options) - !g->w->only_512;
 
-    return guest_amend(g, options[rng_below(&g->rng, ARRAY_SIZE(options))]);
+    return guest_amend(g, options[rng_below(&g->rng, count)]);
 }
 
 /* -- What to do next -- */

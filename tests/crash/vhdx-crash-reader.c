@@ -526,6 +526,10 @@ static bool metadata_read(CrashReader *r, char **why)
             r->disk_size = get_le(item, 8);
         } else if (guid_is(entry, GUID_LOGICAL_SECTOR)) {
             r->sector_size = get_le(item, 4);
+        } else if (guid_is(entry, GUID_PHYSICAL_SECTOR)) {
+            r->physical_size = get_le(item, 4);
+        } else if (guid_is(entry, GUID_DISK_ID)) {
+            r->disk_id = item[0];
         } else if (guid_is(entry, GUID_PARENT_LOCATOR)) {
             locator = true;
             if (!locator_read(r, r->meta_offset + get_le(entry + 16, 4),

@@ -462,6 +462,8 @@ typedef struct CrashReader {
     uint64_t odd;                   /* ... that only a child has a use for */
     bool has_parent;
     bool fixed;                     /* LeaveBlockAllocated */
+    uint8_t disk_id;                /* the first byte of it */
+    uint32_t physical_size;         /* of a sector */
     uint8_t file_write[16];         /* FileWriteGuid */
     uint8_t data_write[16];         /* DataWriteGuid */
     uint64_t items_end;             /* of metadata, bytes in their region */
