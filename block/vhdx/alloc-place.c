@@ -105,11 +105,6 @@ alloc_new(BlockDriverState *bs, uint64_t block, uint64_t entry,
     if (kept < 0 || offset < 0) {
         return kept < 0 ? kept : offset;
     }
-    if (vhdx_change_is_broken(s)) {
-        /* This write has waited for space, and now all writes fail. */
-        place_give_back(s, offset, s->geo.block_size, kept, false);
-        return -EIO;
-    }
     vhdx_alloc_enter(s, vhdx_bat_index(&s->geo, block), offset,
                      s->geo.block_size, kept, zero, alloc);
     if (*alloc && s->params.has_parent &&

@@ -34,6 +34,14 @@ alloc_publish(BlockDriverState *bs, VHDXAlloc *alloc)
     if (alloc->phase == VHDX_ALLOC_PUBLISHED) {
         return 0;
     }
+    if (vhdx_change_is_broken(s)) {
+        /*
+         * All writes fail by now.  If this one got its block all the same, its
+         * data might be lost with the next flush that fails, and then writing
+         * could not be resumed.
+         */
+        return -EIO;
+    }
     vhdx_bat_index_is_bitmap(&s->geo, alloc->index, &block);
     ret = vhdx_bat_get(bs, block, &entry);
     if (ret == 0 && alloc->phase == VHDX_ALLOC_READY) {

@@ -173,9 +173,25 @@ static void test_zeros_lost_meanwhile(void)
 }
 
 /*
- * The file was growing for a write when a flush failed: it gets no block any
- * more, as what would be zeroed for that may be lost, and nothing went on.
+ * A write to a new block, whose place has to be zeroed, was under way when a
+ * flush failed.  It fails as well: with its block, of which the zeros may be
+ * lost next time, writing could not be resumed.
  */
+static void check_resumed(BlockBackend *blk, Write *write)
+{
+    g_assert_cmpint(end_write(write), ==, -EIO);
+    check_fill(blk, BLOCK, BLOCK, 0);
+
+    g_assert_cmpint(reopen(blk), ==, 0);
+    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    check_fill(blk, BLOCK, 4096, 2);
+    check_is_clean(blk);
+    blk_unref(blk);
+    unlink(image_path);
+}
+
+/* It waits for the file to grow. */
 static void test_growth_meanwhile(void)
 {
     BlockBackend *blk;
@@ -200,16 +216,24 @@ static void test_growth_meanwhile(void)
     flush_errors = 1;
     g_assert_cmpint(blk_flush(blk), ==, -EIO);
     aio_co_wake(held_truncate);
-    g_assert_cmpint(end_write(growing), ==, -EIO);
-    check_fill(blk, BLOCK, BLOCK, 0);
+    check_resumed(blk, growing);
+}
 
-    g_assert_cmpint(reopen(blk), ==, 0);
-    g_assert_cmpint(write_fill(blk, BLOCK, 4096, 2), >=, 0);
+/* It has its place, which another block has had. */
+static void test_write_meanwhile(void)
+{
+    BlockBackend *blk = open_written();
+    Write *held;
+
+    g_assert_cmpint(blk_pwrite_zeroes(blk, 0, BLOCK, BDRV_REQ_MAY_UNMAP), >=,
+                    0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
-    check_fill(blk, BLOCK, 4096, 2);
-    check_is_clean(blk);
-    blk_unref(blk);
-    unlink(image_path);
+    held = hold_write(blk, BLOCK, 4096, 2);
+    g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4096, 3), >=, 0);
+    flush_errors = 1;
+    g_assert_cmpint(blk_flush(blk), ==, -EIO);
+    g_assert_cmpint(bdrv_debug_resume(blk_bs(blk), "held"), ==, 0);
+    check_resumed(blk, held);
 }
 
 /*
@@ -290,6 +314,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/order/zeros-lost/meanwhile",
                     test_zeros_lost_meanwhile);
     g_test_add_func("/vhdx/order/growth-meanwhile", test_growth_meanwhile);
+    g_test_add_func("/vhdx/order/write-meanwhile", test_write_meanwhile);
     g_test_add_func("/vhdx/order/begin-failed/reopen", test_begin_reopen);
     g_test_add_func("/vhdx/order/begin-failed/activate", test_begin_activate);
     ret = g_test_run();
