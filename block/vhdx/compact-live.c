@@ -406,9 +406,14 @@ vhdx_co_compact_live(BlockDriverState *bs, bool zeroes,
         },
     };
     ret = compact_live(bs, l, zeroes);
-    if (ret < 0) {
-        /* What has got free until then is given back all the same. */
+    if (ret < 0 && !qatomic_read(&bs->quiesce_counter)) {
+        /*
+         * What has got free until then is given back all the same; in a drained
+         * section, where nothing may begin, by whoever closes the image.
+         */
+        vhdx_request_reserve(s);
         vhdx_commit_cut(bs);
+        vhdx_request_unreserve(s);
     }
     WITH_VHDX_LOCK_GUARD(s) {
         s->compacting = false;
