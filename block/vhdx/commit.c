@@ -44,6 +44,14 @@
 /* An entry that is written early has so many pages at the most. */
 #define EARLY_PAGES 8
 
+/*
+ * If something else changes before the flush that was to follow, such an entry
+ * costs a flush.  After each time it takes so many times as many turns of a
+ * write and a flush to believe a guest again, up to that.
+ */
+#define TURNS_FACTOR    4
+#define TURNS_MOST      64
+
 /* How many places a flush punches, new ones or what others have left */
 #define PUNCH_FLUSH 64
 
@@ -294,6 +302,8 @@ int coroutine_fn vhdx_commit_locked(BlockDriverState *bs)
     }
     vhdx_lock(s);
     while (early_hinders(s)) {
+        s->turns_needed = MIN(s->turns_needed * TURNS_FACTOR, TURNS_MOST);
+        s->by_turns = 0;
         vhdx_unlock(s);
         ret = early_settle(bs);
         if (ret < 0) {

@@ -9,11 +9,11 @@
  * where a flush is sure to follow, the entry is written beside the data, and
  * the flush has only itself to wait for.
  *
- * That a flush follows is known of a request with FUA, and taken for granted of
- * a guest that has flushed after each write for a while.  With other requests
- * under way the entries of many go into one write, which is better still.  And
- * on quick storage a second coroutine costs what it saves, so it is for such
- * where the log's writes take their time.
+ * That a flush follows is known of a request with FUA, of its last part, and
+ * taken for granted of a guest that has flushed after each write for a while.
+ * With other requests under way the entries of many go into one write, which is
+ * better still.  And on quick storage a second coroutine costs what it saves,
+ * so it is for such where the log's writes take their time.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -28,14 +28,6 @@
 #include "block/vhdx/request.h"
 #include "block/vhdx/ring.h"
 
-/*
- * Each time that a guest was taken for one that flushes after each write, and
- * was not, which costs a flush more, it has to show it so many times as long,
- * up to that.
- */
-#define TURNS_FACTOR    4
-#define TURNS_MOST      256
-
 void vhdx_early_note_write(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
@@ -45,13 +37,9 @@ void vhdx_early_note_write(BDRVVHDXState *s)
 void vhdx_early_note_flush(BDRVVHDXState *s)
 {
     vhdx_assert_locked(s);
-    if (s->unflushed == 1) {
-        s->by_turns = MIN(s->by_turns + 1, s->turns_needed);
-    } else if (s->unflushed) {
-        if (s->by_turns == s->turns_needed) {
-            s->turns_needed = MIN(s->turns_needed * TURNS_FACTOR, TURNS_MOST);
-        }
-        s->by_turns = 0;
+    if (s->unflushed) {
+        s->by_turns = s->unflushed > 1 ? 0 :
+                      MIN(s->by_turns + 1, s->turns_needed);
     }
     s->unflushed = 0;
 }

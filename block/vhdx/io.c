@@ -84,16 +84,19 @@ request_changed(BlockDriverState *bs, VHDXRequest *req, int ret)
 }
 
 /*
- * Write @e, which vhdx_alloc_extent() has found for @offset: from @qiov or, if
- * that is NULL, as zeros, by @flags.  lock is held, and dropped for I/O.
- * Returns 0 or -errno; @e has no bytes if it is to be done again.
+ * Write @e, which vhdx_alloc_extent() has found for the rest of a request,
+ * @bytes bytes at @offset: from @qiov or, if that is NULL, as zeros, by @flags.
+ * lock is held, and dropped for I/O.  Returns 0 or -errno; @e has no bytes if
+ * it is to be done again.
  */
 static int coroutine_fn GRAPH_RDLOCK
-extent_write(BlockDriverState *bs, uint64_t offset, VHDXExtent *e,
-             QEMUIOVector *qiov, size_t qiov_offset, BdrvRequestFlags flags)
+extent_write(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+             VHDXExtent *e, QEMUIOVector *qiov, size_t qiov_offset,
+             BdrvRequestFlags flags)
 {
     BDRVVHDXState *s = bs->opaque;
-    bool early = qiov && vhdx_early_pays(s, e, flags);
+    /* If more of the request follows, so do more changes before the flush. */
+    bool early = qiov && e->bytes == bytes && vhdx_early_pays(s, e, flags);
     int ret;
 
     for (unsigned i = 0; i < e->allocs; i++) {
@@ -156,7 +159,7 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             break;
         }
-        ret = extent_write(bs, offset, &e, qiov, qiov_offset, flags);
+        ret = extent_write(bs, offset, bytes, &e, qiov, qiov_offset, flags);
         offset += e.bytes;
         qiov_offset += e.bytes;
         bytes -= e.bytes;
@@ -310,7 +313,7 @@ zero_child(BlockDriverState *bs, const ZeroRange *z, uint64_t entry, bool whole)
     if (!z->discard) {
         ret = vhdx_alloc_extent(bs, z->offset, n, &e);
         if (ret == 0) {
-            ret = extent_write(bs, z->offset, &e, NULL, 0, z->flags);
+            ret = extent_write(bs, z->offset, z->bytes, &e, NULL, 0, z->flags);
         }
         return ret < 0 ? ret : e.bytes;
     }

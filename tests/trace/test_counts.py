@@ -200,7 +200,8 @@ def entry_beside(ctx):
     block costs no request more, but its entry is on its way with its data: for
     FUA, and from the fifth turn on of a guest that flushes after each write.
     Two writes for a flush end that, and cost one flush, for some longer."""
-    _, io = opened(ctx, node={'delay': 20000}, trace='vhdx_commit_early')
+    _, io = opened(ctx, '512M', node={'delay': 20000},
+                   trace='vhdx_commit_early')
     number = 0
 
     def write(early, option=''):
@@ -234,6 +235,9 @@ def entry_beside(ctx):
         for early in [False] * 16 + [True] * 3:
             turn(early)
         write(True, '-f ')
+        # A request of several parts is no such thing before the last one.
+        step = without(io.do('write -q -f -P 1 128M 32M'), 'data', 'grow')
+        same(step, ['log', 'flush'])
         io.close()
 
 

@@ -143,7 +143,7 @@ typedef struct BDRVVHDXState {
     bool file_shrinks;              /* it is known that it can; fixed */
     unsigned unflushed;             /* writes since the last flush */
     unsigned by_turns;              /* flushes in a row that followed one, */
-    unsigned turns_needed;          /* ... up to so many: early.c */
+    unsigned turns_needed;          /* ... up to so many, see commit.c */
     int64_t early_ns;               /* see vhdx_early_pays(); fixed */
 
     VHDXLock lock;
