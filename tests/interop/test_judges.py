@@ -222,6 +222,7 @@ WRITERS = {
                                                  blocks=2),
     'this driver, child with other blocks': child(512, SIZE, SIZE),
     "QEMU's own, dynamic": qemu('dynamic'),
+    "QEMU's own, no block ZERO": qemu('dynamic,block_state_zero=off'),
     "QEMU's own, fixed": qemu('fixed'),
     "FreeBSD's mkimg, dynamic (laid out)": laid_out('mkimg-short'),
     "FreeBSD's mkimg, fixed (laid out)": laid_out('mkimg-fixed'),
