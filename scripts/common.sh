@@ -109,7 +109,7 @@ wanted_test() {
 # A program that ends early loses the cases it had planned: they have failed;
 # so has one that takes more than TEST_SECONDS (default: 1800). RUNNER is a
 # command that runs programs of another processor, TAP_SKIP a case that can't be
-# tried there.
+# tried there, and SLOW is set where time does not matter.
 run_tap() {
     local name log plan rc=0 runner
     read -ra runner <<< "${RUNNER:-}"
@@ -118,7 +118,7 @@ run_tap() {
     mkdir -p "$BUILD/results"
     (cd "$(dirname "$1")" &&
      limited "${TEST_SECONDS:-1800}" "${runner[@]}" "./$name" --tap -k \
-     ${TAP_SKIP:+-s "$TAP_SKIP"}) 2>&1 | tee "$log" || rc=$?
+     ${SLOW:+-m slow} ${TAP_SKIP:+-s "$TAP_SKIP"}) 2>&1 | tee "$log" || rc=$?
     plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | head -n 1)
     s=$(grep -ciE '^ok .*# *skip' "$log" || true)
     p=$(grep -c '^ok ' "$log" || true)
