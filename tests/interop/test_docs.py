@@ -88,7 +88,7 @@ LEFT_OUT = {
         ('dirty-area', '.*'), ('dirty-load', '^it'),
         ('commit dirty-store', '^(failed to|its) '),
         ('parent-file', '^its? '), ('parent-file', '^neither region table'),
-        ('change', '^%s$'), ('begin', '^it is read-only'),
+        ('change move', '^%s$'), ('begin', '^it is read-only'),
         ('check-entry', 'where another block is')],
     'says what state the image is in, which whoever asked for it knows': [
         ('begin compact-live', '^(The image is|Compacting has been)'),

@@ -88,7 +88,7 @@ static void test_flush_begun(void)
 static void check_last_block(int (*compact)(BlockBackend *))
 {
     BlockBackend *blk;
-    uint64_t size = 5 * BLOCK + BLOCK / 2, length;
+    uint64_t size = 5 * BLOCK + BLOCK / 2;
 
     bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
                     size, BDRV_O_RDWR, true, &error_abort);
@@ -101,11 +101,10 @@ static void check_last_block(int (*compact)(BlockBackend *))
     }
     g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
-    length = file_size();
     zeroing_errors = 1;
     g_assert_cmpint(compact(blk), ==, -EIO);
     g_assert_cmpuint(zeroing_errors, ==, 0);
-    g_assert_cmpuint(file_size(), ==, length);
+    g_assert_cmpuint(file_size(), >=, 4 * MiB + 6 * BLOCK);
     check_fill(blk, 5 * BLOCK, BLOCK / 2, 6);
     g_assert_cmpint(compact(blk), ==, 0);
     g_assert_cmpuint(file_size(), ==, 4 * MiB + 4 * BLOCK);

@@ -329,17 +329,15 @@ static void test_flush(void)
     Compact c = { 0 };
     BlockBackend *blk;
     uint64_t place = image_with_gap(&blk);
-    struct stat before, after;
 
     hold_copy(&c, blk, place);
-    g_assert_cmpint(stat(image_path, &before), ==, 0);
     g_assert_cmpint(write_fill(blk, 2 * BLOCK, 4096, 3), >=, 0);
     flush_errors = 1;
     g_assert_cmpint(blk_flush(blk), ==, -EIO);
     aio_co_wake(held_read);
     g_assert_cmpint(compact_end(&c), ==, -EIO);
-    g_assert_cmpint(stat(image_path, &after), ==, 0);
-    g_assert_cmpint(before.st_size, ==, after.st_size);
+    /* What is free behind it is given back. */
+    g_assert_cmpuint(file_size(), ==, place + BLOCK);
     g_assert_cmpint(write_fill(blk, 3 * BLOCK, 4096, 4), >=, 0);
     g_assert_cmpint(blk_flush(blk), ==, 0);
     check_fill(blk, 5 * BLOCK, BLOCK, 6);
@@ -390,26 +388,32 @@ static void test_zeroes(void)
     check_rest(blk);
 }
 
+static int64_t write_before;
+
+/* Nothing was changed by a batch, which a commit would follow. */
+static void check_no_commit(void)
+{
+    g_assert_cmpint(last_write, ==, write_before);
+    g_assert_cmpuint(good_flushes, ==, MANY);
+}
+
 /* ... and one that is given up meanwhile has none to lose. */
 static void test_zeroes_discard(void)
 {
     Compact c = { .zeroes = true };
     BlockBackend *blk;
     uint64_t place;
-    int64_t last;
 
     place = image_with_gap(&blk);
     g_assert_cmpint(write_fill(blk, 5 * BLOCK, BLOCK, 0), >=, 0);
     hold_copy(&c, blk, place + 900 * KiB);
     c.cancel_at = c.batches + 1;
+    c.at_cancel = check_no_commit;
     g_assert_cmpint(discard_wait(blk, 5 * BLOCK, BLOCK), >=, 0);
     good_flushes = MANY;
-    last = last_write;
+    write_before = last_write;
     aio_co_wake(held_read);
     g_assert_cmpint(compact_end(&c), ==, -ECANCELED);
-    /* Nothing was changed by that, which a commit would follow. */
-    g_assert_cmpint(last_write, ==, last);
-    g_assert_cmpuint(good_flushes, ==, MANY);
     good_flushes = 0;
     for (int i = 7; i < 10; i++) {
         g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i), >=, 0);

@@ -18,6 +18,7 @@ typedef struct Compact {
     bool done;
     unsigned batches;               /* that have begun */
     unsigned cancel_at;             /* cancelled before this one; 0: never */
+    void (*at_cancel)(void);        /* called then, if it is set */
     unsigned asked;                 /* so often whether a batch is to stop */
     unsigned stop_at;               /* ... which it is this time; 0: never */
     int64_t hold_ns;                /* how long requests are held off */
@@ -31,7 +32,13 @@ compact_pause(BlockDriverState *bs, void *opaque)
     Compact *c = opaque;
 
     c->batches++;
-    return c->batches == c->cancel_at ? -ECANCELED : 0;
+    if (c->batches != c->cancel_at) {
+        return 0;
+    }
+    if (c->at_cancel) {
+        c->at_cancel();
+    }
+    return -ECANCELED;
 }
 
 static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
