@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/compact-live.h"
 #include "block/vhdx/state.h"
 #include "vhdx-crash-dirty.h"
@@ -178,16 +179,30 @@ static void guests_change(Guests *g)
 
 /* Progress goes from 0 to the whole, and not back. */
 static void amend_status(BlockDriverState *bs, int64_t offset,
-                           int64_t total_work_size, void *opaque)
+                         int64_t total_work_size, void *opaque)
 {
-    Guests *g = opaque;
+    GuestJob *job = opaque;
     double progress = (double)offset / total_work_size;
 
-    if (progress < g->progress || progress > 1) {
-        run_wrong(g->run, "progress goes from %g to %g", g->progress,
+    if (progress < job->progress || progress > 1) {
+        run_wrong(job->g->run, "progress goes from %g to %g", job->progress,
                   progress);
     }
-    g->progress = progress;
+    job->progress = progress;
+}
+
+static void job_begin(Guests *g, GuestJob *job)
+{
+    assert(!job->busy);
+    guests_change(g);
+    *job = (GuestJob) { .g = g, .busy = true };
+}
+
+/* Whether @job may begin: most workloads have one at a time. */
+static bool job_may_begin(Guests *g, GuestJob *job)
+{
+    return !job->busy &&
+           (g->w->beside || !(g->compact.busy || g->amend.busy));
 }
 
 /*
@@ -202,6 +217,13 @@ static bool is_in_doubt(int ret, Error *err)
     return strstr(why, "the block size of") || strstr(why, "or are longer");
 }
 
+/* Somebody has made the image fixed, before or meanwhile. */
+static bool has_become_fixed(Guests *g, int ret, Error *err)
+{
+    return ret == -ENOTSUP && g->w->beside && g->w->mix.subformat &&
+           strstr(error_get_pretty(err), "and this one is fixed");
+}
+
 /* Whether it is enough: the log moves only when all else is done. */
 static bool compact_enough(Guests *g, unsigned percent)
 {
@@ -212,7 +234,7 @@ static bool compact_enough(Guests *g, unsigned percent)
 static int coroutine_fn GRAPH_RDLOCK
 compact_pause(BlockDriverState *bs, void *opaque)
 {
-    Guests *g = opaque;
+    Guests *g = ((GuestJob *)opaque)->g;
 
     aio_co_schedule(qemu_get_current_aio_context(), qemu_coroutine_self());
     qemu_coroutine_yield();
@@ -233,24 +255,21 @@ static int coroutine_fn guest_compact_online(Guests *g)
         .pause = compact_pause,
         .move = { .stop = compact_stop, .opaque = g },
         .status = amend_status,
-        .opaque = g,
+        .opaque = &g->compact,
     };
     Error *err = NULL;
     int ret;
 
     GRAPH_RDLOCK_GUARD();
-    assert(!g->amending);
-    guests_change(g);
-    g->amending = true;
-    g->progress = 0;
+    job_begin(g, &g->compact);
     ret = vhdx_co_compact_live(blk_bs(g->blk), rng_chance(&g->rng, 50), &user,
                                &err);
     if (ret < 0 && ret != -ECANCELED && !is_in_doubt(ret, err) &&
-        !g->w->full && !g->disk->fault_hit) {
+        !has_become_fixed(g, ret, err) && !g->w->full && !g->disk->fault_hit) {
         run_wrong(g->run, "compacting fails: %s", error_get_pretty(err));
     }
     error_free(err);
-    g->amending = false;
+    g->compact.busy = false;
     return ret;
 }
 
@@ -263,19 +282,17 @@ static int coroutine_fn guest_amend(Guests *g, const char *options)
     Error *err = NULL;
     int ret;
 
-    assert(!g->amending);
-    guests_change(g);
-    g->amending = true;
-    g->progress = 0;
+    job_begin(g, &g->amend);
     qemu_opts_do_parse(opts, options, NULL, &error_abort);
-    ret = bs->drv->bdrv_amend_options(bs, opts, amend_status, g, false, &err);
+    ret = bs->drv->bdrv_amend_options(bs, opts, amend_status, &g->amend, false,
+                                      &err);
     if (ret < 0 && !is_in_doubt(ret, err) && !g->w->full &&
         !g->disk->fault_hit) {
         run_wrong(g->run, "%s fails: %s", options, error_get_pretty(err));
     }
     error_free(err);
     qemu_opts_del(opts);
-    g->amending = false;
+    g->amend.busy = false;
     return ret;
 }
 
@@ -425,6 +442,7 @@ static int coroutine_fn guest_act(Guests *g)
     const CrashMix *mix = &g->w->mix;
     unsigned dice = rng_below(&g->rng, 100);
     bool bursts = g->w->burst[0];
+    GuestJob *job;
     Range r;
 
     if (bursts && !g->burst_left--) {
@@ -451,15 +469,16 @@ static int coroutine_fn guest_act(Guests *g)
     }
     dice -= mix->resize;
     if (dice < mix->compact) {
-        return g->amending ? 0 : guest_compact(g);
+        job = g->w->online ? &g->compact : &g->amend;
+        return job_may_begin(g, job) ? guest_compact(g) : 0;
     }
     dice -= mix->compact;
     if (dice < mix->log_size) {
-        return g->amending ? 0 : guest_log_size(g);
+        return job_may_begin(g, &g->amend) ? guest_log_size(g) : 0;
     }
     dice -= mix->log_size;
     if (dice < mix->subformat) {
-        return g->amending ? 0 : guest_subformat(g);
+        return job_may_begin(g, &g->amend) ? guest_subformat(g) : 0;
     }
     dice -= mix->subformat;
     if (dice < mix->command) {
@@ -603,6 +622,9 @@ void guests_exempt(Guests *g)
 bool guests_resume(Guests *g)
 {
     BlockDriverState *bs = blk_bs(g->blk);
+    BDRVVHDXState *s = bs->opaque;
+    /* New blocks are in doubt whose data was to be stable before them. */
+    bool doubt = vhdx_change_is_broken(s) && vhdx_change_is_ordered(s);
     Error *err = NULL;
     unsigned index = model_begin(g->run->model, GUEST_FLUSH, 0, 0,
                                  guests_stamp(g));
@@ -617,9 +639,11 @@ bool guests_resume(Guests *g)
         bdrv_activate_all(&error_abort);
     }
     model_end(g->run->model, index, guests_stamp(g), ret);
-    if (ret < 0 && !g->w->mix.discard && !g->w->node.fixed_size) {
+    if (ret < 0 && !doubt) {
         run_wrong(g->run, "writing can't be resumed: %s",
                   err ? error_get_pretty(err) : strerror(-ret));
+    } else if (doubt && !vhdx_change_is_broken(s)) {
+        run_wrong(g->run, "writing is resumed, though data may be lost");
     }
     error_free(err);
     return ret == 0;

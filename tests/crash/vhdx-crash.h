@@ -590,6 +590,7 @@ typedef struct CrashWorkload {
     bool small_cache;               /* 64 metadata pages */
     bool early;                     /* entries beside their data */
     bool online;                    /* compacting lets requests go on */
+    bool beside;                    /* ... and other amends */
     unsigned bitmaps;               /* persistent dirty ones, at first */
     unsigned granule;               /* ... of 2^that bytes; 0: by chance */
     CrashCommands commands;
@@ -624,6 +625,13 @@ typedef struct CrashRun {
     GPtrArray *wrong;               /* what was found wrong on the way */
 } CrashRun;
 
+/* An amend that is under way, or not */
+typedef struct GuestJob {
+    struct Guests *g;
+    bool busy;
+    double progress;                /* from 0 to 1 */
+} GuestJob;
+
 /* Those who use a disk at the same time */
 typedef struct Guests {
     const CrashWorkload *w;
@@ -637,8 +645,8 @@ typedef struct Guests {
     uint64_t next_page;             /* of the BAT, to be dirtied next */
     uint64_t disk_size;             /* bytes */
     bool resizing;
-    bool amending;
-    double progress;                /* of that: from 0 to 1 */
+    GuestJob compact;               /* in use */
+    GuestJob amend;                 /* all others */
     unsigned burst;                 /* index in the workload's */
     unsigned burst_left;            /* writes until the next flush */
     bool command;                   /* for dirty bitmaps, to be done next */
@@ -649,7 +657,8 @@ uint32_t guests_stamp(Guests *g);
 
 /*
  * A flush has failed and has lost things, and flushes work again: go on.  That
- * may be refused where blocks are used again, or have old data behind them.
+ * must be refused where new blocks wait for data that may be lost, and only
+ * there.
  */
 bool guests_resume(Guests *g);
 
