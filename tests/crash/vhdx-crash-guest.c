@@ -65,6 +65,42 @@ uint32_t guests_stamp(Guests *g)
     return ++g->disk->now;
 }
 
+/* Whether @sector was behind the end of the disk at any time since @start */
+static bool was_behind_end(Guests *g, uint64_t sector, uint32_t start)
+{
+    const GArray *resizes = g->run->model->resizes;
+    uint64_t least = g->disk_size;
+
+    for (guint i = 0; i < resizes->len; i++) {
+        const GuestResize *r = &g_array_index(resizes, GuestResize, i);
+
+        if (r->end >= start) {
+            least = MIN(least, r->size);
+        }
+    }
+    return sector * CRASH_SECTOR >= least;
+}
+
+/*
+ * A request of @count sectors at @sector, which began at @start, has the result
+ * @ret: it may fail only where something is in its way.
+ */
+static void guest_judge(Guests *g, const char *what, uint64_t sector,
+                        uint64_t count, uint32_t start, int ret)
+{
+    const CrashWorkload *w = g->w;
+    bool no_space = w->full || w->full_close || w->unsure || w->unsure_log ||
+                    w->limit_mib || w->node.fixed_size;
+
+    if (ret >= 0 || g->disk->fault_hit || (ret == -ENOSPC && no_space) ||
+        (ret == -EIO && count &&
+         was_behind_end(g, sector + count - 1, start))) {
+        return;
+    }
+    run_wrong(g->run, "a %s of %" PRIu64 " sectors at %" PRIu64 " fails: %s",
+              what, count, sector, strerror(-ret));
+}
+
 static int coroutine_fn guest_flush(Guests *g)
 {
     uint32_t start = guests_stamp(g), end;
@@ -76,6 +112,7 @@ static int coroutine_fn guest_flush(Guests *g)
     if (ret == 0) {
         model_resize_flushed(g->run->model, start, end);
     }
+    guest_judge(g, "flush", 0, 0, start, ret);
     return ret;
 }
 
@@ -86,8 +123,8 @@ guest_write(Guests *g, uint64_t sector, uint64_t count, bool fua)
     size_t bytes = count * CRASH_SECTOR;
     g_autofree uint8_t *buf = g_malloc(bytes);
     QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, bytes);
-    unsigned index = model_begin(model, GUEST_WRITE, sector, count,
-                                 guests_stamp(g));
+    uint32_t start = guests_stamp(g);
+    unsigned index = model_begin(model, GUEST_WRITE, sector, count, start);
     int ret;
 
     g_array_index(model->ops, GuestOp, index).fua = fua;
@@ -95,14 +132,15 @@ guest_write(Guests *g, uint64_t sector, uint64_t count, bool fua)
     ret = blk_co_pwritev(g->blk, sector * CRASH_SECTOR, bytes, &qiov,
                          fua ? BDRV_REQ_FUA : 0);
     model_end(model, index, guests_stamp(g), ret);
+    guest_judge(g, "write", sector, count, start, ret);
     return ret;
 }
 
 static int coroutine_fn
 guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
 {
-    unsigned index = model_begin(g->run->model, kind, sector, count,
-                                 guests_stamp(g));
+    uint32_t start = guests_stamp(g);
+    unsigned index = model_begin(g->run->model, kind, sector, count, start);
     int ret;
 
     if (kind == GUEST_ZERO) {
@@ -115,6 +153,8 @@ guest_zero(Guests *g, GuestKind kind, uint64_t sector, uint64_t count)
                          count * CRASH_SECTOR);
     }
     model_end(g->run->model, index, guests_stamp(g), ret);
+    guest_judge(g, kind == GUEST_ZERO ? "write of zeroes" : "discard", sector,
+                count, start, ret);
     return ret;
 }
 
@@ -128,8 +168,7 @@ guest_read(Guests *g, uint64_t sector, uint64_t count)
     int ret = blk_co_preadv(g->blk, sector * CRASH_SECTOR, bytes, &qiov, 0);
     char *why;
 
-    if (ret == -EIO && g->w->max_mib) {
-        /* The disk has become too short for it. */
+    if (ret == -EIO && was_behind_end(g, sector + count - 1, start)) {
         return ret;
     }
     if (ret < 0) {
@@ -265,7 +304,8 @@ static int coroutine_fn guest_compact_online(Guests *g)
     ret = vhdx_co_compact_live(blk_bs(g->blk), rng_chance(&g->rng, 50), &user,
                                &err);
     if (ret < 0 && ret != -ECANCELED && !is_in_doubt(ret, err) &&
-        !has_become_fixed(g, ret, err) && !g->w->full && !g->disk->fault_hit) {
+        !has_become_fixed(g, ret, err) && !(ret == -ENOSPC && g->w->full) &&
+        !g->disk->fault_hit) {
         run_wrong(g->run, "compacting fails: %s", error_get_pretty(err));
     }
     error_free(err);
@@ -286,8 +326,8 @@ static int coroutine_fn guest_amend(Guests *g, const char *options)
     qemu_opts_do_parse(opts, options, NULL, &error_abort);
     ret = bs->drv->bdrv_amend_options(bs, opts, amend_status, &g->amend, false,
                                       &err);
-    if (ret < 0 && !is_in_doubt(ret, err) && !g->w->full &&
-        !g->disk->fault_hit) {
+    if (ret < 0 && !is_in_doubt(ret, err) &&
+        !(ret == -ENOSPC && g->w->full) && !g->disk->fault_hit) {
         run_wrong(g->run, "%s fails: %s", options, error_get_pretty(err));
     }
     error_free(err);
@@ -352,6 +392,25 @@ static Range range_fit(Guests *g, Range r)
     return r;
 }
 
+/* How many blocks, if they are whole ones */
+static uint64_t blocks_choose(Guests *g)
+{
+    if (g->w->big_mib) {
+        return 1 + rng_below(&g->rng, g->w->big_mib * MiB /
+                                      g->shape->block_size);
+    }
+    return rng_chance(&g->rng, 20) ? 2 : 1;
+}
+
+/* The first sector of a block that is new, to several guests at once */
+static uint64_t sector_in_turn(Guests *g)
+{
+    uint64_t block = g->shape->block_size / CRASH_SECTOR;
+    uint64_t blocks = DIV_ROUND_UP(g->disk_size, g->shape->block_size);
+
+    return blocks * (g->w->actions - g->left) / (g->w->actions + 1) * block;
+}
+
 /*
  * In a child: parts of blocks that together are the whole, with one sector
  * missing here and there, and more than one request for the same sectors.
@@ -368,15 +427,13 @@ static Range range_in_child(Guests *g, GuestKind kind)
         r.sector = rng_below(&g->rng, g->w->spread) *
                    (g->w->apart ?: 512) % blocks * block;
     } else if (rng_chance(&g->rng, 50)) {
-        /* One block after the other is new, to several guests at once. */
-        r.sector = blocks * (g->w->actions - g->left) / (g->w->actions + 1);
-        r.sector *= block;
+        r.sector = sector_in_turn(g);
     } else {
         r.sector = rng_below(&g->rng, blocks) * block;
     }
     if (kind == GUEST_WRITE ? size < g->w->big :
                               rng_chance(&g->rng, g->w->whole)) {
-        r.count = block * (rng_chance(&g->rng, 20) ? 2 : 1);
+        r.count = block * blocks_choose(g);
     } else if (size < 40 && !g->w->spread) {
         r.sector += rng_below(&g->rng, 4) * (block / 4);
         r.count = block / 4 - (rng_chance(&g->rng, 20) ? unit : 0);
@@ -415,14 +472,17 @@ static Range range_choose(Guests *g, GuestKind kind)
         r.count = area - r.sector;
         return range_fit(g, r);
     }
-    r.sector = rng_below(&g->rng, area);
+    r.sector = g->w->in_turn ?
+               sector_in_turn(g) + rng_below(&g->rng, block) :
+               rng_below(&g->rng, area);
     if (kind != GUEST_WRITE && rng_chance(&g->rng, g->w->whole)) {
         r.sector -= r.sector % block;
-        r.count = block * (rng_chance(&g->rng, 20) ? 2 : 1);
+        r.count = block * blocks_choose(g);
         return range_fit(g, r);
     }
     if (size < g->w->big) {
-        r.count = rng_below(&g->rng, 5 * MiB / CRASH_SECTOR) + 1;
+        r.count = rng_below(&g->rng, (g->w->big_mib ?: 5) * MiB /
+                                     CRASH_SECTOR) + 1;
     } else if (size < 50) {
         r.count = rng_below(&g->rng, 8) + 1;
     } else if (size < 90) {
@@ -695,8 +755,8 @@ static bool guests_session(Guests *g, unsigned actions, unsigned count)
     }
     g->disk->full = false;
     g->disk->unsure = g->disk->unsure_log = 0;
-    /* One write that has failed is past, a flush that has is not. */
-    past = g->disk->fault_hit && g->disk->fault.kind <= OP_ZERO;
+    /* Any operation that has failed is past, but for a flush. */
+    past = g->disk->fault_hit && g->disk->fault.kind != OP_FLUSH;
     if (past || !g->disk->fault_hit) {
         g->disk->fault_hit = false;
         guests_start(g, guest_last, 1);

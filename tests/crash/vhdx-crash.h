@@ -572,6 +572,8 @@ typedef struct CrashWorkload {
     CrashMix mix;
     unsigned area_kib;              /* 0: the whole disk */
     unsigned big;                   /* percent of writes up to 5 MiB */
+    unsigned big_mib;               /* ... up to that, zeroes as well */
+    bool in_turn;                   /* writes go to one block after the other */
     unsigned whole;                 /* percent of zeroes on whole blocks */
     unsigned rest;                  /* percent of them up to the disk's end */
     bool one_page_each;             /* each write needs another BAT page */
