@@ -91,6 +91,7 @@ inline remove() {
 
 active proctype work() {
     STEP(image_start());
+end:
     do
     :: WHEN(m.changes) -> change()
     :: d_step { WHEN(m.stores) -> STEP(m.stores--) }; store()
@@ -100,6 +101,7 @@ active proctype work() {
 
 /* The guest flushes, and pages go in place, at any time. */
 active proctype others() {
+end:
     do
     :: d_step { WHEN(m.entry_dirty) -> STEP(entry_write()) }
     :: d_step { WHEN(m.open && m.disk.count) -> STEP(disk_flush(&m.disk)) }
@@ -108,6 +110,7 @@ active proctype others() {
 }
 
 active proctype watch() {
+end:
     WHEN(m.started && is_wrong()) ->
     STEP(printf("wrong: %s\n", wrong));
     assert(false)

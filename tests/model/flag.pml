@@ -98,6 +98,7 @@ active proctype work() {
 
 /* Others flush at any time. */
 active proctype others() {
+end:
     do
     :: WHEN(m.dirty && !m.lock) -> commit()
     od
@@ -105,12 +106,14 @@ active proctype others() {
 
 /* Pages go in place at any time. */
 active proctype put() {
+end:
     do
     :: d_step { WHEN(may_apply(&m.disk)) -> STEP(apply(&m.disk)) }
     od
 }
 
 active proctype watch() {
+end:
     WHEN(m.started && is_wrong()) ->
     STEP(printf("wrong: %s\n", wrong));
     assert(false)

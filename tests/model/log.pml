@@ -107,6 +107,7 @@ inline write() {
     MOVE_TO(block, 3)
 
 proctype guest(byte id) {
+end:
     do
     :: if
        BEGIN_WRITE(0, 1)
@@ -177,6 +178,7 @@ inline resume() {
 }
 
 proctype keeper() {
+end:
     do
     :: resume()
     :: open_log()
@@ -189,6 +191,7 @@ proctype keeper() {
 
 /* Pages go in place, and entries beside their data end, beside all that. */
 proctype apply() {
+end:
     do
     :: d_step { WHEN(m.early_write) -> STEP(early_end(false)) }
     :: d_step { WHEN(m.early_write && m.fails) -> STEP(early_end(true)) }
@@ -199,6 +202,7 @@ proctype apply() {
 /* -- What is judged -- */
 
 proctype watch() {
+end:
     WHEN(is_wrong()) -> STEP(printf("wrong: %s\n", wrong)); assert(false)
 }
 

@@ -217,6 +217,7 @@ inline snapshot() {
 byte file, child, next, from, to, sector, merges;
 
 inline work() {
+end:
     do
     :: d_step { WHEN(now.merges < most_merges) -> STEP(now.merges++) };
        if
@@ -237,6 +238,7 @@ inline work() {
 
 active proctype job() {
     STEP(chain_start());
+end_cut:
     do
     :: { work() } unless { d_step { WHEN(m.is_cut) -> STEP(m.is_cut = false) } }
     od
@@ -246,6 +248,7 @@ active proctype job() {
 #define TIDY(n) :: d_step { WHEN(child_may_tidy(n)) -> STEP(tidy_begin(n)) }
 
 active proctype tidy_later() {
+end:
     do
     TIDY(MID)
     TIDY(TOP)
@@ -260,6 +263,7 @@ active proctype tidy_later() {
 active proctype power() {
     byte choice;
 
+end:
     do
     :: d_step { WHEN(cut_is_left(Ppower->choice + 1)) -> choice++ }
     :: d_step { WHEN(cut_is_left(Ppower->choice)) ->
@@ -268,6 +272,7 @@ active proctype power() {
 }
 
 active proctype watch() {
+end:
     WHEN(m.next_guid && is_wrong()) ->
     STEP(printf("wrong: %s\n", wrong));
     assert(false)

@@ -45,6 +45,7 @@ inline leave() {
 
 active proctype work() {
     STEP(move_start());
+end:
     do
     :: d_step { WHEN(may_change()) -> STEP(change()) };
        d_step { STEP(changed()) }
@@ -56,6 +57,7 @@ active proctype work() {
 }
 
 active proctype other() {
+end:
     d_step { WHEN(may_take()) -> STEP(take()) };
     d_step { STEP(disk_flush(&m.disk)) };
     d_step { WHEN(!m.lock) ->
@@ -65,12 +67,14 @@ active proctype other() {
 
 /* Pages go in place at any time. */
 active proctype put() {
+end:
     do
     :: d_step { WHEN(may_apply(&m.disk)) -> STEP(apply(&m.disk)) }
     od
 }
 
 active proctype watch() {
+end:
     WHEN(m.content && is_wrong()) ->
     STEP(printf("wrong: %s\n", wrong));
     assert(false)

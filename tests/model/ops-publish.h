@@ -115,6 +115,18 @@ static bool request_may_go_on(int guest, int place)
            !request_is_over(guest);
 }
 
+/* It finds none, but a commit lets freed ones be used: it does that itself. */
+static bool request_lacks_space(int guest)
+{
+    for (int p = -1; p < places; p++) {
+        if (request_may_go_on(guest, p)) {
+            return false;
+        }
+    }
+    return m.requests[guest].lost && !request_is_over(guest) &&
+           !m.commit_lock;
+}
+
 /* The block reads as zeros at once; a place that it had is free later. */
 static void zero_whole(int guest)
 {

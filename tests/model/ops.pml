@@ -41,10 +41,6 @@ inline flush() {
 
 /* The child's content is the parent's: all of its blocks go. */
 inline merge() {
-    d_step {
-        WHEN(others_are_idle(ME) && !m.commit_lock) ->
-        STEP(m.frozen = true; merge_copy())
-    };
     if
     :: d_step {
             /* [empty-stable] */
@@ -85,6 +81,9 @@ inline write() {
     :: d_step { WHEN(alloc_is_ready(ME)) -> STEP(data_write(ME)) }
     :: d_step { WHEN(m.requests[ME].writing) -> STEP(request_written(ME)) }
     EACH_PLACE(GO_ON)
+    :: d_step { WHEN(request_lacks_space(ME)) -> STEP(commit_begin()) };
+        commit_barrier();
+        d_step { STEP(commit_end()) }
     :: d_step { WHEN(request_is_over(ME)) -> STEP(request_end(ME)) }
     :: WHEN(!m.requests[ME].active) -> break
     od
@@ -109,7 +108,15 @@ inline write() {
         WHEN((kinds >> kind & 1) && guest_is_next(ME)) -> \
         STEP(request_begin_other(ME, kind)) }
 
+/* All that is under way ends first, and nothing else begins meanwhile. */
+#define BEGIN_MERGE :: d_step { \
+        WHEN((kinds >> MAKE_EMPTY & 1) && guest_is_next(ME) && \
+             others_are_idle(ME) && !m.commit_lock) -> \
+        STEP(request_begin_other(ME, MAKE_EMPTY); m.frozen = true; \
+             merge_copy()) }
+
 proctype guest(byte id) {
+end:
     do
     :: if
        BEGIN(WRITE, 0, 1)
@@ -130,13 +137,14 @@ proctype guest(byte id) {
     ZERO_BLOCK(0)
     ZERO_BLOCK(1)
     BEGIN_OTHER(FLUSH) -> flush()
-    BEGIN_OTHER(MAKE_EMPTY) -> merge()
+    BEGIN_MERGE -> merge()
     od
 }
 
 /* -- Pages go in place at any time. -- */
 
 proctype apply() {
+end:
     do
     :: d_step { WHEN(may_apply()) -> STEP(apply()) }
     od
@@ -145,6 +153,7 @@ proctype apply() {
 /* -- What is judged -- */
 
 proctype watch() {
+end:
     WHEN(is_wrong()) -> STEP(printf("wrong: %s\n", wrong)); assert(false)
 }
 
