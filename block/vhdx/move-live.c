@@ -141,7 +141,8 @@ written_copy(BlockDriverState *bs, VHDXMoveSet *set, uint64_t most,
                (n = written_take(s, m, &at, most - *copied))) {
             vhdx_move_pieces(bs, pool, vhdx_move_copy, m, at, at + n,
                              LIVE_PIECE);
-            at += n;
+            /* The rest of a unit that the disk ends in counts as taken. */
+            at = ROUND_UP(at + n, VHDX_WATCH_UNIT);
             *copied += n;
         }
     }
