@@ -165,6 +165,10 @@ name_store(BlockDriverState *bs, const char *name, bool new,
     }
     if (*parent) {
         disk_id = ((BDRVVHDXState *)(*parent)->opaque)->params.disk_id;
+    } else if (vhdx_parent_path_is_same(path, child)) {
+        error_setg(errp, "'%s' would be its own parent: '%s' is the same file",
+                   bs->filename, name);
+        return -EINVAL;
     } else {
         ret = vhdx_parent_file_read(path, s->params.logical_sector,
                                     &loc->linkage, &disk_id, errp) ?:
