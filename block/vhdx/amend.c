@@ -20,6 +20,7 @@
 #include "block/vhdx/log-move.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/options.h"
+#include "block/vhdx/request.h"
 #include "block/vhdx/subformat.h"
 
 #define VHDX_OPT_COMPACT    "compact"
@@ -195,15 +196,11 @@ static int items_find(BDRVVHDXState *s, const VHDXAmend *a, Items *i,
 }
 
 static int coroutine_fn GRAPH_RDLOCK
-items_change(BlockDriverState *bs, Items *i, Error **errp)
+items_write(BlockDriverState *bs, Items *i, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret;
+    int ret = vhdx_begin(bs, VHDX_METADATA);
 
-    if (!i->count) {
-        return 0;
-    }
-    ret = vhdx_begin(bs, VHDX_METADATA);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not begin to write");
         return ret;
@@ -219,6 +216,26 @@ items_change(BlockDriverState *bs, Items *i, Error **errp)
     return ret;
 }
 
+/*
+ * Let the items be as @a has them.  The image is reserved: another job may be
+ * about to move the log or the metadata region.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+items_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    Items items;
+    int ret;
+
+    vhdx_request_reserve(s);
+    ret = items_find(s, a, &items, errp);
+    if (ret == 0 && items.count) {
+        ret = items_write(bs, &items, errp);
+    }
+    vhdx_request_unreserve(s);
+    return ret;
+}
+
 /* What may lack space comes first, and what takes long last. */
 int coroutine_fn
 vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
@@ -230,6 +247,7 @@ vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
     if ((a->fix || a->loosen) && !vhdx_subformat_allowed(s, a->fix, errp)) {
         return -ENOTSUP;
     }
+    /* Refuse now what would be refused later. */
     ret = items_find(s, a, &items, errp);
     if (ret == 0 && a->compact && !a->loosen) {
         ret = vhdx_compact_check(s, errp);
@@ -244,7 +262,7 @@ vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
     if (ret == 0 && a->log_size) {
         ret = vhdx_log_resize(bs, a->log_size, errp);
     }
-    ret = ret ?: items_change(bs, &items, errp);
+    ret = ret ?: items_change(bs, a, errp);
     if (ret == 0 && a->loosen) {
         ret = vhdx_subformat_loosen(bs, errp);
     }

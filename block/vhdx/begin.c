@@ -111,10 +111,16 @@ children_confirm(BlockDriverState *bs, GPtrArray *children)
         BlockDriverState *child = g_ptr_array_index(children, i);
         BDRVVHDXState *c = child->opaque;
         Error *err = NULL;
+        int ret = 0;
 
         qemu_co_mutex_lock(&c->commit_lock);
-        if (vhdx_link_write(child, &s->header.data_write_guid, &vhdx_guid_nil,
-                            &err) == 0) {
+        if (!vhdx_change_log_is_open(c)) {
+            /* Its log has moved since it was told. */
+            ret = begin_locked(child, VHDX_METADATA, &err);
+        }
+        ret = ret ?: vhdx_link_write(child, &s->header.data_write_guid,
+                                     &vhdx_guid_nil, &err);
+        if (ret == 0) {
             vhdx_parent_set_linked(c, true);
         } else {
             error_free(err);

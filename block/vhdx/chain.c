@@ -264,6 +264,19 @@ parent_name_first(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
     return ret;
 }
 
+/* The same for an image that has one: nobody moves the log meanwhile. */
+static int coroutine_fn GRAPH_RDLOCK
+parent_name_other(BlockDriverState *bs, const VHDXChainParent *to, Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    vhdx_request_reserve(s);
+    ret = parent_name(bs, to, errp);
+    vhdx_request_unreserve(s);
+    return ret;
+}
+
 int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
                                           Error **errp)
 {
@@ -281,7 +294,7 @@ int coroutine_fn vhdx_chain_change_parent(BlockDriverState *bs, void *opaque,
         return -EINVAL;
     }
     ret = none ? vhdx_flatten(bs, errp) :
-          s->params.has_parent ? parent_name(bs, to, errp) :
+          s->params.has_parent ? parent_name_other(bs, to, errp) :
           parent_name_first(bs, to, errp);
     if (ret < 0) {
         return ret;
@@ -333,7 +346,9 @@ static int coroutine_fn GRAPH_RDLOCK make_empty_frozen(BlockDriverState *bs)
     uint64_t count;
     int ret;
 
-    ret = vhdx_commit(bs);
+    /* It reads as before if its parent is there: its children go on to fit. */
+    ret = vhdx_begin(bs, vhdx_parent_linked(bs) ? VHDX_METADATA : VHDX_DATA) ?:
+          vhdx_commit(bs);
     if (ret == 0 && bs->backing) {
         ret = bdrv_co_flush(vhdx_parent_node(bs));
     }
@@ -365,9 +380,7 @@ int coroutine_fn vhdx_chain_make_empty(BlockDriverState *bs, void *opaque,
                    bs->filename);
         return -ENOTSUP;
     }
-    /* It reads as before if its parent is there: its children go on to fit. */
-    ret = vhdx_begin(bs, vhdx_parent_linked(bs) ? VHDX_METADATA : VHDX_DATA) ?:
-          make_empty(bs);
+    ret = make_empty(bs);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not make '%s' empty", bs->filename);
     }

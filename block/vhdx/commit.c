@@ -502,14 +502,28 @@ int coroutine_fn vhdx_commit_put(BlockDriverState *bs, uint64_t offset,
     return vhdx_commit_unlock(bs);
 }
 
+int coroutine_fn vhdx_commit_checkpoint_locked(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    vhdx_assert_commit_locked(s);
+    vhdx_assert_unlocked(s);
+    if (!vhdx_change_log_is_open(s)) {
+        /* Whoever has closed it has put everything in place. */
+        return 0;
+    }
+    ret = vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
+    return ret < 0 ? ret : checkpoint(bs);
+}
+
 int coroutine_fn vhdx_commit_checkpoint(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     int ret;
 
     qemu_co_mutex_lock(&s->commit_lock);
-    ret = vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
-    ret = ret < 0 ? ret : checkpoint(bs);
+    ret = vhdx_commit_checkpoint_locked(bs);
     qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }

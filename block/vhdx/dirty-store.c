@@ -316,11 +316,24 @@ static bool store_fits(VHDXDirtyStore *st)
     return vhdx_dirty_store_place(st, &places);
 }
 
+/* As vhdx_dirty_begin(); the image is reserved, so that its log stays open. */
+static int coroutine_fn GRAPH_RDLOCK dirty_begin_reserved(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret = vhdx_begin(bs, VHDX_METADATA);
+
+    if (ret == 0 && s->dirty_unsure) {
+        head_restore(bs, s->dirty_unsure);
+        ret = s->dirty_unsure ? -EIO : 0;
+    }
+    return ret;
+}
+
 /* [dirty-taken-back] */
 static int coroutine_fn GRAPH_RDLOCK store_all(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    int ret = vhdx_dirty_begin(st->bs);
+    int ret = dirty_begin_reserved(st->bs);
 
     if (ret < 0) {
         return ret;
@@ -396,8 +409,9 @@ int coroutine_fn vhdx_dirty_begin(BlockDriverState *bs)
     int ret = vhdx_begin(bs, VHDX_METADATA);
 
     if (ret == 0 && s->dirty_unsure) {
-        head_restore(bs, s->dirty_unsure);
-        ret = s->dirty_unsure ? -EIO : 0;
+        vhdx_request_reserve(s);
+        ret = dirty_begin_reserved(bs);
+        vhdx_request_unreserve(s);
     }
     return ret;
 }
@@ -444,7 +458,7 @@ static int coroutine_fn GRAPH_RDLOCK
 remove_frozen(VHDXDirtyStore *st)
 {
     BDRVVHDXState *s = st->bs->opaque;
-    int ret = vhdx_dirty_begin(st->bs);
+    int ret = dirty_begin_reserved(st->bs);
 
     if (ret < 0) {
         return ret;

@@ -104,6 +104,17 @@ blocks_fill(BlockDriverState *bs, uint64_t *block, uint64_t most)
     return ret;
 }
 
+/*
+ * Begin to write: anew each time that requests are frozen, as another job may
+ * have moved the log meanwhile.  All that the parent has has been copied if it
+ * is at hand, or was until a job has taken it away.
+ */
+static int coroutine_fn GRAPH_RDLOCK flatten_begin(BlockDriverState *bs)
+{
+    return vhdx_begin(bs, bs->backing || vhdx_parent_was_linked(bs->opaque) ?
+                          VHDX_METADATA : VHDX_DATA);
+}
+
 /* Step 1 */
 static int coroutine_fn GRAPH_RDLOCK fill_in_parts(BlockDriverState *bs)
 {
@@ -113,7 +124,7 @@ static int coroutine_fn GRAPH_RDLOCK fill_in_parts(BlockDriverState *bs)
 
     while (ret == 0 && block < s->geo.blocks) {
         vhdx_request_freeze(s);
-        ret = blocks_fill(bs, &block, FILL_BLOCKS);
+        ret = flatten_begin(bs) ?: blocks_fill(bs, &block, FILL_BLOCKS);
         vhdx_request_thaw(s);
     }
     return ret;
@@ -193,7 +204,7 @@ static int coroutine_fn GRAPH_RDLOCK blocks_flatten(BlockDriverState *bs)
 static int coroutine_fn GRAPH_RDLOCK
 flatten_frozen(BlockDriverState *bs, Error **errp)
 {
-    int ret = blocks_flatten(bs);
+    int ret = flatten_begin(bs) ?: blocks_flatten(bs);
 
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write to '%s'", bs->filename);
@@ -205,14 +216,8 @@ flatten_frozen(BlockDriverState *bs, Error **errp)
 int coroutine_fn vhdx_flatten(BlockDriverState *bs, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret;
+    int ret = fill_in_parts(bs);
 
-    /*
-     * All that the parent has has been copied if it is at hand, or was until a
-     * job has taken it away.
-     */
-    ret = vhdx_begin(bs, bs->backing || vhdx_parent_was_linked(s) ?
-                         VHDX_METADATA : VHDX_DATA) ?: fill_in_parts(bs);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write to '%s'", bs->filename);
         return ret;

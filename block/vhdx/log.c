@@ -88,17 +88,6 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
     return ret;
 }
 
-int coroutine_fn vhdx_log_flush(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    qemu_co_mutex_lock(&s->commit_lock);
-    ret = vhdx_change_is_broken(s) ? -EIO : vhdx_ring_flush(bs);
-    qemu_co_mutex_unlock(&s->commit_lock);
-    return ret;
-}
-
 /*
  * Put the replay in place, so that neither header names the old log.
  * [replay-stable] [replay-named]

@@ -27,23 +27,35 @@
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
-#include "block/vhdx/log.h"
 #include "block/vhdx/region.h"
+#include "block/vhdx/ring.h"
 #include "block/vhdx/space.h"
 #include "block/vhdx/space-freed.h"
 #include "trace.h"
 
 #define COPY_BYTES  MiB
 
-/* [entries-first] */
-int coroutine_fn
-vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-                          const void *buf, const void *old)
+/* Commit what has been changed, if anything.  commit_lock is held. */
+static int coroutine_fn GRAPH_RDLOCK changes_commit(BlockDriverState *bs)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool done;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        done = vhdx_change_is_stable(s, vhdx_change_last(s));
+    }
+    return done ? 0 : vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
+}
+
+/* As vhdx_region_replace_bytes(), with commit_lock held [entries-first] */
+static int coroutine_fn GRAPH_RDLOCK
+bytes_replace(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+              const void *buf, const void *old)
 {
     int ret;
 
     /* Alone, so that it is one log entry, and after all that it counts on. */
-    ret = vhdx_commit(bs);
+    ret = changes_commit(bs);
     if (ret < 0) {
         return ret;
     }
@@ -51,11 +63,24 @@ vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     if (ret < 0) {
         return ret;
     }
-    ret = vhdx_commit(bs);
+    ret = changes_commit(bs);
     if (ret < 0) {
         /* The pages are dirty, thus in memory: nothing is read. */
         (void)vhdx_cache_write(bs, offset, bytes, old);
     }
+    return ret;
+}
+
+int coroutine_fn
+vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
+                          const void *buf, const void *old)
+{
+    BDRVVHDXState *s = bs->opaque;
+    int ret;
+
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = bytes_replace(bs, offset, bytes, buf, old);
+    qemu_co_mutex_unlock(&s->commit_lock);
     return ret;
 }
 
@@ -116,14 +141,15 @@ region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
         vhdx_region_table_encode(new, s->region_count, buf + i * bytes);
         vhdx_region_table_encode(old, s->region_count, buf + (2 + i) * bytes);
     }
-    return vhdx_region_replace_bytes(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes,
-                                     buf, buf + 2 * bytes);
+    return bytes_replace(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes, buf,
+                         buf + 2 * bytes);
 }
 
 /*
  * Make stable what has been written, and then region tables that give @region
  * @length bytes at @offset.  What it no longer has is released.  Returns 0, or
- * -errno with @region as it was. [move-barrier] [freed-wait]
+ * -errno with @region as it was.  commit_lock is held. [move-barrier]
+ * [freed-wait]
  */
 static int coroutine_fn GRAPH_RDLOCK
 region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
@@ -139,7 +165,7 @@ region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
 
     regions[index].offset = offset;
     regions[index].length = regions[index].held = length;
-    ret = vhdx_log_flush(bs);
+    ret = vhdx_ring_flush(bs);
     if (ret < 0) {
         return ret;
     }
@@ -163,10 +189,33 @@ region_enter(BlockDriverState *bs, VHDXRegion *region, uint64_t offset,
 }
 
 /*
+ * Let the place @to have what @region has.  commit_lock is held, and until it
+ * is entered: a parent that changes, or an image itself that begins to, writes
+ * a locator with requests frozen, too. [move-applied] [move-replay]
+ * [place-zeroed]
+ */
+static int coroutine_fn GRAPH_RDLOCK
+region_copy(BlockDriverState *bs, const VHDXRegion *region, const Place *to)
+{
+    /* Then all of the region is in place: no replay writes there again. */
+    int ret = vhdx_commit_checkpoint_locked(bs);
+
+    if (ret == 0 && !to->zero) {
+        ret = vhdx_file_pwrite_zeroes(bs, to->offset, to->length,
+                                      BDRV_REQ_MAY_UNMAP);
+    }
+    ret = ret ?: copy_range(bs, region->offset, to->offset, to->keep);
+    if (ret == 0 && to->fill) {
+        ret = to->fill(bs, to->offset, to->opaque);
+    }
+    return ret;
+}
+
+/*
  * Move @region, one of @s->regions, to the place @to, which is taken for it;
  * the old place is released.  What the new length adds reads as zeros, but for
  * what @to->fill writes there.  If that fails nothing has changed, and the new
- * place has been given back. [move-applied] [move-replay] [place-zeroed]
+ * place has been given back.
  */
 static int coroutine_fn GRAPH_RDLOCK
 region_move(BlockDriverState *bs, VHDXRegion *region, const Place *to)
@@ -184,33 +233,12 @@ region_move(BlockDriverState *bs, VHDXRegion *region, const Place *to)
         return ret;
     }
     trace_vhdx_region_move(s, region->offset, offset, length);
-    /* Then all of the region is in place: no replay writes there again. */
-    ret = vhdx_commit_checkpoint(bs);
+    qemu_co_mutex_lock(&s->commit_lock);
+    ret = region_copy(bs, region, to) ?:
+          region_enter(bs, region, offset, length);
+    qemu_co_mutex_unlock(&s->commit_lock);
     if (ret < 0) {
-        goto fail;
-    }
-    if (!to->zero) {
-        ret = vhdx_file_pwrite_zeroes(bs, offset, length, BDRV_REQ_MAY_UNMAP);
-        if (ret < 0) {
-            goto fail;
-        }
-    }
-    ret = copy_range(bs, region->offset, offset, to->keep);
-    if (ret < 0) {
-        goto fail;
-    }
-    ret = to->fill ? to->fill(bs, offset, to->opaque) : 0;
-    if (ret < 0) {
-        goto fail;
-    }
-    ret = region_enter(bs, region, offset, length);
-    if (ret < 0) {
-        goto fail;
-    }
-    return 0;
-
-fail:
-    WITH_VHDX_LOCK_GUARD(s) {
+        VHDX_LOCK_GUARD(s);
         /* It is free when the old tables are there again and stable. */
         vhdx_space_release(s, offset, length);
     }
@@ -221,15 +249,19 @@ fail:
 static int coroutine_fn GRAPH_RDLOCK
 region_shorten(BlockDriverState *bs, VHDXRegion *region, uint32_t length)
 {
+    BDRVVHDXState *s = bs->opaque;
     int ret = vhdx_begin(bs, VHDX_METADATA);
 
     if (ret < 0) {
         return ret;
     }
-    trace_vhdx_region_move(bs->opaque, region->offset, region->offset, length);
+    trace_vhdx_region_move(s, region->offset, region->offset, length);
+    qemu_co_mutex_lock(&s->commit_lock);
     /* No replay may write to what the region loses. */
-    ret = vhdx_commit_checkpoint(bs);
-    return ret < 0 ? ret : region_enter(bs, region, region->offset, length);
+    ret = vhdx_commit_checkpoint_locked(bs) ?:
+          region_enter(bs, region, region->offset, length);
+    qemu_co_mutex_unlock(&s->commit_lock);
+    return ret;
 }
 
 /* The region @guid, which there is. */

@@ -81,4 +81,8 @@ vhdx_commit_put(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
  */
 int coroutine_fn GRAPH_RDLOCK vhdx_commit_checkpoint(BlockDriverState *bs);
 
+/* The same for a caller that holds commit_lock. */
+int coroutine_fn GRAPH_RDLOCK
+vhdx_commit_checkpoint_locked(BlockDriverState *bs);
+
 #endif

@@ -10,12 +10,6 @@
 #include "block/vhdx/change.h"
 
 /*
- * Make stable what the caller has written to the file itself.  No lock is held.
- * Returns 0 or -errno, having latched.
- */
-int coroutine_fn GRAPH_RDLOCK vhdx_log_flush(BlockDriverState *bs);
-
-/*
  * Let the image be changed, metadata or all, as @to tells, which is more than
  * may be changed now: apply the replay, give the file its new FileWriteGuid,
  * and for VHDX_DATA the DataWriteGuid @data_write_guid, and open the log.  A
