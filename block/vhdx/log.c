@@ -337,7 +337,10 @@ int coroutine_fn vhdx_log_move(BlockDriverState *bs, uint64_t offset,
     }
     if (ret == 0) {
         vhdx_space_reclaim(bs);
+        /* Flushes go on, and punch holes. */
+        qemu_co_mutex_lock(&s->grow_lock);
         vhdx_space_truncate(bs);
+        qemu_co_mutex_unlock(&s->grow_lock);
     }
     qemu_co_mutex_unlock(&s->commit_lock);
     vhdx_space_punch(bs, PUNCH_CLOSE);
