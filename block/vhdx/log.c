@@ -41,8 +41,9 @@ static int coroutine_fn GRAPH_RDLOCK resume_locked(BlockDriverState *bs)
          * Blocks that are not in the log yet have their place where old data
          * may show, as theirs, or the zeros around it, may be gone.
          */
-        error_report("VHDX image '%s': data of new blocks may have been lost; "
-                     "writes remain disabled", bs->filename);
+        error_report_once_cond(&s->doubt_told, "VHDX image '%s': data of new "
+                               "blocks may have been lost; writes remain "
+                               "disabled", bs->filename);
         return -EIO;
     }
     /* Where another program has written, nothing makes that good. */
@@ -80,6 +81,7 @@ int coroutine_fn vhdx_log_resume(BlockDriverState *bs)
         ret = resume_locked(bs);
         if (ret == 0) {
             vhdx_change_unlatch(s);
+            s->doubt_told = false;
         }
     }
     qemu_co_mutex_unlock(&s->grow_lock);

@@ -115,6 +115,7 @@ typedef struct BDRVVHDXState {
     bool header_unsure;             /* atomic: the other one may be newer */
     bool mend_region_table[2];      /* this copy is damaged */
     bool refused;                   /* why it can't be changed was reported */
+    bool doubt_told;                /* why writing can't be resumed, too */
     VHDXLog *log;
 
     /* Changed under lock */
