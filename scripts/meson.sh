@@ -19,8 +19,9 @@ unpack_python() {
     shift
     if [ ! -d "$folder" ]; then
         for suite in "$@"; do
+            rm -rf "$folder.new"
             mkdir -p "$folder.new"
-            "$top/scripts/apt-private" "$suite" deb apt-get update
+            "$top/scripts/apt-private" "$suite" deb apt-get update || continue
             if (cd "$folder.new" && "$top/scripts/apt-private" "$suite" deb \
                     apt-get download "$package"); then
                 say "taking $package from $suite into the build folder"
