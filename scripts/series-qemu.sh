@@ -48,7 +48,7 @@ io            extent mixed read alloc-int alloc-place alloc-child alloc early io
 dirty-bitmaps region dirty-load dirty-collect dirty-store dirty-bitmaps
 resize        log-move bat-clear placed subformat resize resize-int resize-child
 compact       move move-int move-live compact compact-int compact-drop
-              compact-child compact-slide compact-live
+              compact-child compact-gain compact-slide compact-live
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat check-dirty
 chain         flatten child chain

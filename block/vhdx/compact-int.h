@@ -70,6 +70,13 @@ VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
 uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed);
 
 /*
+ * How many bytes a file has with all objects, but so many payload @blocks and
+ * sector bitmap blocks, @bitmaps, and no gap.
+ */
+uint64_t vhdx_compact_packed(BDRVVHDXState *s, uint64_t blocks,
+                             uint64_t bitmaps);
+
+/*
  * Drop the places that entries name without using them, of which there are
  * some.  No lock is held.  Returns 0 or -errno.
  */

@@ -237,6 +237,7 @@ regions_move(BlockDriverState *bs)
     BDRVVHDXState *s = bs->opaque;
     uint64_t used = live_used(s);
     uint64_t limit = vhdx_compact_limit(s, used);
+    uint64_t far = used + s->geo.block_size - VHDX_MIB;
     bool regions = regions_may_move(s, limit);
     int ret;
 
@@ -250,9 +251,9 @@ regions_move(BlockDriverState *bs)
     vhdx_request_hold(s);
     if (regions) {
         ret = vhdx_dirty_shorten_region(bs) ?: vhdx_region_shorten_bat(bs) ?:
-              vhdx_region_lower_all(bs, limit, used + s->geo.block_size);
+              vhdx_region_lower_all(bs, limit, far);
     }
-    ret = ret ?: vhdx_log_lower(bs, limit, used + s->geo.block_size);
+    ret = ret ?: vhdx_log_lower(bs, limit, far);
     vhdx_request_let_go(s);
     return vhdx_file_no_space(ret) ? 0 : ret;
 }

@@ -87,7 +87,7 @@ static int place_compare(const void *a, const void *b)
 }
 
 /*
- * Whether more than a block is lost in gaps if the blocks from @offset on stay.
+ * Whether a block or more is lost in gaps if the blocks from @offset on stay.
  * What is free before them is one piece, as blocks have slid there: it gets
  * filled with others, from the end of the file.
  */
@@ -98,7 +98,7 @@ static bool slide_is_worth_it(BDRVVHDXState *s, uint64_t offset, uint64_t end)
     VHDX_LOCK_GUARD(s);
     before = offset - vhdx_space_count_used(s, 0, offset);
     behind = end - offset - vhdx_space_count_used(s, offset, end);
-    return before % s->geo.block_size + behind > s->geo.block_size;
+    return before % s->geo.block_size + behind >= s->geo.block_size;
 }
 
 /* Move blocks from number @*next of @st on down, as far as there are places. */
@@ -176,9 +176,7 @@ slide_stretch(BlockDriverState *bs, VHDXCompact *c, Stretch *st)
         bool gap;
 
         st->from = g_array_index(st->places, Place, i).offset;
-        WITH_VHDX_LOCK_GUARD(s) {
-            gap = !vhdx_space_count_used(s, st->from - VHDX_MIB, st->from);
-        }
+        gap = vhdx_space_is_free_before(s, st->from);
         if (!gap && !room) {
             c->done++;
             i++;

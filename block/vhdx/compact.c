@@ -290,7 +290,7 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     for (;;) {
         c->limit = limit = vhdx_compact_limit(s, packed);
         ret = move_down(bs, c);
-        if (ret < 0 || c->limit <= limit + s->geo.block_size || !slides--) {
+        if (ret < 0 || c->limit < limit + s->geo.block_size || !slides--) {
             return ret;
         }
         c->total = c->done + c->present + c->bitmaps;
@@ -312,23 +312,42 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     return ret;
 }
 
-/* How long a file is with all objects, and so many blocks, and no gap. */
-static uint64_t packed_size(BDRVVHDXState *s, uint64_t blocks, uint64_t bitmaps)
+/* The sum of the places of regions and the log, by which a move shows */
+static uint64_t parts_height(BDRVVHDXState *s)
 {
-    uint64_t size = VHDX_HEADER_SECTION_SIZE + s->header.log_length +
-                    (blocks << s->geo.block_bits) + bitmaps * VHDX_BITMAP_SIZE;
+    uint64_t sum = s->header.log_offset;
 
     for (uint32_t i = 0; i < s->region_count; i++) {
-        size += s->regions[i].held;
+        sum += s->regions[i].offset;
     }
-    return size;
+    return sum;
+}
+
+/*
+ * Move regions and the log down, as often as one of them leaves a gap that
+ * another one has use for.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+parts_lower(BlockDriverState *bs, uint64_t packed)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t far = packed + s->geo.block_size - VHDX_MIB, limit, before;
+    int ret;
+
+    do {
+        before = parts_height(s);
+        limit = vhdx_compact_limit(s, packed);
+        ret = vhdx_region_lower_all(bs, limit, far) ?:
+              vhdx_log_lower(bs, limit, far);
+    } while (ret == 0 && parts_height(s) < before);
+    return ret;
 }
 
 /* Bring what is in the file together, and cut it. */
 static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t packed = packed_size(s, c->present, c->bitmaps);
+    uint64_t packed = vhdx_compact_packed(s, c->present, c->bitmaps);
     uint64_t limit = vhdx_compact_limit(s, packed);
     int ret;
 
@@ -346,11 +365,7 @@ static int coroutine_fn GRAPH_RDLOCK pack(BlockDriverState *bs, VHDXCompact *c)
             return ret;
         }
     }
-    ret = vhdx_region_lower_all(bs, limit, packed + s->geo.block_size);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = vhdx_log_lower(bs, limit, packed + s->geo.block_size);
+    ret = parts_lower(bs, packed);
     if (ret < 0) {
         return ret;
     }
@@ -380,7 +395,7 @@ find_space(BlockDriverState *bs, VHDXCompact *c)
     }
     WITH_VHDX_LOCK_GUARD(s) {
         used = vhdx_space_count_used(s, 0, UINT64_MAX);
-        packed = packed_size(s, c->present, c->bitmaps);
+        packed = vhdx_compact_packed(s, c->present, c->bitmaps);
     }
     if (used != packed) {
         error_setg(c->errp, "Blocks overlap in the file: %" PRIu64 " bytes are "
@@ -482,54 +497,4 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
         error_prepend(errp, "Could not compact the image: ");
     }
     return ret;
-}
-
-/* -- What it would give back -- */
-
-/* The file's length that can change: without what is behind @end, or with. */
-static uint64_t length_from(BDRVVHDXState *s, uint64_t end, bool cut)
-{
-    uint64_t size = vhdx_file_size(s);
-
-    return cut && s->file_shrinks ? size : MIN(size, end);
-}
-
-uint64_t vhdx_compact_gain(BDRVVHDXState *s, uint64_t end, bool cut,
-                           uint64_t blocks, uint64_t bitmaps)
-{
-    uint64_t size = length_from(s, end, cut);
-    /* A BAT for a longer disk gets shorter. */
-    uint64_t packed = packed_size(s, blocks, bitmaps) - s->bat.length +
-                      MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
-
-    return size - MIN(size, packed);
-}
-
-uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
-{
-    BDRVVHDXState *s = bs->opaque;
-    g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
-    uint64_t end = s->header.log_offset + s->header.log_length;
-
-    if (s->params.leave_allocated ||
-        vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        end = MAX(end, s->regions[i].offset + s->regions[i].held);
-    }
-    return vhdx_compact_gain(s, MAX(end, c->end), true, c->present, c->needed);
-}
-
-uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)
-{
-    uint64_t size;
-
-    VHDX_LOCK_GUARD(s);
-    if (s->params.leave_allocated || !vhdx_space_is_known(s) ||
-        vhdx_space_overlaps(s)) {
-        return 0;
-    }
-    size = length_from(s, vhdx_space_end(s), true);
-    return size - MIN(size, vhdx_space_count_used(s, 0, UINT64_MAX));
 }

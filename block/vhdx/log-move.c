@@ -98,7 +98,8 @@ int coroutine_fn vhdx_log_lower(BlockDriverState *bs, uint64_t limit,
         return 0;
     }
     to = place_before(s);
-    if (!to && end > far) {
+    if (!to && end > far &&
+        vhdx_space_is_free_before(s, s->header.log_offset)) {
         /* It would overlap itself there, so it goes up first. */
         ret = log_replace(bs, s->header.log_length, true);
         if (ret < 0) {

@@ -373,7 +373,8 @@ static uint64_t place_before(BDRVVHDXState *s, const VHDXRegion *region)
 
 /*
  * Move @region down.  If it would overlap itself there it has to go up first,
- * which is done only if it ends behind @far.
+ * which is done only if it ends behind @far.  Without a gap before it it would
+ * come back to where it is.
  */
 static int coroutine_fn GRAPH_RDLOCK
 lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
@@ -386,7 +387,8 @@ lower_region(BlockDriverState *bs, VHDXRegion *region, uint64_t far)
     if (to.offset) {
         return move_commit(bs, region, &to);
     }
-    if (region->offset + region->length <= far) {
+    if (region->offset + region->length <= far ||
+        !vhdx_space_is_free_before(s, region->offset)) {
         return 0;
     }
     ret = vhdx_begin(bs, VHDX_METADATA);

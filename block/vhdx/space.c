@@ -422,6 +422,13 @@ uint64_t vhdx_space_count_used(BDRVVHDXState *s, uint64_t from, uint64_t to)
            VHDX_MIB;
 }
 
+bool vhdx_space_is_free_before(BDRVVHDXState *s, uint64_t offset)
+{
+    vhdx_assert_unlocked(s);
+    VHDX_LOCK_GUARD(s);
+    return !vhdx_space_count_used(s, offset - VHDX_MIB, offset);
+}
+
 int64_t coroutine_fn vhdx_space_alloc(BlockDriverState *bs, uint64_t bytes,
                                       bool *zero)
 {

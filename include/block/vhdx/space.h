@@ -102,6 +102,12 @@ uint64_t vhdx_space_take_below(BDRVVHDXState *s, uint64_t bytes,
 uint64_t vhdx_space_count_used(BDRVVHDXState *s, uint64_t from, uint64_t to);
 
 /*
+ * Whether the MiB before file offset @offset, a multiple of 1 MiB, is free, as
+ * far as the map shows.  No lock is held, and the space has been scanned.
+ */
+bool vhdx_space_is_free_before(BDRVVHDXState *s, uint64_t offset);
+
+/*
  * Make the file at least @end bytes long.  No lock is held, or commit_lock.
  * Returns 0 or -errno.
  */
