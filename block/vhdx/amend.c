@@ -88,7 +88,7 @@ int vhdx_amend_take(VHDXAmend *a, const char *subformat, const char *disk_id,
         return -EINVAL;
     }
     if (a->fix && a->compact) {
-        error_setg(errp, "Only a dynamic image can be compacted: "
+        error_setg(errp, "A fixed image can't be compacted: "
                    VHDX_OPT_COMPACT " does not go with subformat=fixed");
         return -EINVAL;
     }

@@ -451,8 +451,7 @@ compact_frozen(BlockDriverState *bs, VHDXCompact *c, bool zeroes)
 int vhdx_compact_check(BDRVVHDXState *s, Error **errp)
 {
     if (s->params.leave_allocated) {
-        error_setg(errp, "Only a dynamic image can be compacted, and this one "
-                   "is fixed");
+        error_setg(errp, "A fixed image can't be compacted");
         return -ENOTSUP;
     }
     if (s->has_locator && !s->params.has_parent) {

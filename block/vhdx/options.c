@@ -73,14 +73,14 @@ QemuOptsList vhdx_create_opts = {
             .name = VHDX_OPT_LOGICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Logical sector size that a guest sees, 512 or 4096; "
-                    "default: 512, for a copy that of its source, with a "
-                    "parent its own"
+                    "default: 512, or that of the source of a copy, or the "
+                    "parent's"
         },
         {
             .name = VHDX_OPT_PHYSICAL_SECTOR,
             .type = QEMU_OPT_SIZE,
             .help = "Physical sector size that a guest sees, 512 or 4096; "
-                    "default: 4096, with a parent its own"
+                    "default: 4096, or the parent's"
         },
         {
             .name = BLOCK_OPT_PREALLOC,
@@ -92,7 +92,7 @@ QemuOptsList vhdx_create_opts = {
             .name = VHDX_OPT_DISK_ID,
             .type = QEMU_OPT_STRING,
             .help = "Virtual Disk ID, a GUID other than zero; default: a "
-                    "random one, with a parent its own"
+                    "random one, or the parent's"
         },
         {
             .name = BLOCK_OPT_BACKING_FILE,

@@ -260,7 +260,7 @@ static bool is_in_doubt(int ret, Error *err)
 static bool has_become_fixed(Guests *g, int ret, Error *err)
 {
     return ret == -ENOTSUP && g->w->beside && g->w->mix.subformat &&
-           strstr(error_get_pretty(err), "and this one is fixed");
+           strstr(error_get_pretty(err), "A fixed image");
 }
 
 /* Whether it is enough: the log moves only when all else is done. */

@@ -77,7 +77,7 @@ LEFT_OUT = {
         ('amend-job', "can be '.*', not|takes longer than requests can wait"),
         ('amend', "can be '.*', not|does not accept value|of % is less than"),
         ('amend', '^The %s of a differencing image is that of its parent'),
-        ('amend compact', '^Only a dynamic image can be compacted'),
+        ('amend compact', "^A fixed image can't be compacted"),
         ('create', ' of % is less than the '),
         ('subformat', "^A differencing image can't be made "),
         ('dirty-bitmaps', '^(Name is|Granularity of|With a granularity|'
