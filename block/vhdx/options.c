@@ -51,8 +51,8 @@ QemuOptsList vhdx_create_opts = {
             .type = QEMU_OPT_SIZE,
             .def_value_str = stringify(0),
             .help = "Payload block size, a power of two from 1 MiB to 256 "
-                    "MiB; default: 0, which chooses by disk size, 8 to 64 "
-                    "MiB, with a parent 2 MiB"
+                    "MiB, as which less and more count; default: 0, which "
+                    "chooses by disk size, 8 to 64 MiB, with a parent 2 MiB"
         },
         {
             .name = VHDX_OPT_LOG_SIZE,
