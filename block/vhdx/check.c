@@ -34,7 +34,7 @@
 #include "block/vhdx/check-dirty.h"
 #include "block/vhdx/check-report.h"
 #include "block/vhdx/check-tables.h"
-#include "block/vhdx/compact.h"
+#include "block/vhdx/compact-gain.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/dirty-store.h"
 #include "block/vhdx/replay.h"

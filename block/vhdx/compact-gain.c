@@ -7,7 +7,7 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
-#include "block/vhdx/compact.h"
+#include "block/vhdx/compact-gain.h"
 #include "block/vhdx/file.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/space.h"
@@ -34,8 +34,9 @@ static uint64_t length_from(BDRVVHDXState *s, uint64_t end, bool cut)
 }
 
 /*
- * What is gained by a file of @packed bytes in place of @size, whose last object
- * ends at @end.  Less than a block in gaps may stay, so that does not count.
+ * What is gained by a file of @packed bytes in place of @size, where the last
+ * object ends at @end.  Less than a block in gaps may stay, so that does not
+ * count.
  */
 static uint64_t gain_from(BDRVVHDXState *s, uint64_t size, uint64_t end,
                           uint64_t packed)
@@ -50,8 +51,9 @@ uint64_t vhdx_compact_gain(BDRVVHDXState *s, uint64_t end, bool cut,
 {
     uint64_t size = length_from(s, end, cut);
     /* A BAT for a longer disk gets shorter. */
+    uint64_t bat = MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
     uint64_t packed = vhdx_compact_packed(s, blocks, bitmaps) -
-                      s->bat.length + MIN(s->bat.length, vhdx_bat_region_length(&s->geo));
+                      s->bat.length + bat;
 
     return gain_from(s, size, end, packed);
 }

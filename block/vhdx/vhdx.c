@@ -21,7 +21,7 @@
 #include "block/vhdx/call.h"
 #include "block/vhdx/chain.h"
 #include "block/vhdx/check.h"
-#include "block/vhdx/compact.h"
+#include "block/vhdx/compact-gain.h"
 #include "block/vhdx/create.h"
 #include "block/vhdx/dirty-bitmaps.h"
 #include "block/vhdx/dirty-load.h"
