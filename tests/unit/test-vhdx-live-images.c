@@ -1,13 +1,18 @@
 /*
  * VHDX unit tests: images that are compacted while they may be used
  *
- * Those with which it can't be done, and those where something in the file is
- * as seldom it is, or can't be read.
+ * Those with which it can't be done, those where something in the file is as
+ * seldom it is, or can't be read, and those that somebody else amends.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
+#include "block/vhdx/amend.h"
+#include "block/vhdx/format.h"
+#include "block/vhdx/metadata-write.h"
+#include "block/vhdx/region.h"
+#include "block/vhdx/request.h"
 #include "vhdx-test-live.h"
 #include "vhdx-test-util.h"
 
@@ -273,6 +278,136 @@ static void test_long_bat(void)
     check_rest(blk);
 }
 
+/* -- Others that change it meanwhile -- */
+
+/* Somebody who changes @blk */
+typedef struct Changer {
+    BlockBackend *blk;
+    VHDXAmend amend;
+    VHDXGuid id;                    /* a disk ID */
+    int ret;
+    bool done;
+} Changer;
+
+static void changer_start(Changer *c, CoroutineEntry *entry)
+{
+    qemu_coroutine_enter(qemu_coroutine_create(entry, c));
+}
+
+static int changer_end(Changer *c)
+{
+    while (!c->done) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return c->ret;
+}
+
+/* As a job does */
+static void coroutine_fn amend_entry(void *opaque)
+{
+    Changer *c = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_amend_change(blk_bs(c->blk), &c->amend, &error_abort);
+    c->done = true;
+}
+
+/* As a parent does that tells its child of a change: it reserves nothing. */
+static void coroutine_fn tell_entry(void *opaque)
+{
+    Changer *c = opaque;
+    BDRVVHDXState *s = state(c->blk);
+    uint8_t id[16];
+    VHDXItemChange change = {
+        .guid = &vhdx_item_disk_id,
+        .buf = id,
+        .length = sizeof(id),
+        .flags = VHDX_ITEM_DISK,
+    };
+
+    vhdx_guid_encode(&c->id, id);
+    GRAPH_RDLOCK_GUARD();
+    qemu_co_mutex_lock(&s->commit_lock);
+    c->ret = vhdx_metadata_change(blk_bs(c->blk), &change, 1, &error_abort);
+    qemu_co_mutex_unlock(&s->commit_lock);
+    c->done = true;
+}
+
+static void coroutine_fn region_entry(void *opaque)
+{
+    Changer *c = opaque;
+    BDRVVHDXState *s = state(c->blk);
+
+    GRAPH_RDLOCK_GUARD();
+    vhdx_request_freeze(s);
+    c->ret = vhdx_region_move_metadata(blk_bs(c->blk), s->metadata.length,
+                                       s->metadata.length, NULL, NULL);
+    vhdx_request_thaw(s);
+    c->done = true;
+}
+
+/* The image has this disk ID in its file. */
+static void check_disk_id(BlockBackend *blk, const VHDXGuid *id)
+{
+    blk_unref(blk);
+    blk = open_image();
+    g_assert_true(vhdx_guid_equal(&state(blk)->params.disk_id, id));
+    check_fill(blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(blk);
+}
+
+/*
+ * The log is closed, to get longer, when another job has begun to change the
+ * disk ID: that opens the next one.
+ */
+static void test_log_moves(void)
+{
+    Changer log = { .amend.log_size = 2 * MiB };
+    Changer id = { .amend.disk_id = vhdx_guid_new() };
+
+    image_with_gap(&log.blk);
+    id.blk = log.blk;
+    hold_write_at = VHDX_HEADER_OFFSET(0);
+    changer_start(&log, amend_entry);
+    while (!held_write) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    changer_start(&id, amend_entry);
+    run_all();
+    g_assert_false(id.done);
+    aio_co_wake(held_write);
+    g_assert_cmpint(changer_end(&log), ==, 0);
+    g_assert_cmpint(changer_end(&id), ==, 0);
+    g_assert_cmpuint(state(log.blk)->header.log_length, ==, 2 * MiB);
+    check_disk_id(log.blk, &id.amend.disk_id);
+}
+
+/* What is changed while the metadata region is copied is not lost. */
+static void test_region_moves(void)
+{
+    Changer region = { 0 }, tell = { .id = vhdx_guid_new() };
+    uint64_t place;
+
+    image_with_gap(&region.blk);
+    tell.blk = region.blk;
+    place = state(region.blk)->metadata.offset;
+    hold_read_at = place;
+    hold_read_bytes = MiB;
+    changer_start(&region, region_entry);
+    while (!held_read) {
+        g_assert_false(region.done);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    changer_start(&tell, tell_entry);
+    run_all();
+    g_assert_false(tell.done);
+    aio_co_wake(held_read);
+    g_assert_cmpint(changer_end(&region), ==, 0);
+    g_assert_cmpint(changer_end(&tell), ==, 0);
+    g_assert_cmpuint(state(region.blk)->metadata.offset, !=, place);
+    check_disk_id(region.blk, &tell.id);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -287,6 +422,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/bat-unreadable", test_bat_unreadable);
     g_test_add_func("/vhdx/live-images/drop-unreadable", test_drop_unreadable);
     g_test_add_func("/vhdx/live-images/long-bat", test_long_bat);
+    g_test_add_func("/vhdx/live-images/log-moves", test_log_moves);
+    g_test_add_func("/vhdx/live-images/region-moves", test_region_moves);
     ret = g_test_run();
 
     test_fail_finish();
