@@ -9,12 +9,13 @@
 
 #include "qemu/osdep.h"
 #include "block/vhdx/amend.h"
+#include "block/vhdx/chain.h"
 #include "block/vhdx/format.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/region.h"
 #include "block/vhdx/request.h"
+#include "vhdx-test-child.h"
 #include "vhdx-test-live.h"
-#include "vhdx-test-util.h"
 
 /* -- Images that it can't be done with -- */
 
@@ -284,6 +285,7 @@ static void test_long_bat(void)
 typedef struct Changer {
     BlockBackend *blk;
     VHDXAmend amend;
+    VHDXChainParent parent;
     VHDXGuid id;                    /* a disk ID */
     int ret;
     bool done;
@@ -382,6 +384,87 @@ static void test_log_moves(void)
     check_disk_id(log.blk, &id.amend.disk_id);
 }
 
+static void coroutine_fn empty_entry(void *opaque)
+{
+    Changer *c = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_chain_make_empty(blk_bs(c->blk), NULL, &error_abort);
+    c->done = true;
+}
+
+static void coroutine_fn parent_entry(void *opaque)
+{
+    Changer *c = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_chain_change_parent(blk_bs(c->blk), &c->parent, &error_abort);
+    c->done = true;
+}
+
+/* A child with some blocks, over zeros */
+static BlockBackend *open_child(void)
+{
+    QDict *options = qdict_new(), *below = qdict_new();
+    BlockDriverState *bs;
+    BlockBackend *blk;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL,
+                    (char *)"block_size=1M,block_state_zero=off", DISK_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+    child_of_file(image_path);
+    qdict_put_str(below, "driver", "null-co");
+    qdict_put_str(below, "node-name", "parent");
+    qdict_put_int(below, "size", DISK_SIZE);
+    qdict_put_bool(below, "read-zeroes", true);
+    bs = bdrv_open(NULL, NULL, below, 0, &error_abort);
+    qdict_put_str(options, "backing", "parent");
+    blk = open_image_with(options);
+    bdrv_unref(bs);
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, 4096, 0), >=, 0);
+    }
+    return blk;
+}
+
+/* The log of a child moves when @entry is about to change the chain. */
+static void check_log_of_child(CoroutineEntry *entry, const char *parent)
+{
+    Changer log = { .amend.log_size = 2 * MiB };
+    Changer chain = { .parent.name = parent };
+
+    log.blk = chain.blk = open_child();
+    hold_write_at = VHDX_HEADER_OFFSET(0);
+    changer_start(&log, amend_entry);
+    while (!held_write) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    changer_start(&chain, entry);
+    run_all();
+    g_assert_false(chain.done);
+    aio_co_wake(held_write);
+    g_assert_cmpint(changer_end(&log), ==, 0);
+    g_assert_cmpint(changer_end(&chain), ==, 0);
+    check_fill(log.blk, 0, 4 * BLOCK, 0);
+    check_is_clean(log.blk);
+    blk_unref(log.blk);
+    unlink(image_path);
+}
+
+static void test_log_of_child(void)
+{
+    g_autofree char *other = g_strdup_printf("%s.other", image_path);
+
+    check_log_of_child(empty_entry, NULL);
+    /* It is made one without a parent, */
+    check_log_of_child(parent_entry, NULL);
+    /* and gets another one. */
+    bdrv_img_create(other, "vhdx", NULL, NULL, NULL, DISK_SIZE, BDRV_O_RDWR,
+                    true, &error_abort);
+    check_log_of_child(parent_entry, other);
+    unlink(other);
+}
+
 /* What is changed while the metadata region is copied is not lost. */
 static void test_region_moves(void)
 {
@@ -423,6 +506,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/drop-unreadable", test_drop_unreadable);
     g_test_add_func("/vhdx/live-images/long-bat", test_long_bat);
     g_test_add_func("/vhdx/live-images/log-moves", test_log_moves);
+    g_test_add_func("/vhdx/live-images/log-of-child", test_log_of_child);
     g_test_add_func("/vhdx/live-images/region-moves", test_region_moves);
     ret = g_test_run();
 
