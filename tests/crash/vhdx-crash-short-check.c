@@ -187,8 +187,13 @@ static char *check_files(Check *c, CrashFiles *f, int *used, bool closed)
     CrashReader *r = f->readers[*used];
 
     for (int i = 0; !why && closed && i < f->count; i++) {
-        /* After a kill, nothing need have been written to a parent. */
-        if (!c->run->killed && !headers_closed(f->readers[i])) {
+        /*
+         * After a kill nothing need have been written to it, but for the one
+         * that is used on.
+         */
+        bool written = c->run->further ? i == *used : !c->run->killed;
+
+        if (written && !headers_closed(f->readers[i])) {
             why = text("image %d was closed, but its headers are not in order",
                        i);
         }

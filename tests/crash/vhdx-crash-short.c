@@ -588,6 +588,7 @@ static ShortRun *history_run(const Kind *kind, const Action *actions,
             do_action(&s, actions[i]);
             run->killed |= actions[i].kind == KILL;
         }
+        /* What a kill may have lost is judged by the files. */
         if (!run->wrong && !run->killed) {
             read_all(&s);
         } else if (!run->wrong && actions[count - 1].kind == KILL) {
