@@ -358,6 +358,22 @@ static void check_disk_id(BlockBackend *blk, const VHDXGuid *id)
     check_rest(blk);
 }
 
+/* Let @c do what @entry does, when @log has closed the log that is to move. */
+static void change_beside(Changer *log, Changer *c, CoroutineEntry *entry)
+{
+    hold_write_at = VHDX_HEADER_OFFSET(0);
+    changer_start(log, amend_entry);
+    while (!held_write) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    changer_start(c, entry);
+    run_all();
+    g_assert_false(c->done);
+    aio_co_wake(held_write);
+    g_assert_cmpint(changer_end(log), ==, 0);
+    g_assert_cmpint(changer_end(c), ==, 0);
+}
+
 /*
  * The log is closed, to get longer, when another job has begun to change the
  * disk ID: that opens the next one.
@@ -369,17 +385,7 @@ static void test_log_moves(void)
 
     image_with_gap(&log.blk);
     id.blk = log.blk;
-    hold_write_at = VHDX_HEADER_OFFSET(0);
-    changer_start(&log, amend_entry);
-    while (!held_write) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    changer_start(&id, amend_entry);
-    run_all();
-    g_assert_false(id.done);
-    aio_co_wake(held_write);
-    g_assert_cmpint(changer_end(&log), ==, 0);
-    g_assert_cmpint(changer_end(&id), ==, 0);
+    change_beside(&log, &id, amend_entry);
     g_assert_cmpuint(state(log.blk)->header.log_length, ==, 2 * MiB);
     check_disk_id(log.blk, &id.amend.disk_id);
 }
@@ -405,22 +411,13 @@ static void coroutine_fn parent_entry(void *opaque)
 /* A child with some blocks, over zeros */
 static BlockBackend *open_child(void)
 {
-    QDict *options = qdict_new(), *below = qdict_new();
-    BlockDriverState *bs;
     BlockBackend *blk;
 
     bdrv_img_create(image_path, "vhdx", NULL, NULL,
                     (char *)"block_size=1M,block_state_zero=off", DISK_SIZE,
                     BDRV_O_RDWR, true, &error_abort);
     child_of_file(image_path);
-    qdict_put_str(below, "driver", "null-co");
-    qdict_put_str(below, "node-name", "parent");
-    qdict_put_int(below, "size", DISK_SIZE);
-    qdict_put_bool(below, "read-zeroes", true);
-    bs = bdrv_open(NULL, NULL, below, 0, &error_abort);
-    qdict_put_str(options, "backing", "parent");
-    blk = open_image_with(options);
-    bdrv_unref(bs);
+    blk = open_over_zeros(DISK_SIZE);
     for (int i = 0; i < 4; i++) {
         g_assert_cmpint(write_fill(blk, i * BLOCK, 4096, 0), >=, 0);
     }
@@ -434,17 +431,7 @@ static void check_log_of_child(CoroutineEntry *entry, const char *parent)
     Changer chain = { .parent.name = parent };
 
     log.blk = chain.blk = open_child();
-    hold_write_at = VHDX_HEADER_OFFSET(0);
-    changer_start(&log, amend_entry);
-    while (!held_write) {
-        aio_poll(qemu_get_aio_context(), true);
-    }
-    changer_start(&chain, entry);
-    run_all();
-    g_assert_false(chain.done);
-    aio_co_wake(held_write);
-    g_assert_cmpint(changer_end(&log), ==, 0);
-    g_assert_cmpint(changer_end(&chain), ==, 0);
+    change_beside(&log, &chain, entry);
     check_fill(log.blk, 0, 4 * BLOCK, 0);
     check_is_clean(log.blk);
     blk_unref(log.blk);

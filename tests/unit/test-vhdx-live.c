@@ -483,8 +483,6 @@ static uint64_t name_unused(void)
 /* Returns where its BAT is in the file. */
 static uint64_t open_child(BlockBackend **blk)
 {
-    QDict *options = qdict_new(), *parent = qdict_new();
-    BlockDriverState *bs;
     uint64_t bat;
 
     bdrv_img_create(image_path, "vhdx", NULL, NULL,
@@ -492,14 +490,7 @@ static uint64_t open_child(BlockBackend **blk)
                     BDRV_O_RDWR, true, &error_abort);
     child_of_file(image_path);
     bat = name_unused();
-    qdict_put_str(parent, "driver", "null-co");
-    qdict_put_str(parent, "node-name", "parent");
-    qdict_put_int(parent, "size", CHILD_SIZE);
-    qdict_put_bool(parent, "read-zeroes", true);
-    bs = bdrv_open(NULL, NULL, parent, 0, &error_abort);
-    qdict_put_str(options, "backing", "parent");
-    *blk = open_image_with(options);
-    bdrv_unref(bs);
+    *blk = open_over_zeros(CHILD_SIZE);
     g_assert_cmpint(write_fill(*blk, IN_USE * BLOCK, 4096, 1), >=, 0);
     return bat;
 }

@@ -69,6 +69,24 @@ static inline uint64_t file_size(void)
     return st.st_size;
 }
 
+/* Open a child, over a parent of @size bytes that are zeros. */
+static inline BlockBackend *open_over_zeros(uint64_t size)
+{
+    QDict *options = qdict_new(), *parent = qdict_new();
+    BlockDriverState *bs;
+    BlockBackend *blk;
+
+    qdict_put_str(parent, "driver", "null-co");
+    qdict_put_str(parent, "node-name", "parent");
+    qdict_put_int(parent, "size", size);
+    qdict_put_bool(parent, "read-zeroes", true);
+    bs = bdrv_open(NULL, NULL, parent, 0, &error_abort);
+    qdict_put_str(options, "backing", "parent");
+    blk = open_image_with(options);
+    bdrv_unref(bs);
+    return blk;
+}
+
 /* Start to compact, and let the copy of the block at @place wait. */
 static inline void hold_copy(Compact *c, BlockBackend *blk, uint64_t place)
 {
