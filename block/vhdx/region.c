@@ -47,15 +47,18 @@ static int coroutine_fn GRAPH_RDLOCK changes_commit(BlockDriverState *bs)
     return done ? 0 : vhdx_change_is_broken(s) ? -EIO : vhdx_commit_locked(bs);
 }
 
-/* As vhdx_region_replace_bytes(), with commit_lock held [entries-first] */
+/* vhdx_commit(), or changes_commit() where commit_lock is held */
+typedef int coroutine_fn CommitFunc(BlockDriverState *bs);
+
+/* As vhdx_region_replace_bytes(), by @commit [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
 bytes_replace(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
-              const void *buf, const void *old)
+              const void *buf, const void *old, CommitFunc *commit)
 {
     int ret;
 
     /* Alone, so that it is one log entry, and after all that it counts on. */
-    ret = changes_commit(bs);
+    ret = commit(bs);
     if (ret < 0) {
         return ret;
     }
@@ -63,7 +66,7 @@ bytes_replace(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
     if (ret < 0) {
         return ret;
     }
-    ret = changes_commit(bs);
+    ret = commit(bs);
     if (ret < 0) {
         /* The pages are dirty, thus in memory: nothing is read. */
         (void)vhdx_cache_write(bs, offset, bytes, old);
@@ -75,13 +78,7 @@ int coroutine_fn
 vhdx_region_replace_bytes(BlockDriverState *bs, uint64_t offset, uint64_t bytes,
                           const void *buf, const void *old)
 {
-    BDRVVHDXState *s = bs->opaque;
-    int ret;
-
-    qemu_co_mutex_lock(&s->commit_lock);
-    ret = bytes_replace(bs, offset, bytes, buf, old);
-    qemu_co_mutex_unlock(&s->commit_lock);
-    return ret;
+    return bytes_replace(bs, offset, bytes, buf, old, vhdx_commit);
 }
 
 /* -- One region -- */
@@ -142,7 +139,7 @@ region_tables_commit(BlockDriverState *bs, const VHDXRegion *old,
         vhdx_region_table_encode(old, s->region_count, buf + (2 + i) * bytes);
     }
     return bytes_replace(bs, VHDX_REGION_TABLE_OFFSET(0), 2 * bytes, buf,
-                         buf + 2 * bytes);
+                         buf + 2 * bytes, changes_commit);
 }
 
 /*
