@@ -210,6 +210,8 @@ def locked(ctx):
     socket = ctx.path('sock')
     with server(ours('qemu-nbd'), '-t', '-f', 'vhdx', '-k', socket, top,
                 ready=socket):
+        # It listens before it has opened the image.
+        run(ours('qemu-img'), 'info', f'nbd+unix:///?socket={socket}')
         text = run(ours('qemu-io'), '-f', 'vhdx', '-c', 'write 0 4k', base,
                    status=1)
         expect('Failed to get "write" lock' in text, text)
