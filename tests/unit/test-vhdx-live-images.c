@@ -90,23 +90,36 @@ static void test_flush_begun(void)
 
 /* -- A last block that is longer than what the disk has of it -- */
 
+/*
+ * image_with_gap(), but with a disk of @size bytes, which end in block 5, and
+ * may get more
+ */
+static uint64_t short_with_gap(BlockBackend **blk, uint64_t size)
+{
+    uint64_t place;
+
+    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    size, BDRV_O_RDWR, true, &error_abort);
+    *blk = open_image();
+    blk_set_perm(*blk, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
+                 BLK_PERM_RESIZE, BLK_PERM_ALL, &error_abort);
+    for (int i = 0; i < 6; i++) {
+        g_assert_cmpint(write_fill(*blk, i * BLOCK,
+                                   MIN(BLOCK, size - i * BLOCK), i + 1), >=, 0);
+    }
+    place = QEMU_ALIGN_DOWN(last_write, BLOCK);
+    g_assert_cmpint(discard_wait(*blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(*blk), ==, 0);
+    return place;
+}
+
 /* What the disk does not have of it can't be zeroed: it stays, and so on. */
 static void check_last_block(int (*compact)(BlockBackend *))
 {
     BlockBackend *blk;
     uint64_t size = 5 * BLOCK + BLOCK / 2;
 
-    bdrv_img_create(image_path, "vhdx", NULL, NULL, (char *)"block_size=1M",
-                    size, BDRV_O_RDWR, true, &error_abort);
-    blk = open_image();
-    blk_set_perm(blk, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE |
-                 BLK_PERM_RESIZE, BLK_PERM_ALL, &error_abort);
-    for (int i = 0; i < 6; i++) {
-        g_assert_cmpint(write_fill(blk, i * BLOCK,
-                                   MIN(BLOCK, size - i * BLOCK), i + 1), >=, 0);
-    }
-    g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
-    g_assert_cmpint(blk_flush(blk), ==, 0);
+    short_with_gap(&blk, size);
     zeroing_errors = 1;
     g_assert_cmpint(compact(blk), ==, -EIO);
     g_assert_cmpuint(zeroing_errors, ==, 0);
@@ -135,6 +148,54 @@ static void test_last_block(void)
 {
     check_last_block(compact_space);
     check_last_block(compact_frozen);
+}
+
+/* Returns who is held back at @held, when there is somebody. */
+static Coroutine *wait_held(Coroutine **held)
+{
+    while (!*held) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    return g_steal_pointer(held);
+}
+
+/*
+ * The disk ends within what is noted of a write.  That is written to when
+ * another piece of its block is copied: nobody copies it twice at a time.
+ */
+static void test_last_unit(void)
+{
+    Compact c = { 0 };
+    BlockBackend *blk;
+    uint64_t place = short_with_gap(&blk, 5 * BLOCK + 904 * KiB);
+    uint64_t written = 900 * KiB;
+    Coroutine *second, *third, *last;
+    int64_t before;
+
+    /* The second piece and the third wait: no more are under way at a time. */
+    hold_write_at = place - 4 * BLOCK + 512 * KiB;
+    hold_copy(&c, blk, place + 256 * KiB);
+    second = wait_held(&held_read);
+    third = wait_held(&held_write);
+    g_assert_cmpint(write_fill(blk, 5 * BLOCK + written, 4096, 77), >=, 0);
+    /* The last one comes in place of one of them, and nothing of the other. */
+    hold_read_at = place + written;
+    aio_co_wake(third);
+    last = wait_held(&held_read);
+    hold_read_at = place + written;
+    before = last_write;
+    aio_co_wake(second);
+    while (last_write == before) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    run_all();
+    g_assert_null(held_read);
+    hold_read_at = 0;
+    aio_co_wake(last);
+    g_assert_cmpint(compact_end(&c), ==, 0);
+    check_fill(blk, 5 * BLOCK, written, 6);
+    check_fill(blk, 5 * BLOCK + written, 4096, 77);
+    check_rest(blk);
 }
 
 /* A page of the BAT */
@@ -489,6 +550,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/overlap", test_overlap);
     g_test_add_func("/vhdx/live-images/flush-begun", test_flush_begun);
     g_test_add_func("/vhdx/live-images/last-block", test_last_block);
+    g_test_add_func("/vhdx/live-images/last-unit", test_last_unit);
     g_test_add_func("/vhdx/live-images/bat-unreadable", test_bat_unreadable);
     g_test_add_func("/vhdx/live-images/drop-unreadable", test_drop_unreadable);
     g_test_add_func("/vhdx/live-images/long-bat", test_long_bat);
