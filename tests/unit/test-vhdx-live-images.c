@@ -539,6 +539,153 @@ static void test_region_moves(void)
     check_disk_id(region.blk, &tell.id);
 }
 
+/* -- A child whose log or region moves while its parent changes -- */
+
+/* Both are used by somebody. */
+typedef struct Chain {
+    char *path;                     /* of the parent */
+    BlockBackend *parent;
+    BlockBackend *child;
+} Chain;
+
+static void chain_open(Chain *c)
+{
+    QDict *options = qdict_new(), *child = qdict_new();
+
+    qdict_put_str(options, "driver", "vhdx");
+    qdict_put_str(options, "node-name", "parent");
+    qdict_put_str(options, "file.driver", "blkdebug");
+    qdict_put_str(options, "file.image.driver", "file");
+    qdict_put_str(options, "file.image.filename", c->path);
+    c->parent = blk_new_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
+    qdict_put_str(child, "backing", "parent");
+    c->child = open_image_with(child);
+}
+
+/* A child that has been written to, over an empty parent */
+static void chain_create(Chain *c)
+{
+    c->path = g_strdup_printf("%s.parent", image_path);
+    bdrv_img_create(c->path, "vhdx", NULL, NULL, (char *)"block_size=1M",
+                    DISK_SIZE, BDRV_O_RDWR, true, &error_abort);
+    bdrv_img_create(image_path, "vhdx", c->path, "vhdx",
+                    (char *)"block_size=1M,block_state_zero=off", DISK_SIZE,
+                    BDRV_O_RDWR, true, &error_abort);
+    chain_open(c);
+    g_assert_cmpint(write_fill(c->child, 0, 4096, 1), >=, 0);
+}
+
+static void chain_close(Chain *c)
+{
+    blk_unref(c->child);
+    blk_unref(c->parent);
+}
+
+/* The child names the parent's content as it is, and nothing else. */
+static void check_linked(Chain *c)
+{
+    const VHDXLocator *loc = state(c->child)->locator;
+
+    g_assert_true(vhdx_guid_equal(&loc->linkage,
+                                  &state(c->parent)->header.data_write_guid));
+    g_assert_true(vhdx_guid_is_nil(&loc->linkage2));
+}
+
+/* So it is in the files, too, and the parent has @fill in a page of block 1. */
+static void chain_end(Chain *c, int fill)
+{
+    check_linked(c);
+    chain_close(c);
+    chain_open(c);
+    check_linked(c);
+    check_fill(c->child, 0, 4096, 1);
+    check_fill(c->child, BLOCK, 4096, fill);
+    check_is_clean(c->child);
+    chain_close(c);
+    unlink(c->path);
+    unlink(image_path);
+    g_free(c->path);
+}
+
+/* Let the next @event of the parent's file wait: "held" for blkdebug. */
+static void hold_parent(Chain *c, const char *event)
+{
+    g_assert_cmpint(bdrv_debug_breakpoint(blk_bs(c->parent), event, "held"),
+                    ==, 0);
+}
+
+static void wait_parent(Chain *c)
+{
+    while (!bdrv_debug_is_suspended(blk_bs(c->parent), "held")) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+}
+
+/* The child has been told what the parent gets, when its log moves. */
+static void test_log_of_told(void)
+{
+    Changer log = { .amend.log_size = 2 * MiB };
+    Chain c;
+    Write *w;
+
+    chain_create(&c);
+    hold_parent(&c, "reftable_update");
+    w = start_write(c.parent, BLOCK, 4096, 2);
+    wait_parent(&c);
+    g_assert_false(vhdx_guid_is_nil(&state(c.child)->locator->linkage2));
+    log.blk = c.child;
+    changer_start(&log, amend_entry);
+    g_assert_cmpint(changer_end(&log), ==, 0);
+    bdrv_debug_resume(blk_bs(c.parent), "held");
+    g_assert_cmpint(end_write(w), >=, 0);
+    chain_end(&c, 2);
+}
+
+/* The child's region is being copied when it is told. */
+static void test_region_of_told(void)
+{
+    Changer region = { 0 };
+    Chain c;
+    Write *w;
+
+    chain_create(&c);
+    region.blk = c.child;
+    hold_read_at = state(c.child)->metadata.offset;
+    hold_read_bytes = MiB;
+    changer_start(&region, region_entry);
+    while (!held_read) {
+        g_assert_false(region.done);
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    w = start_write(c.parent, BLOCK, 4096, 2);
+    run_all();
+    aio_co_wake(held_read);
+    g_assert_cmpint(changer_end(&region), ==, 0);
+    g_assert_cmpint(end_write(w), >=, 0);
+    chain_end(&c, 2);
+}
+
+/* The parent is being flushed, for the child to name it, when the log moves. */
+static void test_log_of_named(void)
+{
+    Changer log = { .amend.log_size = 2 * MiB }, name = { 0 };
+    Chain c;
+
+    chain_create(&c);
+    g_assert_cmpint(write_fill(c.parent, BLOCK, 4096, 2), >=, 0);
+    hold_parent(&c, "pwritev");
+    log.blk = name.blk = c.child;
+    name.parent.name = c.path;
+    changer_start(&name, parent_entry);
+    wait_parent(&c);
+    changer_start(&log, amend_entry);
+    run_all();
+    bdrv_debug_resume(blk_bs(c.parent), "held");
+    g_assert_cmpint(changer_end(&name), ==, 0);
+    g_assert_cmpint(changer_end(&log), ==, 0);
+    chain_end(&c, 2);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -557,6 +704,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/log-moves", test_log_moves);
     g_test_add_func("/vhdx/live-images/log-of-child", test_log_of_child);
     g_test_add_func("/vhdx/live-images/region-moves", test_region_moves);
+    g_test_add_func("/vhdx/live-images/log-of-told", test_log_of_told);
+    g_test_add_func("/vhdx/live-images/region-of-told", test_region_of_told);
+    g_test_add_func("/vhdx/live-images/log-of-named", test_log_of_named);
     ret = g_test_run();
 
     test_fail_finish();
