@@ -10,6 +10,8 @@
 #include "qemu/osdep.h"
 #include "block/vhdx/amend.h"
 #include "block/vhdx/chain.h"
+#include "block/vhdx/commit.h"
+#include "block/vhdx/dirty-store.h"
 #include "block/vhdx/format.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/region.h"
@@ -451,6 +453,76 @@ static void test_log_moves(void)
     check_disk_id(log.blk, &id.amend.disk_id);
 }
 
+static void coroutine_fn dirty_entry(void *opaque)
+{
+    Changer *c = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_dirty_begin(blk_bs(c->blk));
+    c->done = true;
+}
+
+/* Returns the byte at @at of the file, which becomes @byte if that is not 0. */
+static int file_byte(uint64_t at, int byte)
+{
+    FILE *file = fopen(image_path, "r+");
+    int was;
+
+    g_assert_nonnull(file);
+    g_assert_cmpint(fseek(file, at, SEEK_SET), ==, 0);
+    was = fgetc(file);
+    if (byte) {
+        g_assert_cmpint(fseek(file, at, SEEK_SET), ==, 0);
+        g_assert_cmpint(fputc(byte, file), ==, byte);
+    }
+    g_assert_cmpint(fclose(file), ==, 0);
+    return was;
+}
+
+/* The same of a head of dirty bitmaps, which may be in the file or not. */
+static void test_log_of_bitmaps(void)
+{
+    Changer log = { .amend.log_size = 2 * MiB }, dirty = { 0 };
+    uint64_t place;
+
+    image_with_gap(&log.blk);
+    dirty.blk = log.blk;
+    state(log.blk)->dirty_unsure = 100;
+    place = state(log.blk)->metadata.offset + 100 * PAGE_BYTES;
+    g_assert_cmpint(file_byte(place, 1), ==, 0);
+    change_beside(&log, &dirty, dirty_entry);
+    g_assert_cmpuint(state(log.blk)->dirty_unsure, ==, 0);
+    check_is_clean(log.blk);
+    blk_unref(log.blk);
+    g_assert_cmpint(file_byte(place, 0), ==, 0);
+    unlink(image_path);
+}
+
+static void coroutine_fn checkpoint_entry(void *opaque)
+{
+    Changer *c = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    c->ret = vhdx_commit_checkpoint(blk_bs(c->blk));
+    c->done = true;
+}
+
+/*
+ * All is in place when it is closed, which is enough for a checkpoint: nothing
+ * is written after the headers that name none.
+ */
+static void test_log_closes(void)
+{
+    Changer log = { .amend.log_size = 2 * MiB }, checkpoint = { 0 };
+
+    image_with_gap(&log.blk);
+    checkpoint.blk = log.blk;
+    change_beside(&log, &checkpoint, checkpoint_entry);
+    g_assert_cmpint(last_write, <=, VHDX_HEADER_OFFSET(1));
+    check_fill(log.blk, 5 * BLOCK, BLOCK, 6);
+    check_rest(log.blk);
+}
+
 static void coroutine_fn empty_entry(void *opaque)
 {
     Changer *c = opaque;
@@ -702,6 +774,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/drop-unreadable", test_drop_unreadable);
     g_test_add_func("/vhdx/live-images/long-bat", test_long_bat);
     g_test_add_func("/vhdx/live-images/log-moves", test_log_moves);
+    g_test_add_func("/vhdx/live-images/log-of-bitmaps", test_log_of_bitmaps);
+    g_test_add_func("/vhdx/live-images/log-closes", test_log_closes);
     g_test_add_func("/vhdx/live-images/log-of-child", test_log_of_child);
     g_test_add_func("/vhdx/live-images/region-moves", test_region_moves);
     g_test_add_func("/vhdx/live-images/log-of-told", test_log_of_told);
