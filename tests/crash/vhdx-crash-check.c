@@ -378,9 +378,11 @@ static char *check_child_rest(const CrashReader *r, const CrashModel *model)
 /* Check that present blocks hold nothing else. */
 static char *check_rest(const CrashReader *r, const CrashModel *model)
 {
+    CrashImageIter pages;
     GHashTableIter iter;
-    void *key, *value;
+    CrashPage *page;
     char *why = NULL;
+    void *key;
 
     if (r->has_parent) {
         return check_child_rest(r, model);
@@ -399,9 +401,9 @@ static char *check_rest(const CrashReader *r, const CrashModel *model)
         }
         return why;
     }
-    g_hash_table_iter_init(&iter, r->img->pages);
-    while (!why && g_hash_table_iter_next(&iter, &key, &value)) {
-        why = check_unwritten(r, model, (uintptr_t)key, value);
+    image_iter_init(&pages, r->img);
+    while (!why && (page = image_iter_next(&pages))) {
+        why = check_unwritten(r, model, pages.index, page);
     }
     return why;
 }

@@ -1,16 +1,27 @@
 /*
  * VHDX crash test: a file's content
  *
- * Pages of 4 KiB in a hash table, counted references, copied when written to.
- * A page that is not in the table was never written, or was cut off: it reads
- * as zeros, or as garbage if the image is of that kind.  There, pages that were
- * zeroed are in the table.
+ * Pages of 4 KiB in chunks, which are in a hash table: references to both are
+ * counted, and both are copied when written to.  A page that is not there was
+ * never written, or was cut off: it reads as zeros, or as garbage if the image
+ * is of that kind.  There, pages that were zeroed are kept.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 
 #include "qemu/osdep.h"
 #include "vhdx-crash.h"
+
+#define CHUNK_PAGES     64
+#define CHUNK_BYTES     (CHUNK_PAGES * CRASH_PAGE)
+
+struct CrashChunk {
+    unsigned refs;
+    unsigned count;             /* of pages that are there; not 0 */
+    bool hashed;
+    uint64_t hash;
+    CrashPage *pages[CHUNK_PAGES];
+};
 
 CrashPage *image_page_new(const uint8_t *data)
 {
@@ -35,17 +46,113 @@ void image_page_unref(void *opaque)
     }
 }
 
-static void *page_key(uint64_t index)
+/* -- Chunks -- */
+
+static void *chunk_key(uint64_t index)
 {
-    return (void *)(uintptr_t)index;
+    return (void *)(uintptr_t)(index / CHUNK_PAGES);
 }
+
+static void chunk_unref(void *opaque)
+{
+    CrashChunk *chunk = opaque;
+
+    if (!--chunk->refs) {
+        for (int i = 0; i < CHUNK_PAGES; i++) {
+            image_page_unref(chunk->pages[i]);
+        }
+        g_free(chunk);
+    }
+}
+
+/* The chunk with page @index, or NULL. */
+static CrashChunk *chunk_find(const CrashImage *img, uint64_t index)
+{
+    return g_hash_table_lookup(img->chunks, chunk_key(index));
+}
+
+/* ... for the caller to change */
+static CrashChunk *chunk_own(const CrashImage *img, uint64_t index)
+{
+    CrashChunk *shared = chunk_find(img, index), *chunk = shared;
+
+    if (!shared) {
+        chunk = g_new0(CrashChunk, 1);
+        chunk->refs = 1;
+        g_hash_table_insert(img->chunks, chunk_key(index), chunk);
+    } else if (shared->refs > 1) {
+        chunk = g_memdup2(shared, sizeof(*shared));
+        chunk->refs = 1;
+        for (int i = 0; i < CHUNK_PAGES; i++) {
+            if (chunk->pages[i]) {
+                chunk->pages[i]->refs++;
+            }
+        }
+        g_hash_table_replace(img->chunks, chunk_key(index), chunk);
+    }
+    chunk->hashed = false;
+    return chunk;
+}
+
+/* Let @page, of which the caller gives a reference, be number @index. */
+static void page_set(const CrashImage *img, uint64_t index, CrashPage *page)
+{
+    CrashChunk *chunk = chunk_own(img, index);
+    CrashPage **place = &chunk->pages[index % CHUNK_PAGES];
+
+    chunk->count += !*place;
+    image_page_unref(*place);
+    *place = page;
+}
+
+static void page_remove(CrashImage *img, uint64_t index)
+{
+    CrashChunk *chunk = chunk_find(img, index);
+    CrashPage **place;
+
+    if (!chunk || !chunk->pages[index % CHUNK_PAGES]) {
+        return;
+    }
+    chunk = chunk_own(img, index);
+    place = &chunk->pages[index % CHUNK_PAGES];
+    image_page_unref(g_steal_pointer(place));
+    if (!--chunk->count) {
+        g_hash_table_remove(img->chunks, chunk_key(index));
+    }
+}
+
+void image_iter_init(CrashImageIter *iter, const CrashImage *img)
+{
+    *iter = (CrashImageIter) { 0 };
+    g_hash_table_iter_init(&iter->chunks, img->chunks);
+}
+
+CrashPage *image_iter_next(CrashImageIter *iter)
+{
+    void *key, *value;
+
+    for (;;) {
+        if (!iter->chunk || ++iter->index % CHUNK_PAGES == 0) {
+            if (!g_hash_table_iter_next(&iter->chunks, &key, &value)) {
+                return NULL;
+            }
+            iter->chunk = value;
+            iter->index = (uintptr_t)key * CHUNK_PAGES;
+        }
+        if (iter->chunk->pages[iter->index % CHUNK_PAGES]) {
+            return iter->chunk->pages[iter->index % CHUNK_PAGES];
+        }
+    }
+}
+
+/* -- Images -- */
 
 CrashImage *image_new(uint64_t size, bool garbage)
 {
     CrashImage *img = g_new(CrashImage, 1);
 
     *img = (CrashImage) {
-        .pages = g_hash_table_new_full(NULL, NULL, NULL, image_page_unref),
+        .chunks = g_hash_table_new_full(NULL, NULL, NULL, chunk_unref),
         .size = size,
         .garbage = garbage,
     };
@@ -59,12 +166,12 @@ CrashImage *image_copy(const CrashImage *img)
     void *key, *value;
 
     copy->foreign = img->foreign;
-    g_hash_table_iter_init(&iter, img->pages);
+    g_hash_table_iter_init(&iter, img->chunks);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
-        CrashPage *page = value;
+        CrashChunk *chunk = value;
 
-        page->refs++;
-        g_hash_table_insert(copy->pages, key, page);
+        chunk->refs++;
+        g_hash_table_insert(copy->chunks, key, chunk);
     }
     return copy;
 }
@@ -72,7 +179,7 @@ CrashImage *image_copy(const CrashImage *img)
 void image_free(CrashImage *img)
 {
     if (img) {
-        g_hash_table_destroy(img->pages);
+        g_hash_table_destroy(img->chunks);
         g_free(img);
     }
 }
@@ -90,12 +197,13 @@ static void garbage_fill(uint64_t index, uint8_t *data)
 
 CrashPage *image_page(const CrashImage *img, uint64_t index)
 {
-    CrashPage *page = g_hash_table_lookup(img->pages, page_key(index));
+    CrashChunk *chunk = chunk_find(img, index);
+    CrashPage *page = chunk ? chunk->pages[index % CHUNK_PAGES] : NULL;
 
     if (!page && img->garbage && index * CRASH_PAGE < img->size) {
         page = image_page_new(NULL);
         garbage_fill(index, page->data);
-        g_hash_table_insert(img->pages, page_key(index), page);
+        page_set(img, index, page);
     }
     return page;
 }
@@ -105,12 +213,11 @@ static CrashPage *page_own(CrashImage *img, uint64_t index)
 {
     CrashPage *page = image_page(img, index);
 
-    if (!page) {
-        page = image_page_new(NULL);
-        g_hash_table_insert(img->pages, page_key(index), page);
-    } else if (page->refs > 1) {
-        page = image_page_new(page->data);
-        g_hash_table_replace(img->pages, page_key(index), page);
+    if (!page || page->refs > 1 || chunk_find(img, index)->refs > 1) {
+        page = image_page_new(page ? page->data : NULL);
+        page_set(img, index, page);
+    } else {
+        chunk_find(img, index)->hashed = false;
     }
     page->decoded = page->hashed = false;
     return page;
@@ -120,11 +227,16 @@ void image_read(const CrashImage *img, uint64_t offset, uint64_t bytes,
                 uint8_t *buf)
 {
     while (bytes) {
+        uint64_t index = offset / CRASH_PAGE;
         uint64_t at = offset % CRASH_PAGE;
         uint64_t n = MIN(bytes, CRASH_PAGE - at);
-        CrashPage *page = offset < img->size ?
-                          image_page(img, offset / CRASH_PAGE) : NULL;
+        CrashPage *page = NULL;
 
+        if (offset >= img->size || (!img->garbage && !chunk_find(img, index))) {
+            n = MIN(bytes, CHUNK_BYTES - offset % CHUNK_BYTES);
+        } else {
+            page = image_page(img, index);
+        }
         if (page) {
             memcpy(buf, page->data + at, n);
         } else {
@@ -151,8 +263,7 @@ void image_write(CrashImage *img, uint64_t offset, uint64_t bytes,
         uint64_t n = MIN(bytes, CRASH_PAGE - at);
 
         if (n == CRASH_PAGE) {
-            g_hash_table_replace(img->pages, page_key(offset / CRASH_PAGE),
-                                 image_page_new(buf));
+            page_set(img, offset / CRASH_PAGE, image_page_new(buf));
         } else {
             memcpy(page_own(img, offset / CRASH_PAGE)->data + at, buf, n);
         }
@@ -166,7 +277,7 @@ void image_put(CrashImage *img, uint64_t index, CrashPage *page)
 {
     image_reach(img, (index + 1) * CRASH_PAGE);
     page->refs++;
-    g_hash_table_replace(img->pages, page_key(index), page);
+    page_set(img, index, page);
 }
 
 static void page_zero(CrashImage *img, uint64_t index)
@@ -174,53 +285,53 @@ static void page_zero(CrashImage *img, uint64_t index)
     static CrashPage *zeros;
 
     if (!img->garbage) {
-        g_hash_table_remove(img->pages, page_key(index));
+        page_remove(img, index);
         return;
     }
     if (!zeros) {
         zeros = image_page_new(NULL);
     }
     zeros->refs++;
-    g_hash_table_replace(img->pages, page_key(index), zeros);
+    page_set(img, index, zeros);
 }
 
-typedef struct PageRange {
-    uint64_t first;
-    uint64_t end;
-} PageRange;
-
-static gboolean page_is_within(void *key, void *value, void *opaque)
+/* Drop the whole chunks among @bytes bytes: all of an image that has none. */
+static void chunks_remove(CrashImage *img, uint64_t offset, uint64_t bytes)
 {
-    const PageRange *range = opaque;
+    uint64_t end = (offset + bytes) / CHUNK_BYTES;
+    GHashTableIter iter;
+    void *key;
 
-    return (uintptr_t)key >= range->first && (uintptr_t)key < range->end;
-}
-
-/* Whether @bytes are more pages than @img has, so that these are looked at. */
-static bool range_is_long(const CrashImage *img, uint64_t bytes)
-{
-    return !img->garbage && bytes / CRASH_PAGE > g_hash_table_size(img->pages);
+    if (bytes / CHUNK_BYTES <= g_hash_table_size(img->chunks)) {
+        for (uint64_t i = DIV_ROUND_UP(offset, CHUNK_BYTES); i < end; i++) {
+            g_hash_table_remove(img->chunks, (void *)(uintptr_t)i);
+        }
+        return;
+    }
+    g_hash_table_iter_init(&iter, img->chunks);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        if ((uintptr_t)key >= DIV_ROUND_UP(offset, CHUNK_BYTES) &&
+            (uintptr_t)key < end) {
+            g_hash_table_iter_remove(&iter);
+        }
+    }
 }
 
 void image_zero(CrashImage *img, uint64_t offset, uint64_t bytes)
 {
     image_reach(img, offset + bytes);
-    if (range_is_long(img, bytes)) {
-        PageRange whole = {
-            .first = DIV_ROUND_UP(offset, CRASH_PAGE),
-            .end = (offset + bytes) / CRASH_PAGE,
-        };
-
-        g_hash_table_foreach_remove(img->pages, page_is_within, &whole);
+    if (!img->garbage) {
+        chunks_remove(img, offset, bytes);
     }
     while (bytes) {
         uint64_t index = offset / CRASH_PAGE;
         uint64_t at = offset % CRASH_PAGE;
         uint64_t n = MIN(bytes, CRASH_PAGE - at);
 
-        if (!at && range_is_long(img, bytes)) {
-            /* Only the end is left. */
-            n = QEMU_ALIGN_DOWN(bytes, CRASH_PAGE);
+        if (!img->garbage && offset % CHUNK_BYTES == 0 &&
+            bytes >= CHUNK_BYTES) {
+            /* They are dropped: only the end is left. */
+            n = QEMU_ALIGN_DOWN(bytes, CHUNK_BYTES);
         } else if (n == CRASH_PAGE) {
             page_zero(img, index);
         } else if (image_page(img, index)) {
@@ -247,15 +358,17 @@ void image_spoil(CrashImage *img, uint64_t offset, uint64_t bytes)
     }
 }
 
-static gboolean page_is_behind(void *key, void *value, void *opaque)
-{
-    return (uintptr_t)key * CRASH_PAGE >= *(uint64_t *)opaque;
-}
-
 void image_truncate(CrashImage *img, uint64_t size)
 {
+    uint64_t at = ROUND_UP(size, CRASH_PAGE);
+
     if (size < img->size) {
-        g_hash_table_foreach_remove(img->pages, page_is_behind, &size);
+        for (; at < img->size && at % CHUNK_BYTES; at += CRASH_PAGE) {
+            page_remove(img, at / CRASH_PAGE);
+        }
+        if (at < img->size) {
+            chunks_remove(img, at, ROUND_UP(img->size - at, CHUNK_BYTES));
+        }
         if (size % CRASH_PAGE && image_page(img, size / CRASH_PAGE)) {
             memset(page_own(img, size / CRASH_PAGE)->data + size % CRASH_PAGE,
                    0, CRASH_PAGE - size % CRASH_PAGE);
@@ -271,24 +384,17 @@ uint64_t image_zeros(const CrashImage *img, uint64_t offset, uint64_t bytes)
     if (img->garbage) {
         return 0;
     }
-    if (range_is_long(img, bytes)) {
-        GHashTableIter iter;
-        uint64_t first = offset / CRASH_PAGE;
-        uint64_t end = DIV_ROUND_UP(offset + bytes, CRASH_PAGE);
-        void *key;
+    while (n < bytes) {
+        uint64_t at = offset + n;
+        CrashChunk *chunk = chunk_find(img, at / CRASH_PAGE);
 
-        g_hash_table_iter_init(&iter, img->pages);
-        while (g_hash_table_iter_next(&iter, &key, NULL)) {
-            if ((uintptr_t)key >= first) {
-                end = MIN(end, (uintptr_t)key);
-            }
+        if (!chunk) {
+            n += CHUNK_BYTES - at % CHUNK_BYTES;
+        } else if (!chunk->pages[at / CRASH_PAGE % CHUNK_PAGES]) {
+            n += CRASH_PAGE - at % CRASH_PAGE;
+        } else {
+            break;
         }
-        return end == first ? 0 : MIN(end * CRASH_PAGE - offset, bytes);
-    }
-    while (n < bytes && !g_hash_table_contains(img->pages,
-                                               page_key((offset + n) /
-                                                        CRASH_PAGE))) {
-        n += CRASH_PAGE - (offset + n) % CRASH_PAGE;
     }
     return MIN(n, bytes);
 }
@@ -317,20 +423,33 @@ static uint64_t page_hash(CrashPage *page)
     return page->hash;
 }
 
+static uint64_t chunk_hash(CrashChunk *chunk, uint64_t index, bool garbage)
+{
+    if (!chunk->hashed) {
+        chunk->hashed = true;
+        chunk->hash = 0;
+        for (int i = 0; i < CHUNK_PAGES; i++) {
+            uint64_t page = chunk->pages[i] ? page_hash(chunk->pages[i]) : 0;
+
+            /* What is not there is something else only in one of garbage. */
+            if (page || (garbage && chunk->pages[i])) {
+                chunk->hash += crash_mix(page + (index * CHUNK_PAGES + i) *
+                                         0x9e3779b97f4a7c15ULL);
+            }
+        }
+    }
+    return chunk->hash;
+}
+
 uint64_t image_hash(const CrashImage *img)
 {
     uint64_t hash = crash_mix(img->size);
     GHashTableIter iter;
     void *key, *value;
 
-    g_hash_table_iter_init(&iter, img->pages);
+    g_hash_table_iter_init(&iter, img->chunks);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
-        uint64_t page = page_hash(value);
-
-        /* What is not there is something else only in an image of garbage. */
-        if (page || img->garbage) {
-            hash += crash_mix(page + (uintptr_t)key * 0x9e3779b97f4a7c15ULL);
-        }
+        hash += chunk_hash(value, (uintptr_t)key, img->garbage);
     }
     return hash;
 }
@@ -338,15 +457,13 @@ uint64_t image_hash(const CrashImage *img)
 void image_dump(const CrashImage *img, const char *path)
 {
     FILE *file = fopen(path, "w");
-    GHashTableIter iter;
-    void *key, *value;
+    CrashImageIter iter;
+    CrashPage *page;
     bool good = file;
 
-    g_hash_table_iter_init(&iter, img->pages);
-    while (good && g_hash_table_iter_next(&iter, &key, &value)) {
-        CrashPage *page = value;
-
-        good = fseeko(file, (uintptr_t)key * CRASH_PAGE, SEEK_SET) == 0 &&
+    image_iter_init(&iter, img);
+    while (good && (page = image_iter_next(&iter))) {
+        good = fseeko(file, iter.index * CRASH_PAGE, SEEK_SET) == 0 &&
                fwrite(page->data, CRASH_PAGE, 1, file) == 1;
     }
     good = good && ftruncate(fileno(file), img->size) == 0;

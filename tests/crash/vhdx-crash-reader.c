@@ -661,11 +661,13 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
     CrashPage *page = reader_page(r, index * CRASH_PAGE);
 
     for (int i = 0; page && i < CRASH_PAGE; i += 8) {
-        uint64_t raw = get_le(page->data + i, 8), n, chunk, block;
+        uint64_t raw, n, chunk, block;
 
+        memcpy(&raw, page->data + i, 8);
         if (!raw) {
             continue;
         }
+        raw = get_le(page->data + i, 8);
         n = (index * CRASH_PAGE + i - r->bat_offset) / 8;
         chunk = n / (r->chunk_ratio + 1);
         block = n - chunk;
@@ -705,7 +707,7 @@ static bool bat_read(CrashReader *r, char **why)
     g_autoptr(GHashTable) taken = g_hash_table_new(NULL, NULL);
     uint64_t first = r->bat_offset / CRASH_PAGE;
     uint64_t last = first + r->bat_length / CRASH_PAGE;
-    GHashTable *tables[] = { r->img->pages, r->replayed };
+    CrashImageIter pages;
     GHashTableIter iter;
     void *key;
 
@@ -716,18 +718,20 @@ static bool bat_read(CrashReader *r, char **why)
         return wrong(why, "log and regions overlap");
     }
     /* Only pages that exist: a BAT may have 131072 of them. */
-    for (int i = 0; i < 2; i++) {
-        g_hash_table_iter_init(&iter, tables[i]);
-        while (g_hash_table_iter_next(&iter, &key, NULL)) {
-            uint64_t index = (uintptr_t)key;
-
-            if (index < first || index >= last ||
-                (i == 0 && g_hash_table_contains(r->replayed, key))) {
-                continue;
-            }
-            if (!bat_page(r, index, taken, why)) {
-                return false;
-            }
+    image_iter_init(&pages, r->img);
+    while (image_iter_next(&pages)) {
+        if (pages.index >= first && pages.index < last &&
+            !g_hash_table_contains(r->replayed,
+                                   (void *)(uintptr_t)pages.index) &&
+            !bat_page(r, pages.index, taken, why)) {
+            return false;
+        }
+    }
+    g_hash_table_iter_init(&iter, r->replayed);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        if ((uintptr_t)key >= first && (uintptr_t)key < last &&
+            !bat_page(r, (uintptr_t)key, taken, why)) {
+            return false;
         }
     }
     if (r->fixed && g_hash_table_size(r->blocks) !=

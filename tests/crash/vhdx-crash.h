@@ -85,8 +85,10 @@ typedef struct CrashPage {
 /* Guest page @page of a disk of @bytes bytes; NULL: zeros. */
 typedef CrashPage *CrashPageFunc(uint64_t bytes, uint64_t page);
 
+typedef struct CrashChunk CrashChunk;
+
 typedef struct CrashImage {
-    GHashTable *pages;          /* CrashPage by number; none: never written */
+    GHashTable *chunks;         /* CrashChunk by number, of CrashPage */
     uint64_t size;              /* bytes */
     bool garbage;               /* what was never written is not zero */
     bool foreign;               /* as another program may have left it */
@@ -104,6 +106,17 @@ void image_page_unref(void *page);
 
 /* Page number @index, or NULL where it reads as zeros. */
 CrashPage *image_page(const CrashImage *img, uint64_t index);
+
+/* Goes through the pages that there are, in no order. */
+typedef struct CrashImageIter {
+    GHashTableIter chunks;
+    CrashChunk *chunk;
+    uint64_t index;             /* of the page that was returned last */
+} CrashImageIter;
+
+/* No page may come or go meanwhile. */
+void image_iter_init(CrashImageIter *iter, const CrashImage *img);
+CrashPage *image_iter_next(CrashImageIter *iter);
 
 /* Bytes behind the end read as zeros, and are gained by writing there. */
 void image_read(const CrashImage *img, uint64_t offset, uint64_t bytes,
