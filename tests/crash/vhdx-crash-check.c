@@ -45,15 +45,18 @@ char *text(const char *format, ...)
 
 /* -- One image -- */
 
-/* A page some sectors of which are from @sources' other pages than zeros. */
-static CrashPage *page_compose(CrashPage *const *sources)
+/* A page of which a bit for each sector says whether it is in the file. */
+static CrashPage *page_compose(const CrashPage *file, const CrashPage *parent,
+                               uint8_t bits)
 {
     CrashPage *page = image_page_new(NULL);
 
     for (int k = 0; k < CRASH_SECTORS; k++) {
-        if (sources[k]) {
+        const CrashPage *source = bits & 1 << k ? file : parent;
+
+        if (source) {
             memcpy(page->data + k * CRASH_SECTOR,
-                   sources[k]->data + k * CRASH_SECTOR, CRASH_SECTOR);
+                   source->data + k * CRASH_SECTOR, CRASH_SECTOR);
         }
     }
     return page;
@@ -84,28 +87,26 @@ CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
     uint64_t at = page * CRASH_PAGE;
     uint64_t place = reader_block(r, at / r->block_size);
     CrashPage *file = place ? reader_page(r, place + at % r->block_size) : NULL;
-    CrashPage *parent = NULL;
-    CrashPage *sources[CRASH_SECTORS], *found;
-    bool partial = reader_is_partial(r, page * CRASH_SECTORS);
-    bool same = true;
+    CrashPage *parent, *found;
+    uint8_t bits = UINT8_MAX;
 
-    if (partial || !place) {
-        parent = page_of_parent(r, model, page);
+    if (reader_is_partial(r, page)) {
+        bits = reader_bits(r, page);
+    } else if (reader_is_parents(r, page)) {
+        bits = 0;
     }
-    for (int k = 0; k < (partial ? CRASH_SECTORS : 1); k++) {
-        CrashSource source = reader_source(r, page * CRASH_SECTORS + k);
-
-        sources[k] = source == SOURCE_FILE ? file :
-                     source == SOURCE_PARENT ? parent : NULL;
-        same &= sources[k] == sources[0];
+    if (bits == UINT8_MAX) {
+        if (file) {
+            file->refs++;
+        }
+        return file;
     }
-    found = same ? sources[0] : page_compose(sources);
-    if (same && found) {
-        found->refs++;
+    parent = page_of_parent(r, model, page);
+    if (!bits || (!file && !parent)) {
+        return parent;
     }
-    if (parent) {
-        image_page_unref(parent);
-    }
+    found = page_compose(file, parent, bits);
+    image_page_unref(parent);
     return found;
 }
 
@@ -298,14 +299,10 @@ static char *check_child_block(const CrashReader *r, const CrashModel *model,
                     g_array_index(model->spots, CrashSpot, next).page == page;
 
         next += spot;
-        for (int k = 0; !spot && k < CRASH_SECTORS &&
-             page < model->resized_from / CRASH_SECTORS; k++) {
-            uint64_t sector = page * CRASH_SECTORS + k;
-
-            if (reader_bit(r, sector)) {
-                return text("sector %" PRIu64 " is not the parent's, but has "
-                            "never been written to", sector);
-            }
+        if (!spot && page < model->resized_from / CRASH_SECTORS &&
+            reader_bits(r, page)) {
+            return text("page %" PRIu64 " is not the parent's, but has never "
+                        "been written to", page);
         }
     }
     return NULL;
@@ -325,8 +322,7 @@ static char *check_bitmap_ends(const CrashReader *r, const CrashModel *model)
 
     for (uint64_t chunk = 0; chunk <= (end - 1) / bits; chunk++) {
         for (uint64_t n = chunk * bits; n < (chunk + 1) * bits; n += step) {
-            if (n >= most && reader_bit(r, n * (r->sector_size /
-                                                CRASH_SECTOR))) {
+            if (n >= most && reader_bits(r, n * r->sector_size / CRASH_PAGE)) {
                 return text("there is a bit for sector %" PRIu64 " of a disk "
                             "that has %" PRIu64 " and never had more than "
                             "%" PRIu64, n, end, most);
@@ -349,9 +345,9 @@ static char *check_bitmaps(const CrashReader *r, const CrashModel *model)
 
         /* Some behind each spot do. */
         for (uint64_t page = next; page < MIN(spot, next + 64); page++) {
-            if (reader_bit(r, page * CRASH_SECTORS)) {
-                return text("there is a bit for sector %" PRIu64 ", which has "
-                            "never been written to", page * CRASH_SECTORS);
+            if (reader_bits(r, page)) {
+                return text("there are bits for page %" PRIu64 ", which has "
+                            "never been written to", page);
             }
         }
         next = spot + 1;

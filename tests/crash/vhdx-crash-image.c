@@ -423,6 +423,18 @@ static uint64_t page_hash(CrashPage *page)
     return page->hash;
 }
 
+bool image_page_is_zero(CrashPage *page)
+{
+    return !page_hash(page);
+}
+
+uint64_t image_page_hash(const CrashImage *img, uint64_t index)
+{
+    CrashPage *page = image_page(img, index);
+
+    return page ? page_hash(page) : 0;
+}
+
 static uint64_t chunk_hash(CrashChunk *chunk, uint64_t index, bool garbage)
 {
     if (!chunk->hashed) {

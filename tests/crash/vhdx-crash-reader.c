@@ -15,6 +15,9 @@
 
 #define LOG_SECTOR  4096
 
+/* So many are remembered, of log entries. */
+#define MOST_VERDICTS   65536
+
 static const uint8_t nil[16];
 
 /* Remember what is wrong; the first finding counts. */
@@ -160,6 +163,36 @@ static uint64_t table_bytes(uint64_t count)
     return ROUND_UP(64 + 32 * count, LOG_SECTOR);
 }
 
+/*
+ * As sealed(), of the entry at @pos, which is in @buf: of pages in many states
+ * of the file it is told once.
+ */
+static bool entry_sealed(const CrashReader *r, uint64_t pos, uint64_t length,
+                         const uint8_t *buf)
+{
+    static GHashTable *verdicts;
+    uint64_t key = length;
+    void *verdict;
+
+    for (uint64_t at = pos; at < pos + length; at += CRASH_PAGE) {
+        uint64_t offset = r->log_offset + at % r->log_length;
+
+        key = crash_mix(key + image_page_hash(r->img, offset / CRASH_PAGE));
+    }
+    if (!verdicts) {
+        verdicts = g_hash_table_new(NULL, NULL);
+    }
+    if (!g_hash_table_lookup_extended(verdicts, (void *)(uintptr_t)key, NULL,
+                                      &verdict)) {
+        verdict = sealed(buf, length) ? verdicts : NULL;
+        if (g_hash_table_size(verdicts) == MOST_VERDICTS) {
+            g_hash_table_remove_all(verdicts);
+        }
+        g_hash_table_insert(verdicts, (void *)(uintptr_t)key, verdict);
+    }
+    return verdict;
+}
+
 /* Read the entry at @pos into @e and, if it is valid, its bytes into @buf. */
 static bool entry_read(const CrashReader *r, const uint8_t *guid, uint32_t pos,
                        Entry *e, uint8_t *buf)
@@ -184,7 +217,7 @@ static bool entry_read(const CrashReader *r, const uint8_t *guid, uint32_t pos,
         return false;
     }
     log_copy(r, pos, e->length, buf);
-    if (!sealed(buf, e->length)) {
+    if (!entry_sealed(r, pos, e->length, buf)) {
         return false;
     }
     data = table;
@@ -660,7 +693,10 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
     uint64_t blocks = DIV_ROUND_UP(r->disk_size, r->block_size);
     CrashPage *page = reader_page(r, index * CRASH_PAGE);
 
-    for (int i = 0; page && i < CRASH_PAGE; i += 8) {
+    if (!page || image_page_is_zero(page)) {
+        return true;
+    }
+    for (int i = 0; i < CRASH_PAGE; i += 8) {
         uint64_t raw, n, chunk, block;
 
         memcpy(&raw, page->data + i, 8);
@@ -754,37 +790,35 @@ uint64_t reader_owner(const CrashReader *r, uint64_t offset)
            g_hash_table_lookup(r->owners, (void *)(uintptr_t)(offset / MiB));
 }
 
-bool reader_bit(const CrashReader *r, uint64_t sector)
+static void *block_of(const CrashReader *r, uint64_t page)
 {
-    uint64_t n = sector * CRASH_SECTOR / r->sector_size;
+    return (void *)(uintptr_t)(page * CRASH_PAGE / r->block_size);
+}
+
+bool reader_is_partial(const CrashReader *r, uint64_t page)
+{
+    return g_hash_table_contains(r->partial, block_of(r, page));
+}
+
+uint8_t reader_bits(const CrashReader *r, uint64_t page)
+{
+    uint64_t n = page * CRASH_PAGE / r->sector_size;
     uint64_t in_chunk = r->chunk_ratio * (r->block_size / r->sector_size);
     uint64_t chunk = n / in_chunk, bit = n % in_chunk;
     uint64_t place = (uint64_t)(uintptr_t)
                      g_hash_table_lookup(r->bitmaps, (void *)(uintptr_t)chunk);
-    CrashPage *page = place ? reader_page(r, place * MiB + bit / 8) : NULL;
+    CrashPage *bits = place ? reader_page(r, place * MiB + bit / 8) : NULL;
+    uint8_t byte = bits ? bits->data[bit / 8 % CRASH_PAGE] : 0;
 
-    return page && (page->data[bit / 8 % CRASH_PAGE] & 1 << bit % 8);
+    return r->sector_size == CRASH_SECTOR ? byte :
+           byte & 1 << bit % 8 ? UINT8_MAX : 0;
 }
 
-bool reader_is_partial(const CrashReader *r, uint64_t sector)
+bool reader_is_parents(const CrashReader *r, uint64_t page)
 {
-    void *block = (void *)(uintptr_t)(sector * CRASH_SECTOR / r->block_size);
-
-    return g_hash_table_contains(r->partial, block);
-}
-
-CrashSource reader_source(const CrashReader *r, uint64_t sector)
-{
-    void *block = (void *)(uintptr_t)(sector * CRASH_SECTOR / r->block_size);
-
-    if (reader_is_partial(r, sector)) {
-        return reader_bit(r, sector) ? SOURCE_FILE : SOURCE_PARENT;
-    }
-    if (g_hash_table_contains(r->blocks, block)) {
-        return SOURCE_FILE;
-    }
-    return r->has_parent && !g_hash_table_contains(r->zeros, block) ?
-           SOURCE_PARENT : SOURCE_ZERO;
+    return r->has_parent &&
+           !g_hash_table_contains(r->blocks, block_of(r, page)) &&
+           !g_hash_table_contains(r->zeros, block_of(r, page));
 }
 
 static bool bitmaps_read(CrashReader *r, char **why)

@@ -104,6 +104,11 @@ CrashPage *image_page_new(const uint8_t *data);
 /* @page may be NULL. */
 void image_page_unref(void *page);
 
+bool image_page_is_zero(CrashPage *page);
+
+/* What tells the content of page number @index from others, or 0 for zeros. */
+uint64_t image_page_hash(const CrashImage *img, uint64_t index);
+
 /* Page number @index, or NULL where it reads as zeros. */
 CrashPage *image_page(const CrashImage *img, uint64_t index);
 
@@ -510,20 +515,14 @@ uint64_t reader_block(const CrashReader *reader, uint64_t block);
 uint64_t reader_owner(const CrashReader *reader, uint64_t offset);
 
 /* Who has a sector of the disk */
-typedef enum CrashSource {
-    SOURCE_FILE,
-    SOURCE_ZERO,
-    SOURCE_PARENT,
-} CrashSource;
+/* Whether the block with guest page @page has bits for its sectors. */
+bool reader_is_partial(const CrashReader *reader, uint64_t page);
 
-/* Who has sector @sector, of 512 bytes, of the disk. */
-CrashSource reader_source(const CrashReader *reader, uint64_t sector);
+/* These bits, one for each sector of @page; 0 where there is no bitmap. */
+uint8_t reader_bits(const CrashReader *reader, uint64_t page);
 
-/* Whether its block has bits that tell. */
-bool reader_is_partial(const CrashReader *reader, uint64_t sector);
-
-/* Whether the bit of that sector is set, in whatever state its block is. */
-bool reader_bit(const CrashReader *reader, uint64_t sector);
+/* Whether the block with @page has no place and leaves it to the parent. */
+bool reader_is_parents(const CrashReader *reader, uint64_t page);
 
 /* The page at byte @offset of the file after replay; NULL: zeros. */
 CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
