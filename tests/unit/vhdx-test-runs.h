@@ -120,17 +120,18 @@ static void disk_check(BlockBackend *blk, bool later, bool may_fail)
                 (int64_t)(size / MiB), sizes);
     }
     for (uint64_t at = 0; at < size; at += BLOCK) {
-        int ret = blk_pread(blk, at, BLOCK, buf, 0);
+        unsigned bytes = MIN(BLOCK, size - at);
+        int ret = blk_pread(blk, at, bytes, buf, 0);
 
         if (ret < 0 && may_fail) {
             /* It is read if one tries again, unless the file is gone. */
-            ret = blk_pread(blk, at, BLOCK, buf, 0);
+            ret = blk_pread(blk, at, bytes, buf, 0);
             if (ret < 0 && fault.way == DEAD) {
                 continue;
             }
         }
         g_assert_cmpint(ret, >=, 0);
-        for (unsigned i = 0; i < BLOCK; i += 512) {
+        for (unsigned i = 0; i < bytes; i += 512) {
             unsigned cell = (at + i) / CELL;
 
             if (buf[i] >= 32 || !(values[cell] & (1u << buf[i])) ||
