@@ -85,15 +85,14 @@ CrashPage *guest_page(const CrashReader *r, const CrashModel *model,
                       uint64_t page)
 {
     uint64_t at = page * CRASH_PAGE;
-    uint64_t place = reader_block(r, at / r->block_size);
-    CrashPage *file = place ? reader_page(r, place + at % r->block_size) : NULL;
+    const CrashBlock *block = reader_find(r, at / r->block_size);
+    CrashPage *file = !block->place ? NULL :
+                      reader_page(r, block->place + at % r->block_size);
     CrashPage *parent, *found;
-    uint8_t bits = UINT8_MAX;
+    uint8_t bits = block->parents ? 0 : UINT8_MAX;
 
-    if (reader_is_partial(r, page)) {
+    if (block->partial) {
         bits = reader_bits(r, page);
-    } else if (reader_is_parents(r, page)) {
-        bits = 0;
     }
     if (bits == UINT8_MAX) {
         if (file) {

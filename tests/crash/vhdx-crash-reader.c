@@ -582,15 +582,36 @@ static bool metadata_read(CrashReader *r, char **why)
     return true;
 }
 
-/* Take MiB @first to @first + @count - 1 of the file; false: was taken. */
-static bool space_take(GHashTable *taken, uint64_t first, uint64_t count)
+/* MiB @first to @first + @count - 1 of the file are taken, by a block or not. */
+static void space_take(CrashReader *r, uint64_t first, uint64_t count,
+                       uint64_t owner)
 {
-    bool fresh = true;
+    CrashRange range = { .first = first, .count = count, .owner = owner };
 
-    for (uint64_t i = 0; i < count; i++) {
-        fresh &= g_hash_table_add(taken, (void *)(uintptr_t)(first + i));
+    g_array_append_val(r->taken, range);
+}
+
+static int range_compare(const void *a, const void *b)
+{
+    const CrashRange *x = a, *y = b;
+
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+/* Nothing is taken twice. */
+static bool space_is_fit(CrashReader *r, char **why)
+{
+    g_array_sort(r->taken, range_compare);
+    for (guint i = 1; i < r->taken->len; i++) {
+        const CrashRange *last = &g_array_index(r->taken, CrashRange, i - 1);
+        const CrashRange *next = &g_array_index(r->taken, CrashRange, i);
+
+        if (next->first < last->first + last->count) {
+            return wrong(why, "what is at %" PRIu64 " MiB overlaps what is at "
+                         "%" PRIu64 " MiB", next->first, last->first);
+        }
     }
-    return fresh;
+    return true;
 }
 
 /* Whether @need bytes that the file has for certain are at @place MiB. */
@@ -610,7 +631,7 @@ static bool place_is_fit(CrashReader *r, const char *what, uint64_t number,
 
 /* Judge @raw, the entry of the sector bitmap of @chunk. */
 static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
-                       GHashTable *taken, char **why)
+                       char **why)
 {
     uint64_t place = raw >> 20;
 
@@ -630,10 +651,7 @@ static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
     if (!place_is_fit(r, "bitmap", chunk, place, MiB, why)) {
         return false;
     }
-    if (!space_take(taken, place, 1)) {
-        return wrong(why, "bitmap %" PRIu64 " at %" PRIu64 " MiB overlaps "
-                     "something", chunk, place);
-    }
+    space_take(r, place, 1, 0);
     g_hash_table_insert(r->bitmaps, (void *)(uintptr_t)chunk,
                         (void *)(uintptr_t)place);
     return true;
@@ -641,7 +659,7 @@ static bool bat_bitmap(CrashReader *r, uint64_t chunk, uint64_t raw,
 
 /* Judge @raw, the entry of @block. */
 static bool bat_block(CrashReader *r, uint64_t block, uint64_t raw,
-                      GHashTable *taken, char **why)
+                      char **why)
 {
     uint64_t place = raw >> 20, state = raw & 7;
     uint64_t need = MIN(r->block_size, r->disk_size - block * r->block_size);
@@ -667,28 +685,21 @@ static bool bat_block(CrashReader *r, uint64_t block, uint64_t raw,
     if (!place_is_fit(r, "block", block, place, need, why)) {
         return false;
     }
-    if (!space_take(taken, place, r->block_size / MiB)) {
-        return wrong(why, "block %" PRIu64 " at %" PRIu64 " MiB overlaps "
-                     "something", block, place);
-    }
     if (state < 4) {
         /* Its place is kept for it, and it reads as zeros. */
+        space_take(r, place, r->block_size / MiB, 0);
         return true;
     }
+    space_take(r, place, r->block_size / MiB, block + 1);
     if (partial) {
         g_hash_table_add(r->partial, key);
     }
     g_hash_table_insert(r->blocks, key, (void *)(uintptr_t)place);
-    for (uint64_t k = 0; k < r->block_size / MiB; k++) {
-        g_hash_table_insert(r->owners, (void *)(uintptr_t)(place + k),
-                            (void *)(uintptr_t)(block + 1));
-    }
     return true;
 }
 
 /* Judge page @index of the file, which is one of the BAT. */
-static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
-                     char **why)
+static bool bat_page(CrashReader *r, uint64_t index, char **why)
 {
     uint64_t blocks = DIV_ROUND_UP(r->disk_size, r->block_size);
     CrashPage *page = reader_page(r, index * CRASH_PAGE);
@@ -708,12 +719,12 @@ static bool bat_page(CrashReader *r, uint64_t index, GHashTable *taken,
         chunk = n / (r->chunk_ratio + 1);
         block = n - chunk;
         if (n % (r->chunk_ratio + 1) == r->chunk_ratio) {
-            if (!bat_bitmap(r, chunk, raw, taken, why)) {
+            if (!bat_bitmap(r, chunk, raw, why)) {
                 return false;
             }
         } else if (block >= blocks) {
             r->behind++;
-        } else if (!bat_block(r, block, raw, taken, why)) {
+        } else if (!bat_block(r, block, raw, why)) {
             return false;
         }
     }
@@ -740,35 +751,35 @@ static bool bitmaps_are_there(CrashReader *r, char **why)
 
 static bool bat_read(CrashReader *r, char **why)
 {
-    g_autoptr(GHashTable) taken = g_hash_table_new(NULL, NULL);
     uint64_t first = r->bat_offset / CRASH_PAGE;
     uint64_t last = first + r->bat_length / CRASH_PAGE;
     CrashImageIter pages;
     GHashTableIter iter;
     void *key;
 
-    space_take(taken, 0, 1);
-    if (!space_take(taken, r->log_offset / MiB, r->log_length / MiB) ||
-        !space_take(taken, r->bat_offset / MiB, r->bat_length / MiB) ||
-        !space_take(taken, r->meta_offset / MiB, r->meta_length / MiB)) {
-        return wrong(why, "log and regions overlap");
-    }
+    space_take(r, 0, 1, 0);
+    space_take(r, r->log_offset / MiB, r->log_length / MiB, 0);
+    space_take(r, r->bat_offset / MiB, r->bat_length / MiB, 0);
+    space_take(r, r->meta_offset / MiB, r->meta_length / MiB, 0);
     /* Only pages that exist: a BAT may have 131072 of them. */
     image_iter_init(&pages, r->img);
     while (image_iter_next(&pages)) {
         if (pages.index >= first && pages.index < last &&
             !g_hash_table_contains(r->replayed,
                                    (void *)(uintptr_t)pages.index) &&
-            !bat_page(r, pages.index, taken, why)) {
+            !bat_page(r, pages.index, why)) {
             return false;
         }
     }
     g_hash_table_iter_init(&iter, r->replayed);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         if ((uintptr_t)key >= first && (uintptr_t)key < last &&
-            !bat_page(r, (uintptr_t)key, taken, why)) {
+            !bat_page(r, (uintptr_t)key, why)) {
             return false;
         }
+    }
+    if (!space_is_fit(r, why)) {
+        return false;
     }
     if (r->fixed && g_hash_table_size(r->blocks) !=
                     DIV_ROUND_UP(r->disk_size, r->block_size)) {
@@ -778,26 +789,47 @@ static bool bat_read(CrashReader *r, char **why)
     return bitmaps_are_there(r, why);
 }
 
+const CrashBlock *reader_find(const CrashReader *r, uint64_t block)
+{
+    void *key = (void *)(uintptr_t)block;
+    CrashBlock *last = r->last_found;
+
+    if (last->number != block) {
+        *last = (CrashBlock) {
+            .number = block,
+            .place = (uint64_t)(uintptr_t)
+                     g_hash_table_lookup(r->blocks, key) * MiB,
+            .partial = g_hash_table_contains(r->partial, key),
+        };
+        last->parents = r->has_parent && !last->place &&
+                        !g_hash_table_contains(r->zeros, key);
+    }
+    return last;
+}
+
 uint64_t reader_block(const CrashReader *r, uint64_t block)
 {
-    return (uint64_t)(uintptr_t)
-           g_hash_table_lookup(r->blocks, (void *)(uintptr_t)block) * MiB;
+    return reader_find(r, block)->place;
 }
 
 uint64_t reader_owner(const CrashReader *r, uint64_t offset)
 {
-    return (uint64_t)(uintptr_t)
-           g_hash_table_lookup(r->owners, (void *)(uintptr_t)(offset / MiB));
-}
+    const CrashRange *found;
+    uint64_t mib = offset / MiB;
+    guint from = 0, end = r->taken->len;
 
-static void *block_of(const CrashReader *r, uint64_t page)
-{
-    return (void *)(uintptr_t)(page * CRASH_PAGE / r->block_size);
-}
+    /* The last range that begins at @mib or before */
+    while (end - from > 1) {
+        guint middle = (from + end) / 2;
 
-bool reader_is_partial(const CrashReader *r, uint64_t page)
-{
-    return g_hash_table_contains(r->partial, block_of(r, page));
+        if (g_array_index(r->taken, CrashRange, middle).first <= mib) {
+            from = middle;
+        } else {
+            end = middle;
+        }
+    }
+    found = &g_array_index(r->taken, CrashRange, from);
+    return mib < found->first + found->count ? found->owner : 0;
 }
 
 uint8_t reader_bits(const CrashReader *r, uint64_t page)
@@ -812,13 +844,6 @@ uint8_t reader_bits(const CrashReader *r, uint64_t page)
 
     return r->sector_size == CRASH_SECTOR ? byte :
            byte & 1 << bit % 8 ? UINT8_MAX : 0;
-}
-
-bool reader_is_parents(const CrashReader *r, uint64_t page)
-{
-    return r->has_parent &&
-           !g_hash_table_contains(r->blocks, block_of(r, page)) &&
-           !g_hash_table_contains(r->zeros, block_of(r, page));
 }
 
 static bool bitmaps_read(CrashReader *r, char **why)
@@ -842,9 +867,11 @@ CrashReader *reader_new(const CrashImage *img, const GArray *damage,
         .partial = g_hash_table_new(NULL, NULL),
         .zeros = g_hash_table_new(NULL, NULL),
         .bitmaps = g_hash_table_new(NULL, NULL),
-        .owners = g_hash_table_new(NULL, NULL),
+        .last_found = g_new(CrashBlock, 1),
+        .taken = g_array_new(false, false, sizeof(CrashRange)),
         .damaged = g_hash_table_new(NULL, NULL),
     };
+    r->last_found->number = UINT64_MAX;
     if (!headers_read(r, header, why) ||
         (r->dirty && !log_replay(r, header + 48, why)) ||
         !damage_undo(r, damage, why) || !regions_read(r, why) ||
@@ -863,7 +890,8 @@ void reader_free(CrashReader *r)
     g_hash_table_destroy(r->partial);
     g_hash_table_destroy(r->zeros);
     g_hash_table_destroy(r->bitmaps);
-    g_hash_table_destroy(r->owners);
+    g_free(r->last_found);
+    g_array_free(r->taken, true);
     g_hash_table_destroy(r->damaged);
     dirty_unref(r->dirty_bitmaps);
     g_free(r);

@@ -463,6 +463,20 @@ typedef struct CrashDamage {
     uint64_t block;                 /* whose BAT entry it is, plus 1, or 0 */
 } CrashDamage;
 
+/* What takes space in the file, in MiB */
+typedef struct CrashRange {
+    uint64_t first;
+    uint64_t count;
+    uint64_t owner;                 /* block number + 1, or 0: something else */
+} CrashRange;
+
+typedef struct CrashBlock {
+    uint64_t number;
+    uint64_t place;                 /* in the file, bytes, or 0 */
+    bool partial;                   /* it has bits for its sectors */
+    bool parents;                   /* it leaves all of itself to the parent */
+} CrashBlock;
+
 typedef struct CrashReader {
     const CrashImage *img;
     GHashTable *replayed;           /* CrashPage by number of the file's page */
@@ -493,7 +507,8 @@ typedef struct CrashReader {
     GHashTable *partial;            /* of these, blocks with bits for sectors */
     GHashTable *zeros;              /* blocks that say they are all zeros */
     GHashTable *bitmaps;            /* file offset / MiB by chunk number */
-    GHashTable *owners;             /* block number + 1 by file offset / MiB */
+    CrashBlock *last_found;         /* by reader_find() */
+    GArray *taken;                  /* CrashRange, by its place */
     unsigned bad;                   /* damage that is there */
     unsigned left;                  /* ... and is to be mended */
     GHashTable *damaged;            /* CrashDamage of blocks: a bad entry */
@@ -508,6 +523,9 @@ CrashReader *reader_new(const CrashImage *img, const GArray *damage,
                         char **why);
 void reader_free(CrashReader *reader);
 
+/* What the BAT says of @block, until the next call; it has been read. */
+const CrashBlock *reader_find(const CrashReader *reader, uint64_t block);
+
 /* Where @block is in the file, bytes, or 0. */
 uint64_t reader_block(const CrashReader *reader, uint64_t block);
 
@@ -515,14 +533,8 @@ uint64_t reader_block(const CrashReader *reader, uint64_t block);
 uint64_t reader_owner(const CrashReader *reader, uint64_t offset);
 
 /* Who has a sector of the disk */
-/* Whether the block with guest page @page has bits for its sectors. */
-bool reader_is_partial(const CrashReader *reader, uint64_t page);
-
-/* These bits, one for each sector of @page; 0 where there is no bitmap. */
+/* One bit for each sector of guest page @page; 0 where there is no bitmap. */
 uint8_t reader_bits(const CrashReader *reader, uint64_t page);
-
-/* Whether the block with @page has no place and leaves it to the parent. */
-bool reader_is_parents(const CrashReader *reader, uint64_t page);
 
 /* The page at byte @offset of the file after replay; NULL: zeros. */
 CrashPage *reader_page(const CrashReader *reader, uint64_t offset);
