@@ -31,7 +31,7 @@ lock_build() {
     [ "${BUILD_LOCKED:-}" != "$BUILD" ] || return 0
     mkdir -p "$BUILD"
     exec 9> "$BUILD/lock"
-    flock 9
+    flock -n 9 || { say "waiting for who works in $BUILD"; flock 9; }
     export BUILD_LOCKED=$BUILD
 }
 

@@ -18,7 +18,7 @@ DEB=$BUILD/deb/$suite
 mkdir -p "$DEB"
 if [ "${DEB_LOCKED:-}" != "$DEB" ]; then
     exec 8> "$DEB/lock"
-    flock 8
+    flock -n 8 || { say "waiting for who works in $DEB"; flock 8; }
     export DEB_LOCKED=$DEB
 fi
 "$top/scripts/install-packages"
