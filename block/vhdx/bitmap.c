@@ -160,11 +160,9 @@ page_of(BlockDriverState *bs, uint64_t offset, VHDXPage **page)
     if (ret < 0) {
         return ret;
     }
-    if (version != vhdx_cache_version(s)) {
-        return 1;
-    }
     if (!place) {
-        return vhdx_bat_report_no_bitmap(bs, chunk);
+        return version != vhdx_cache_version(s) ? 1 :
+               vhdx_bat_report_no_bitmap(bs, chunk);
     }
     ret = page_get(bs, place, offset >> ctz32(s->params.logical_sector), page);
     return ret < 0 ? ret : version != vhdx_cache_version(s);

@@ -472,10 +472,6 @@ int coroutine_fn vhdx_co_compact(BlockDriverState *bs, bool zeroes,
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
     int ret;
 
-    ret = vhdx_compact_check(s, errp);
-    if (ret < 0) {
-        return ret;
-    }
     *c = (VHDXCompact) {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
