@@ -72,7 +72,7 @@ static CrashChunk *chunk_find(const CrashImage *img, uint64_t index)
 }
 
 /* ... for the caller to change */
-static CrashChunk *chunk_own(const CrashImage *img, uint64_t index)
+static CrashChunk *chunk_own(CrashImage *img, uint64_t index)
 {
     CrashChunk *shared = chunk_find(img, index), *chunk = shared;
 
@@ -95,12 +95,13 @@ static CrashChunk *chunk_own(const CrashImage *img, uint64_t index)
 }
 
 /* Let @page, of which the caller gives a reference, be number @index. */
-static void page_set(const CrashImage *img, uint64_t index, CrashPage *page)
+static void page_set(CrashImage *img, uint64_t index, CrashPage *page)
 {
     CrashChunk *chunk = chunk_own(img, index);
     CrashPage **place = &chunk->pages[index % CHUNK_PAGES];
 
     chunk->count += !*place;
+    img->count += !*place;
     image_page_unref(*place);
     *place = page;
 }
@@ -116,6 +117,7 @@ static void page_remove(CrashImage *img, uint64_t index)
     chunk = chunk_own(img, index);
     place = &chunk->pages[index % CHUNK_PAGES];
     image_page_unref(g_steal_pointer(place));
+    img->count--;
     if (!--chunk->count) {
         g_hash_table_remove(img->chunks, chunk_key(index));
     }
@@ -147,6 +149,15 @@ CrashPage *image_iter_next(CrashImageIter *iter)
 
 /* -- Images -- */
 
+/* What an entry of the table takes, while it grows as well */
+#define ENTRY_BYTES     256
+
+uint64_t image_memory(const CrashImage *img)
+{
+    return img->count * sizeof(CrashPage) +
+           g_hash_table_size(img->chunks) * (sizeof(CrashChunk) + ENTRY_BYTES);
+}
+
 CrashImage *image_new(uint64_t size, bool garbage)
 {
     CrashImage *img = g_new(CrashImage, 1);
@@ -165,6 +176,7 @@ CrashImage *image_copy(const CrashImage *img)
     GHashTableIter iter;
     void *key, *value;
 
+    copy->count = img->count;
     copy->foreign = img->foreign;
     g_hash_table_iter_init(&iter, img->chunks);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
@@ -203,7 +215,8 @@ CrashPage *image_page(const CrashImage *img, uint64_t index)
     if (!page && img->garbage && index * CRASH_PAGE < img->size) {
         page = image_page_new(NULL);
         garbage_fill(index, page->data);
-        page_set(img, index, page);
+        /* It was there all the time. */
+        page_set((CrashImage *)img, index, page);
     }
     return page;
 }
@@ -298,20 +311,26 @@ static void page_zero(CrashImage *img, uint64_t index)
 /* Drop the whole chunks among @bytes bytes: all of an image that has none. */
 static void chunks_remove(CrashImage *img, uint64_t offset, uint64_t bytes)
 {
+    uint64_t first = DIV_ROUND_UP(offset, CHUNK_BYTES);
     uint64_t end = (offset + bytes) / CHUNK_BYTES;
     GHashTableIter iter;
-    void *key;
+    void *key, *value;
 
     if (bytes / CHUNK_BYTES <= g_hash_table_size(img->chunks)) {
-        for (uint64_t i = DIV_ROUND_UP(offset, CHUNK_BYTES); i < end; i++) {
-            g_hash_table_remove(img->chunks, (void *)(uintptr_t)i);
+        for (uint64_t i = first; i < end; i++) {
+            CrashChunk *chunk = chunk_find(img, i * CHUNK_PAGES);
+
+            if (chunk) {
+                img->count -= chunk->count;
+                g_hash_table_remove(img->chunks, (void *)(uintptr_t)i);
+            }
         }
         return;
     }
     g_hash_table_iter_init(&iter, img->chunks);
-    while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        if ((uintptr_t)key >= DIV_ROUND_UP(offset, CHUNK_BYTES) &&
-            (uintptr_t)key < end) {
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        if ((uintptr_t)key >= first && (uintptr_t)key < end) {
+            img->count -= ((CrashChunk *)value)->count;
             g_hash_table_iter_remove(&iter);
         }
     }

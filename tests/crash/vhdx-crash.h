@@ -89,6 +89,7 @@ typedef struct CrashChunk CrashChunk;
 
 typedef struct CrashImage {
     GHashTable *chunks;         /* CrashChunk by number, of CrashPage */
+    uint64_t count;             /* of pages that are there */
     uint64_t size;              /* bytes */
     bool garbage;               /* what was never written is not zero */
     bool foreign;               /* as another program may have left it */
@@ -111,6 +112,9 @@ uint64_t image_page_hash(const CrashImage *img, uint64_t index);
 
 /* Page number @index, or NULL where it reads as zeros. */
 CrashPage *image_page(const CrashImage *img, uint64_t index);
+
+/* Bytes of memory that pages and tables of @img take, about. */
+uint64_t image_memory(const CrashImage *img);
 
 /* Goes through the pages that there are, in no order. */
 typedef struct CrashImageIter {

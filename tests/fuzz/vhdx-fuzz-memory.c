@@ -11,9 +11,6 @@
 #include <sanitizer/allocator_interface.h>
 #include "vhdx-fuzz.h"
 
-/* A page of a CrashImage and its place in the hash table */
-#define PAGE_COST   (sizeof(CrashPage) + 256)
-
 static int64_t live;                /* bytes */
 static int64_t limit;               /* bytes, while @watched */
 static const CrashImage *watched;   /* NULL: anything goes */
@@ -24,8 +21,7 @@ static void memory_taken(const volatile void *ptr, size_t bytes)
     const CrashImage *img = watched;
 
     qatomic_add(&live, bytes);
-    if (img && live > limit &&
-        live > limit + g_hash_table_size(img->pages) * PAGE_COST) {
+    if (img && live > limit && live > limit + image_memory(img)) {
         watched = NULL;
         fuzz_fail("the driver has %" PRId64 " bytes more than it may, after "
                   "an allocation of %zu", live - limit, bytes);
@@ -47,12 +43,12 @@ void memory_init(void)
 /* Whether there is what may be the head of dirty bitmaps. */
 static bool has_bitmaps(const CrashImage *img)
 {
-    GHashTableIter iter;
-    void *value;
+    CrashImageIter iter;
+    CrashPage *page;
 
-    g_hash_table_iter_init(&iter, img->pages);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        if (!memcmp(((CrashPage *)value)->data, "qvhdxbmp", 8)) {
+    image_iter_init(&iter, img);
+    while ((page = image_iter_next(&iter))) {
+        if (!memcmp(page->data, "qvhdxbmp", 8)) {
             return true;
         }
     }
@@ -63,7 +59,7 @@ void memory_watch(const CrashImage *img)
 {
     limit = live + FUZZ_CACHE + FUZZ_MEMORY +
             (has_bitmaps(img) ? FUZZ_DIRTY : 0) -
-            g_hash_table_size(img->pages) * PAGE_COST;
+            image_memory(img);
     watched = img;
 }
 

@@ -274,15 +274,15 @@ static void seal_entry(Mutator *m, uint64_t pos)
 static GArray *entries_find(Mutator *m)
 {
     GArray *found = g_array_new(false, false, sizeof(uint64_t));
-    GHashTableIter iter;
-    void *key, *value;
+    CrashImageIter iter;
+    CrashPage *page;
 
-    g_hash_table_iter_init(&iter, m->img->pages);
-    while (g_hash_table_iter_next(&iter, &key, &value)) {
-        uint64_t at = (uintptr_t)key * CRASH_PAGE;
+    image_iter_init(&iter, m->img);
+    while ((page = image_iter_next(&iter))) {
+        uint64_t at = iter.index * CRASH_PAGE;
 
         if (at >= m->log && at - m->log < m->log_length &&
-            !memcmp(((CrashPage *)value)->data, "loge", 4)) {
+            !memcmp(page->data, "loge", 4)) {
             at -= m->log;
             g_array_append_val(found, at);
         }

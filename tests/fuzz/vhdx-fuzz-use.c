@@ -96,7 +96,7 @@ static void step_limit(Fuzz *f, const char *doing, unsigned page_ops)
 
     f->doing = doing;
     f->ops_end = ops_done(f) + FREE_OPS +
-                 page_ops * g_hash_table_size(img->pages);
+                 page_ops * img->count;
     memory_watch(img);
 }
 
