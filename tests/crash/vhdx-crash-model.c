@@ -340,6 +340,48 @@ char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
     return NULL;
 }
 
+/* Whether a request after @index has changed @sector. */
+static bool is_overtaken(CrashModel *model, guint index, uint64_t sector)
+{
+    for (guint i = index + 1; i < model->ops->len; i++) {
+        if (op_covers(model_op(model, i), sector)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void model_restart(CrashModel *model, uint64_t size, const uint8_t *buf)
+{
+    uint32_t since = 0;
+
+    for (guint i = 0; i < model->ops->len; i++) {
+        GuestOp *op = model_op(model, i);
+
+        if (op->kind == GUEST_FLUSH && op->ret == 0) {
+            since = MAX(since, op->start);
+        }
+    }
+    for (guint i = 0; i < model->ops->len; i++) {
+        GuestOp *op = model_op(model, i);
+        uint64_t end = MIN(op->sector + op->count, size / CRASH_SECTOR);
+
+        if ((op->kind != GUEST_WRITE && op->kind != GUEST_ZERO) || op->fua ||
+            op->end < since) {
+            continue;
+        }
+        for (uint64_t at = op->sector; at < end && op->ret == 0; at++) {
+            uint64_t place;
+            uint32_t id = sector_decode(buf + at * CRASH_SECTOR, &place);
+
+            if (id != (op->kind == GUEST_WRITE ? model->first_id + i : 0) &&
+                !is_overtaken(model, i, at)) {
+                op->ret = -ECANCELED;
+            }
+        }
+    }
+}
+
 /* -- After a power cut -- */
 
 guint model_spot(const CrashModel *model, uint64_t page)

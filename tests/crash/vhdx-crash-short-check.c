@@ -101,14 +101,15 @@ static guint seen_words(const Check *c)
     return c->run->model->spots->len * CRASH_SECTORS;
 }
 
-/* A copy of c->seen, the same one for the same content */
-static const uint32_t *seen_share(Check *c)
+/* A copy of c->seen, the same one for the same content of a disk as long */
+static const uint32_t *seen_share(Check *c, uint64_t disk_size)
 {
     guint words = seen_words(c);
-    uint32_t *copy = g_new(uint32_t, words + 1), *found;
+    uint32_t *copy = g_new(uint32_t, words + 2), *found;
 
-    copy[0] = words;
-    memcpy(copy + 1, c->seen, words * sizeof(*copy));
+    copy[0] = words + 1;
+    copy[1] = disk_size / CRASH_SECTOR;
+    memcpy(copy + 2, c->seen, words * sizeof(*copy));
     found = g_hash_table_lookup(c->known->contents, copy);
     if (found) {
         g_free(copy);
@@ -116,7 +117,7 @@ static const uint32_t *seen_share(Check *c)
         g_hash_table_add(c->known->contents, copy);
         found = copy;
     }
-    return found + 1;
+    return found + 2;
 }
 
 /* -- One state -- */
@@ -233,12 +234,13 @@ static char *fates_text(Check *c)
 }
 
 /* Use what a cut has left, and check what cuts leave of that. */
-static void check_further(Check *c, const CrashFiles *f, const char *fates)
+static void check_further(Check *c, const CrashFiles *f, const char *fates,
+                          unsigned choice)
 {
     g_autofree char *words = text("%s' cut at stamp %u%s, '", c->run->history,
                                   c->now, fates);
     ShortRun *run = short_run_further(c->ctx->workload, c->run, f, c->seen,
-                                      words);
+                                      words, choice);
 
     c->known->recovered++;
     short_check(c->ctx, run, c->known);
@@ -271,7 +273,7 @@ static char *check_state(Check *c, CrashImage *const *images, uint64_t hash,
         *known = (Known) {
             .disk_size = f.readers[used]->disk_size,
             .behind = f.readers[used]->behind,
-            .seen = seen_share(c),
+            .seen = seen_share(c, f.readers[used]->disk_size),
             .dirty = dirty_ref(f.readers[used]->dirty_bitmaps),
         };
         g_hash_table_insert(c->known->states, (void *)(uintptr_t)hash, known);
@@ -280,7 +282,7 @@ static char *check_state(Check *c, CrashImage *const *images, uint64_t hash,
         crash_mix(hash) % RECOVER_ONE_OF == 0) {
         g_autofree char *fates = fates_text(c);
 
-        check_further(c, &f, fates);
+        check_further(c, &f, fates, crash_mix(hash) / RECOVER_ONE_OF);
     }
     files_free(&f);
     return why;
@@ -350,8 +352,8 @@ static void check_two(Check *c, unsigned n, unsigned other, bool fresh)
     const CrashOp *op, *second;
     CrashFate *a = fate_of(c, n, &op), *b = fate_of(c, other, &second);
 
-    for (*a = FATE_LOST; *a <= FATE_TORN; ++*a) {
-        for (*b = FATE_LOST; *b <= FATE_TORN; ++*b) {
+    for (*a = FATE_LOST; *a <= FATE_REST; ++*a) {
+        for (*b = FATE_LOST; *b <= FATE_REST; ++*b) {
             if (is_possible(op, *a) && is_possible(second, *b) &&
                 !(fresh && *b == FATE_LOST)) {
                 check_cut(c);

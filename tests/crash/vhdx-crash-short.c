@@ -13,9 +13,12 @@
  *   - what does nothing: a flush, a close or a kill where nothing has been
  *     done, a size that the disk has, a commit without a parent, a compaction
  *     or a commit twice
+ *   - a flush after a kill, which QEMU's block layer does not pass on before
+ *     something is written
  *   - of an image with dirty bitmaps, what others show: which block it is, and
- *     of parts more than one write; overlays have no bitmaps, and a kill is a
- *     cut that loses nothing
+ *     of parts more than one write; chains, as the bitmaps of parents are not
+ *     judged; and a kill, which is a cut that loses nothing: what is used on
+ *     after one shows the rest
  *
  * Histories are extended: only what the last action and the closing after it
  * add is checked, as all before it is the same in the history without it.
@@ -36,6 +39,7 @@
 #define SIZE_LONG       (7 * BLOCK / 2)
 #define SIZE_SHORT      (3 * BLOCK / 2)
 #define BLOCKS          3       /* of which the last one is not whole */
+#define BLOCKS_LONG     4       /* ... of the longer disk */
 #define MAX_ACTIONS     8
 
 const char *const short_kinds[] = {
@@ -98,6 +102,7 @@ typedef struct Short {
     CrashDisk *disks[CRASH_LEVELS];
     BlockBackend *blk;
     uint64_t size;              /* of the disk, bytes */
+    bool idle;                  /* no request since a kill */
     CrashRng rng;
 } Short;
 
@@ -150,7 +155,7 @@ static bool images_open(Short *s)
     return true;
 }
 
-/* To close is to flush. */
+/* To close is to flush, if there is something to flush. */
 static void images_close(Short *s)
 {
     uint32_t start = stamp(s);
@@ -158,7 +163,7 @@ static void images_close(Short *s)
 
     blk_unref(s->blk);
     s->blk = NULL;
-    model_end(s->run->model, index, stamp(s), 0);
+    model_end(s->run->model, index, stamp(s), s->idle ? -ECANCELED : 0);
     tracks_note_all(s->run->model->tracks, EVENT_STORE, start,
                     s->disks[0]->now, 0);
     note_point(s);
@@ -289,12 +294,13 @@ static void do_resize(Short *s, uint64_t size)
 
 /*
  * The process ends where it is.  What it has written to the files stays, but
- * nobody has to flush that; what it had in memory is gone.
+ * nobody has to flush that before the image is written to again; what it had in
+ * memory is gone.
  */
 static void do_kill(Short *s)
 {
-    CrashModel *model = s->run->model;
-    uint32_t since = 0;
+    g_autofree uint8_t *buf = g_malloc(s->size);
+    int ret;
 
     for (int i = 0; i < s->run->count; i++) {
         s->disks[i]->dead = true;
@@ -303,19 +309,16 @@ static void do_kill(Short *s)
     for (int i = 0; i < s->run->count; i++) {
         s->disks[i]->dead = false;
     }
-    for (guint i = 0; i < model->ops->len; i++) {
-        GuestOp *op = &g_array_index(model->ops, GuestOp, i);
-
-        if (op->kind == GUEST_FLUSH) {
-            since = MAX(since, op->start);
-        }
+    s->idle = true;
+    if (!images_open(s)) {
+        return;
     }
-    for (guint i = 0; i < model->ops->len; i++) {
-        GuestOp *op = &g_array_index(model->ops, GuestOp, i);
-
-        op->exempt |= op->kind != GUEST_FLUSH && !op->fua && op->end >= since;
+    ret = blk_pread(s->blk, 0, s->size, buf, 0);
+    if (ret < 0) {
+        fails(s, "a read", ret, NULL);
+        return;
     }
-    images_open(s);
+    model_restart(s->run->model, s->size, buf);
 }
 
 /* A command for the bitmaps "a", which is new, "b", or "c", into "b" */
@@ -386,6 +389,7 @@ static void do_action(Short *s, Action a)
     unsigned index;
     int ret;
 
+    s->idle &= a.kind == FLUSH || a.kind == REOPEN;
     switch (a.kind) {
     case WRITE_PART:
         do_request(s, a.kind, at + 4 * KiB, at + 16 * KiB);
@@ -484,7 +488,7 @@ static int history_parse(const char *words, Action *actions)
     return count;
 }
 
-/* What the guest reads is right; after a kill nobody knows that. */
+/* What the guest reads is right. */
 static void read_all(Short *s)
 {
     g_autofree uint8_t *buf = g_malloc(s->size);
@@ -538,9 +542,37 @@ static void history_end(Short *s)
     model_settle(run->model);
 }
 
+/* Whether bitmap @name is there and counts. */
+static bool has_bitmap(Short *s, const char *name)
+{
+    BdrvDirtyBitmap *b = bdrv_find_dirty_bitmap(blk_bs(s->blk), name);
+
+    return b && !bdrv_dirty_bitmap_inconsistent(b);
+}
+
+/* What is done first with what a cut has left, as far as it can be done */
+static void further_act(Short *s, unsigned choice)
+{
+    static const Action actions[] = {
+        { WRITE_PART, 1 }, { WRITE_BLOCK, 0 }, { ZERO_BLOCK, 0 },
+        { DISCARD_PART, 1 }, { DISCARD_BLOCK, 0 }, { GROW }, { SHRINK },
+        { REOPEN }, { CLEAR }, { TOGGLE }, { REMOVE },
+    };
+    Action a = actions[choice % ARRAY_SIZE(actions)];
+    bool resizable = !s->w->bitmaps || (has_bitmap(s, "b") &&
+                                        has_bitmap(s, "c"));
+    bool fit = (a.kind != GROW || (s->size != SIZE_LONG && resizable)) &&
+               (a.kind != SHRINK || (s->size != SIZE_SHORT && resizable)) &&
+               (a.kind < ADD || has_bitmap(s, "b"));
+
+    if (fit) {
+        do_action(s, a);
+    }
+}
+
 ShortRun *short_run_further(const CrashWorkload *w, const ShortRun *before,
                             const CrashFiles *f, const uint32_t *seen,
-                            const char *words)
+                            const char *words, unsigned choice)
 {
     const CrashReader *top = f->readers[f->levels[f->count - 1]];
     Short s = history_begin(w, &before->shape, before->model, seen,
@@ -559,6 +591,9 @@ ShortRun *short_run_further(const CrashWorkload *w, const ShortRun *before,
     }
     note_use(&s, true);
     if (images_open(&s)) {
+        further_act(&s, choice);
+    }
+    if (!s.run->wrong) {
         do_action(&s, (Action) { WRITE_PART, 0 });
     }
     if (!s.run->wrong) {
@@ -588,12 +623,12 @@ static ShortRun *history_run(const Kind *kind, const Action *actions,
             do_action(&s, actions[i]);
             run->killed |= actions[i].kind == KILL;
         }
-        /* What a kill may have lost is judged by the files. */
-        if (!run->wrong && !run->killed) {
-            read_all(&s);
-        } else if (!run->wrong && actions[count - 1].kind == KILL) {
+        if (!run->wrong && count && actions[count - 1].kind == KILL) {
             /* Opening writes nothing: what recovers is the first write. */
             do_action(&s, (Action) { WRITE_PART, 0 });
+        }
+        if (!run->wrong) {
+            read_all(&s);
         }
     }
     history_end(&s);
@@ -658,10 +693,10 @@ static bool last_is_fit(const Walk *k, unsigned count)
     }
     switch (a->kind) {
     case FLUSH:
-        return before != FLUSH && before != REOPEN && before != KILL;
-    case REOPEN:
     case KILL:
-        return before != REOPEN && before != KILL;
+        return before != REOPEN && before != KILL && before != a->kind;
+    case REOPEN:
+        return before != REOPEN;
     case GROW:
         return size != SIZE_LONG;
     case SHRINK:
@@ -722,7 +757,9 @@ static void walk(Walk *k, unsigned count)
         walk_judge(k, count);
     }
     for (unsigned i = 0; i < ACTION_KINDS && count < c->depth; i++) {
-        for (unsigned block = 0; block < (has_block(i) ? BLOCKS : 1); block++) {
+        unsigned blocks = has_block(i) ? BLOCKS_LONG : 1;
+
+        for (unsigned block = 0; block < blocks; block++) {
             k->actions[count] = (Action) { i, block };
             if (last_is_fit(k, count + 1) && !enough(k->ctx)) {
                 walk(k, count + 1);

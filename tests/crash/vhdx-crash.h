@@ -434,6 +434,13 @@ bool model_allows_size(const CrashModel *model, uint64_t size);
 char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
                        uint32_t start, uint32_t end, const uint8_t *buf);
 
+/*
+ * The process that has done the requests was killed, and the disk of @size bytes
+ * holds what is in @buf.  What no flush has covered and is not there is taken
+ * for a request that has failed.
+ */
+void model_restart(CrashModel *model, uint64_t size, const uint8_t *buf);
+
 /* All requests are known: make the spots.  Then go on to stamp @now. */
 void model_settle(CrashModel *model);
 void model_advance(CrashModel *model, uint32_t now);
@@ -536,7 +543,6 @@ uint64_t reader_block(const CrashReader *reader, uint64_t block);
 /* The block whose place byte @offset of the file is in, plus 1, or 0. */
 uint64_t reader_owner(const CrashReader *reader, uint64_t offset);
 
-/* Who has a sector of the disk */
 /* One bit for each sector of guest page @page; 0 where there is no bitmap. */
 uint8_t reader_bits(const CrashReader *reader, uint64_t page);
 
@@ -1015,11 +1021,12 @@ bool short_run(CrashContext *ctx, const char *name, const ShortChoice *choice,
 
 /*
  * Write to what a cut has left of @before, in @files, and close it; @seen is
- * what the disk holds.
+ * what the disk holds.  @choice is a number for what is done before that.
  */
 ShortRun *short_run_further(const CrashWorkload *workload,
                             const ShortRun *before, const CrashFiles *files,
-                            const uint32_t *seen, const char *history);
+                            const uint32_t *seen, const char *history,
+                            unsigned choice);
 void short_run_free(ShortRun *run);
 
 /* -- vhdx-crash-short-check.c -- */
