@@ -37,6 +37,18 @@ def spread(values):
                   values[-1 - outer], without >= 0)
 
 
+def within(value, target):
+    """Whether a median, of which spread() tells, meets the target, by all of
+    its interval; None if that is not decided."""
+    if not target or not value or not value.sure:
+        return None
+    bound = float(target[2:])
+    if value.low < bound < value.high:
+        return None
+    return (value.low >= bound if target.startswith('>=')
+            else value.high <= bound)
+
+
 class Results:
     def __init__(self):
         self.rows = []
@@ -85,17 +97,9 @@ class Results:
         return spread(both) if both else None
 
     def met(self, group, case, how, target):
-        """Whether our median meets the target, by all of its interval; None
-        if there is none, or that is not decided."""
+        """As within(), of our ratio."""
         base = 'qcow2' if group in ('chains', 'bitmaps') else 'raw'
-        ratio = self.ratio(group, case, how, 'ours', base)
-        if not target or not ratio or not ratio.sure:
-            return None
-        bound = float(target[2:])
-        if ratio.low < bound < ratio.high:
-            return None
-        return (ratio.low >= bound if target.startswith('>=')
-                else ratio.high <= bound)
+        return within(self.ratio(group, case, how, 'ours', base), target)
 
     def save(self, path):
         with open(path, 'w', encoding='utf-8') as file:

@@ -34,6 +34,10 @@ class Rounds:
         self.random = random.Random(1)
         self.failed = set()
 
+    def end(self):
+        """When a part that begins now has had its time"""
+        return time.monotonic() + 60 * self.minutes
+
     def has_failed(self, case, name):
         """Whether @case can't be done with the format @name."""
         return (case.group, case.name, case.how, name) in self.failed
@@ -59,7 +63,7 @@ class Rounds:
                                case.target) is None
 
     def run(self, what, cases):
-        end = time.monotonic() + 60 * self.minutes
+        end = self.end()
         # Tables have them in this order, whatever that of the rounds is.
         self.results.order(cases)
         for number in range(self.most):
