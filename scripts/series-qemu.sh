@@ -60,7 +60,7 @@ docs          docs/vhdx-dirty-bitmaps.rst +5-docs
 unit-tests    unit/test-vhdx-{cache,chain,child,child-reads,compact-calls,contract}.c
               unit/test-vhdx-{dirty,dirty-foreign,dirty-limits,dirty-moved}.c
               unit/test-vhdx-{early,every-call,flush-failed}.c
-              unit/test-vhdx-{live,live-images,open,order}.c
+              unit/test-vhdx-{live,live-amend,live-images,open,order}.c
               unit/test-vhdx-{replay,replay-content,space,space-freed}.c
               unit/test-vhdx-threads.c
               unit/vhdx-test-{child,compact,cut,dirty,fail,filter,hold,live,memory}.h

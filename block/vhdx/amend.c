@@ -236,11 +236,25 @@ items_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
     return ret;
 }
 
+/*
+ * Between two steps others may go on, or say that it is enough: that is no
+ * error of the next one, of which nothing is done then.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+step_begin(BlockDriverState *bs, const VHDXAmend *a, bool *begun, Error **errp)
+{
+    int ret = *begun && a->user ? a->user->pause(bs, a->user->opaque) : 0;
+
+    *begun = true;
+    return ret ?: vhdx_begin_check(bs, errp);
+}
+
 /* What may lack space comes first, and what takes long last. */
 int coroutine_fn
 vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
+    bool begun = false;
     Items items;
     int ret;
 
@@ -256,15 +270,20 @@ vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp)
         return ret;
     }
     if (a->fix) {
-        ret = vhdx_subformat_fix(bs, a->prealloc, a->status_cb, a->cb_opaque,
-                                 errp);
+        ret = step_begin(bs, a, &begun, errp) ?:
+              vhdx_subformat_fix(bs, a->prealloc, a->status_cb, a->cb_opaque,
+                                 a->user, errp);
     }
     if (ret == 0 && a->log_size) {
-        ret = vhdx_log_resize(bs, a->log_size, errp);
+        ret = step_begin(bs, a, &begun, errp) ?:
+              vhdx_log_resize(bs, a->log_size, errp);
     }
-    ret = ret ?: items_change(bs, a, errp);
+    if (ret == 0 && items.count) {
+        ret = step_begin(bs, a, &begun, errp) ?: items_change(bs, a, errp);
+    }
     if (ret == 0 && a->loosen) {
-        ret = vhdx_subformat_loosen(bs, errp);
+        ret = step_begin(bs, a, &begun, errp) ?:
+              vhdx_subformat_loosen(bs, errp);
     }
     if (ret < 0 || !a->compact) {
         return ret;

@@ -168,6 +168,33 @@ int coroutine_fn vhdx_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     return ret == 0 && (flags & BDRV_REQ_FUA) ? vhdx_co_flush(bs) : ret;
 }
 
+int coroutine_fn vhdx_block_place(BlockDriverState *bs, uint64_t block)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t offset = block << s->geo.block_bits;
+    VHDXRequest req;
+    VHDXExtent e = { 0 };
+    int ret;
+
+    vhdx_lock(s);
+    ret = vhdx_request_begin(s, &req, offset, 1);
+    while (ret == 0 && !e.bytes) {
+        if (vhdx_change_state(s) == VHDX_READING) {
+            vhdx_unlock(s);
+            ret = vhdx_begin(bs, VHDX_METADATA);
+            vhdx_lock(s);
+            continue;
+        }
+        ret = vhdx_alloc_extent(bs, offset, 1, &e);
+        if (vhdx_file_no_space(ret)) {
+            ret = request_wait_space(bs, &req, offset, 1);
+        } else if (ret == 0) {
+            ret = vhdx_alloc_complete(bs, offset, &e, 0);
+        }
+    }
+    return request_changed(bs, &req, ret);
+}
+
 /* -- Zeroes and discard -- */
 
 /* Discard a part of a block, @bytes bytes at file offset @offset. */

@@ -163,6 +163,19 @@ static int coroutine_fn GRAPH_RDLOCK copies_flush(BlockDriverState *bs)
     return vhdx_commit(bs);
 }
 
+/* Whether the batch is to be given up, as others wait for that. */
+static bool coroutine_fn is_enough(BlockDriverState *bs,
+                                   const VHDXMoveUser *user)
+{
+    BDRVVHDXState *s = bs->opaque;
+    bool wanted;
+
+    WITH_VHDX_LOCK_GUARD(s) {
+        wanted = vhdx_request_wanted(s);
+    }
+    return wanted || user->stop(bs, user->opaque);
+}
+
 /*
  * Copy what has been written of @set until it is little, or it is no use.
  * Returns 0 or -errno.
@@ -185,7 +198,7 @@ set_copy_live(BlockDriverState *bs, VHDXMoveSet *set, const VHDXMoveUser *user)
         if (left <= HELD_BYTES) {
             break;
         }
-        if (user->stop(bs, user->opaque)) {
+        if (is_enough(bs, user)) {
             return -EAGAIN;
         }
         ret = written_copy(bs, set, VHDX_LIVE_BYTES, LIVE_PIECES, &copied) ?:
@@ -307,7 +320,7 @@ set_look_live(BlockDriverState *bs, VHDXMoveSet *set, const VHDXMoveUser *user)
     int ret = 0;
 
     while (ret == 0 && at < set->moves[0].held) {
-        if (user->stop(bs, user->opaque)) {
+        if (is_enough(bs, user)) {
             return -EAGAIN;
         }
         ret = vhdx_move_set_pieces(bs, set, LIVE_PIECES, vhdx_move_look, at,
@@ -357,7 +370,7 @@ vhdx_move_drop_zeroes_live(BlockDriverState *bs, VHDXMoveSet *set,
         ret = vhdx_begin(bs, VHDX_METADATA);
     }
     for (unsigned i = 0; ret == 0 && any && !held; i++) {
-        if (user->stop(bs, user->opaque)) {
+        if (is_enough(bs, user)) {
             ret = -EAGAIN;
         } else {
             held = live_hold(s, user, i);

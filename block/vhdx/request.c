@@ -23,6 +23,7 @@ struct VHDXRequests {
     CoQueue alloc_queue;            /* waits for PREPARING to end */
     CoQueue queue;                  /* waits for requests to end */
     bool reserved;                  /* who else would freeze them waits */
+    uint64_t turn, next_turn;       /* of those who wait for that */
     bool frozen;                    /* requests wait */
     uint64_t next_ticket;
     QTAILQ_HEAD(, VHDXRequest) list;        /* oldest first */
@@ -89,10 +90,14 @@ void coroutine_fn vhdx_request_wait(BDRVVHDXState *s)
 /* lock is held by these, and dropped to wait. */
 static void coroutine_fn reserve(BDRVVHDXState *s)
 {
-    while (s->requests->reserved) {
-        vhdx_wait(s, &s->requests->queue);
+    VHDXRequests *r = s->requests;
+    uint64_t turn = r->next_turn++;
+
+    while (r->reserved || turn != r->turn) {
+        vhdx_wait(s, &r->queue);
     }
-    s->requests->reserved = true;
+    r->turn++;
+    r->reserved = true;
 }
 
 static void coroutine_fn unreserve(BDRVVHDXState *s)
@@ -224,6 +229,12 @@ void coroutine_fn vhdx_request_thaw(BDRVVHDXState *s)
     VHDX_LOCK_GUARD(s);
     let_go(s);
     unreserve(s);
+}
+
+bool vhdx_request_wanted(BDRVVHDXState *s)
+{
+    vhdx_assert_locked(s);
+    return s->requests->turn != s->requests->next_turn;
 }
 
 bool vhdx_request_frozen(BDRVVHDXState *s)

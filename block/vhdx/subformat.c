@@ -14,6 +14,11 @@
  *
  * If that fails before the end, blocks that have got a place lose it again.
  *
+ * To zero what the file has may take long.  Where requests go on, each block
+ * gets its place as if a guest had written zeros to it, one after the other, and
+ * what is above is done to those that have lost it again.  What has been placed
+ * so is not undone: nobody knows whether a guest has written to it since.
+ *
  * Where the host is to give the space now, holes in blocks that are present get
  * zeros as well.
  *
@@ -30,6 +35,7 @@
 #include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/file.h"
+#include "block/vhdx/io.h"
 #include "block/vhdx/lock.h"
 #include "block/vhdx/metadata-write.h"
 #include "block/vhdx/placed.h"
@@ -40,9 +46,13 @@
 #include "block/vhdx/subformat.h"
 #include "trace.h"
 
+/* So long blocks get places before others may say that it is enough. */
+#define LIVE_NS     (10 * SCALE_MS)
+
 typedef struct Fix {
     BlockDriverAmendStatusCB *status_cb;
     void *cb_opaque;
+    uint64_t done;                  /* blocks, while requests went on */
     VHDXPlaced placed;
     unsigned long *added;           /* blocks that have got a place */
 } Fix;
@@ -159,7 +169,8 @@ blocks_walk(BlockDriverState *bs, Fix *f, uint64_t *absent)
         *absent += vhdx_bat_is_present(s, entry) ? 0 : count;
         if (f) {
             ret = run_fix(bs, f, at, count, entry);
-            f->status_cb(bs, at + count, s->geo.blocks, f->cb_opaque);
+            f->status_cb(bs, f->done + at + count, f->done + s->geo.blocks,
+                         f->cb_opaque);
         }
     }
     return ret;
@@ -221,17 +232,9 @@ places_check(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
-/* Steps 1 and 2, for @absent blocks that have no place */
-static int coroutine_fn GRAPH_RDLOCK
-blocks_fix(BlockDriverState *bs, Fix *f, uint64_t absent, PreallocMode prealloc,
-           Error **errp)
+/* Tell that blocks can't be allocated, if @ret says so.  Returns @ret. */
+static int places_tell(BlockDriverState *bs, int ret, Error **errp)
 {
-    int ret;
-
-    ret = vhdx_begin(bs, VHDX_METADATA) ?:
-          vhdx_placed_reserve(bs, absent, prealloc, &f->placed) ?:
-          blocks_walk(bs, f, &absent) ?:
-          vhdx_commit(bs);
     if (ret == -ENOTSUP) {
         error_setg_errno(errp, -ret, "Could not allocate the blocks: the "
                          "protocol node " VHDX_NO_FALLOC);
@@ -241,6 +244,110 @@ blocks_fix(BlockDriverState *bs, Fix *f, uint64_t absent, PreallocMode prealloc,
     }
     return ret;
 }
+
+/* Steps 1 and 2, for @absent blocks that have no place */
+static int coroutine_fn GRAPH_RDLOCK
+blocks_fix(BlockDriverState *bs, Fix *f, uint64_t absent, PreallocMode prealloc,
+           Error **errp)
+{
+    int ret = vhdx_begin(bs, VHDX_METADATA) ?:
+              vhdx_placed_reserve(bs, absent, prealloc, &f->placed) ?:
+              blocks_walk(bs, f, &absent) ?:
+              vhdx_commit(bs);
+
+    return places_tell(bs, ret, errp);
+}
+
+/* -- While requests go on -- */
+
+/* Step 1; the image is reserved. */
+static int coroutine_fn GRAPH_RDLOCK
+live_reserve(BlockDriverState *bs, Fix *f, PreallocMode prealloc, Error **errp)
+{
+    uint64_t absent;
+    int ret = blocks_walk(bs, NULL, &absent);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not read the BAT");
+        return ret;
+    }
+    if (!absent) {
+        return 0;
+    }
+    /* Whoever replays the log looks for free space, which only one may do. */
+    ret = places_tell(bs, vhdx_begin(bs, VHDX_METADATA), errp) ?:
+          places_check(bs, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = vhdx_placed_reserve(bs, absent, prealloc, &f->placed);
+    return places_tell(bs, ret, errp);
+}
+
+/*
+ * Let the first block from @at on that has no place have one, and move @at
+ * behind it: to the end of the disk, if there is none.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+live_place(BlockDriverState *bs, uint64_t *at)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t entry, count, blocks;
+    int ret;
+
+    for (;;) {
+        WITH_VHDX_LOCK_GUARD(s) {
+            blocks = s->geo.blocks;
+            ret = *at < blocks ? vhdx_bat_get_run(bs, *at, blocks - *at,
+                                                  &entry, &count) : 0;
+        }
+        if (ret < 0 || *at >= blocks) {
+            return ret;
+        }
+        if (!vhdx_bat_is_present(s, entry)) {
+            break;
+        }
+        *at += count;
+    }
+    ret = vhdx_block_place(bs, (*at)++);
+    VHDX_LOCK_GUARD(s);
+    /* It may have gone with the end of the disk. */
+    return ret == -EIO && *at > s->geo.blocks ? 0 : ret;
+}
+
+/* Step 2, in between which @user lets others go on, or says it is enough */
+static int coroutine_fn GRAPH_RDLOCK
+live_fix(BlockDriverState *bs, Fix *f, const VHDXCompactUser *user,
+         Error **errp)
+{
+    BDRVVHDXState *s = bs->opaque;
+    uint64_t at = 0, blocks = s->geo.blocks;
+    int ret = 0;
+
+    while (ret == 0 && at < s->geo.blocks) {
+        int64_t until = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + LIVE_NS;
+
+        while (ret == 0 && at < s->geo.blocks &&
+               qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < until &&
+               !user->move.stop(bs, user->move.opaque)) {
+            ret = live_place(bs, &at);
+        }
+        if (ret < 0) {
+            return places_tell(bs, ret, errp);
+        }
+        f->status_cb(bs, MIN(at, blocks), 2 * blocks, f->cb_opaque);
+        ret = user->pause(bs, user->opaque);
+        if (ret == -ECANCELED) {
+            error_setg(errp, "Making the image fixed has been cancelled; "
+                       "blocks that have got a place keep it");
+        } else if (ret == 0) {
+            ret = vhdx_begin_check(bs, errp);
+        }
+    }
+    return ret ?: places_tell(bs, vhdx_commit(bs), errp);
+}
+
+/* -- With requests frozen -- */
 
 /* [entries-first] */
 static int coroutine_fn GRAPH_RDLOCK
@@ -281,22 +388,32 @@ fix_frozen(BlockDriverState *bs, Fix *f, PreallocMode prealloc, Error **errp)
 
 int coroutine_fn vhdx_subformat_fix(BlockDriverState *bs, PreallocMode prealloc,
                                     BlockDriverAmendStatusCB *status_cb,
-                                    void *cb_opaque, Error **errp)
+                                    void *cb_opaque,
+                                    const VHDXCompactUser *user, Error **errp)
 {
     BDRVVHDXState *s = bs->opaque;
     Fix f = {
         .status_cb = status_cb,
         .cb_opaque = cb_opaque,
     };
-    int ret;
+    int ret = 0;
 
     if (prealloc == PREALLOC_MODE_METADATA) {
         /* All entries are there in any case. */
         prealloc = PREALLOC_MODE_OFF;
     }
-    vhdx_request_freeze(s);
-    ret = fix_frozen(bs, &f, prealloc, errp);
-    vhdx_request_thaw(s);
+    if (user) {
+        vhdx_request_reserve(s);
+        ret = live_reserve(bs, &f, prealloc, errp);
+        vhdx_request_unreserve(s);
+        ret = ret ?: live_fix(bs, &f, user, errp);
+    }
+    if (ret == 0) {
+        vhdx_request_freeze(s);
+        f.done = user ? s->geo.blocks : 0;
+        ret = fix_frozen(bs, &f, prealloc, errp);
+        vhdx_request_thaw(s);
+    }
     return ret;
 }
 

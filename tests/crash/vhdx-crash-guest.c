@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "block/vhdx/amend.h"
 #include "block/vhdx/change.h"
 #include "block/vhdx/compact-live.h"
 #include "block/vhdx/state.h"
@@ -287,6 +288,38 @@ static bool coroutine_fn compact_stop(BlockDriverState *bs, void *opaque)
     return compact_enough(g, 6);
 }
 
+/* As the job of x-blockdev-amend does for subformat=fixed */
+static int coroutine_fn guest_fix_online(Guests *g)
+{
+    VHDXCompactUser user = {
+        .pause = compact_pause,
+        .move = { .stop = compact_stop, .opaque = g },
+        .opaque = &g->amend,
+    };
+    VHDXAmend a = {
+        .fix = true,
+        .prealloc = rng_chance(&g->rng, 30) ? PREALLOC_MODE_FALLOC :
+                    PREALLOC_MODE_OFF,
+        .status_cb = amend_status,
+        .cb_opaque = &g->amend,
+        .user = &user,
+    };
+    Error *err = NULL;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    job_begin(g, &g->amend);
+    ret = vhdx_amend_change(blk_bs(g->blk), &a, &err);
+    if (ret < 0 && ret != -ECANCELED && !is_in_doubt(ret, err) &&
+        !(ret == -ENOSPC && g->w->full) && !g->disk->fault_hit) {
+        run_wrong(g->run, "making it fixed fails: %s",
+                  err ? error_get_pretty(err) : strerror(-ret));
+    }
+    error_free(err);
+    g->amend.busy = false;
+    return ret;
+}
+
 /* As the job of x-blockdev-amend does */
 static int coroutine_fn guest_compact_online(Guests *g)
 {
@@ -369,6 +402,9 @@ static int coroutine_fn guest_subformat(Guests *g)
     /* A sector of 512 bytes is too short where it has 4096 for the guest. */
     unsigned count = ARRAY_SIZE(options) - !g->w->only_512;
 
+    if (g->w->online && rng_chance(&g->rng, 40)) {
+        return guest_fix_online(g);
+    }
     return guest_amend(g, options[rng_below(&g->rng, count)]);
 }
 

@@ -97,6 +97,9 @@ void coroutine_fn vhdx_request_let_go(BDRVVHDXState *s);
 bool coroutine_fn vhdx_request_try_hold(BDRVVHDXState *s, int64_t ns);
 void coroutine_fn vhdx_request_unreserve(BDRVVHDXState *s);
 
+/* Whether somebody waits for the image to be reserved no more. */
+bool vhdx_request_wanted(BDRVVHDXState *s);
+
 /* The oldest request's ticket, or the next one's. */
 uint64_t vhdx_request_oldest(BDRVVHDXState *s);
 
