@@ -14,6 +14,7 @@
 #include "qapi/error.h"
 #include "qemu/units.h"
 #include "block/dirty-bitmap.h"
+#include "block/vhdx/amend.h"
 #include "block/vhdx/dirty-load.h"
 #include "vhdx-test-runs.h"
 
@@ -126,6 +127,67 @@ static void make_fixed(void)
     }
     disk_write(image, 9 * PER_BLOCK + 2, 2, 20);
     disk_discard(image, 4 * PER_BLOCK, PER_BLOCK);
+    disk_flush(image);
+    look();
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+go_on(BlockDriverState *bs, void *opaque)
+{
+    return 0;
+}
+
+static bool coroutine_fn is_never_enough(BlockDriverState *bs, void *opaque)
+{
+    return false;
+}
+
+static void no_progress(BlockDriverState *bs, int64_t offset, int64_t total,
+                        void *opaque)
+{
+}
+
+static void coroutine_fn fix_entry(void *opaque)
+{
+    VHDXCompactUser user = {
+        .pause = go_on,
+        .move = { .stop = is_never_enough },
+    };
+    VHDXAmend a = {
+        .fix = true,
+        .status_cb = no_progress,
+        .user = &user,
+    };
+    Error *err = NULL;
+    int *ret = opaque;
+
+    GRAPH_RDLOCK_GUARD();
+    *ret = vhdx_amend_change(blk_bs(image), &a, &err);
+    g_assert_cmpint(*ret < 0, ==, err != NULL);
+    error_free(err);
+}
+
+/* The same while requests may go on: a failure may leave blocks with places. */
+static void make_fixed_online(void)
+{
+    int ret = -EINPROGRESS;
+
+    if (!begin()) {
+        return;
+    }
+    disk_discard(image, 0, PER_BLOCK);
+    disk_flush(image);
+    qemu_coroutine_enter(qemu_coroutine_create(fix_entry, &ret));
+    while (ret == -EINPROGRESS) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    look();
+    if (ret == 0) {
+        fault.armed = false;
+        g_assert_cmpuint(count_places(), ==, DISK_SIZE / BLOCK);
+        fault.armed = true;
+    }
+    disk_write(image, 9 * PER_BLOCK + 2, 2, 20);
     disk_flush(image);
     look();
 }
@@ -486,10 +548,10 @@ static void test_amend(void)
     run_each(amend_at_once, 10);
 }
 
-static void test_make_fixed(void)
+/* An image with old data in free space */
+static void make_image_to_fix(void)
 {
     uint64_t place = 2 * MiB;
-    unsigned at = 0;
 
     make_image();
     /* What block 3 leaves behind is old data in the midst of the file. */
@@ -501,11 +563,24 @@ static void test_make_fixed(void)
     end();
     g_assert_cmpuint(place + MiB, <, files[IMAGE].size);
     memset(files[IMAGE].data + place, 0x55, MiB);
+}
+
+static void test_make_fixed(void)
+{
+    unsigned at = 0;
+
+    make_image_to_fix();
     run_each(make_fixed, 50);
     /* Each of them finds no space, in any case. */
     do {
         run(make_fixed, at++, NO_SPACE);
     } while (fault.hit);
+}
+
+static void test_make_fixed_online(void)
+{
+    make_image_to_fix();
+    run_each(make_fixed_online, 50);
 }
 
 static void test_make_fixed_kept(void)
@@ -696,6 +771,7 @@ int main(int argc, char **argv)
         { "resize", test_resize },
         { "resize-fixed", test_resize_fixed },
         { "make-fixed", test_make_fixed },
+        { "make-fixed-online", test_make_fixed_online },
         { "make-fixed-kept", test_make_fixed_kept },
         { "make-dynamic", test_make_dynamic },
         { "repair", test_repair },
