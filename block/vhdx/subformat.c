@@ -15,9 +15,9 @@
  * If that fails before the end, blocks that have got a place lose it again.
  *
  * To zero what the file has may take long.  Where requests go on, each block
- * gets its place as if a guest had written zeros to it, one after the other, and
- * what is above is done to those that have lost it again.  What has been placed
- * so is not undone: nobody knows whether a guest has written to it since.
+ * gets its place as if a guest had written zeros to it, one after the other,
+ * and what is above is done to those that have lost it again.  What has been
+ * placed so is not undone: nobody knows whether a guest has written to it.
  *
  * Where the host is to give the space now, holes in blocks that are present get
  * zeros as well.

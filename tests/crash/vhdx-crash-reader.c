@@ -582,7 +582,7 @@ static bool metadata_read(CrashReader *r, char **why)
     return true;
 }
 
-/* MiB @first to @first + @count - 1 of the file are taken, by a block or not. */
+/* MiB @first to @first + @count - 1 of the file are taken, by @owner. */
 static void space_take(CrashReader *r, uint64_t first, uint64_t count,
                        uint64_t owner)
 {

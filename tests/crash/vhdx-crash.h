@@ -435,9 +435,9 @@ char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
                        uint32_t start, uint32_t end, const uint8_t *buf);
 
 /*
- * The process that has done the requests was killed, and the disk of @size bytes
- * holds what is in @buf.  What no flush has covered and is not there is taken
- * for a request that has failed.
+ * The process that has done the requests was killed, and the disk of @size
+ * bytes holds what is in @buf.  What no flush has covered and is not there is
+ * taken for a request that has failed.
  */
 void model_restart(CrashModel *model, uint64_t size, const uint8_t *buf);
 

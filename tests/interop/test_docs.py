@@ -93,7 +93,7 @@ LEFT_OUT = {
     'says what state the image is in, which whoever asked for it knows': [
         ('begin compact-live', '^(The image is|Compacting has been)'),
         ('dirty-bitmaps', '^The image is read-only'),
-        ('subformat', '^Out of memory')],
+        ('subformat', '^(Out of memory|Making the image fixed has been)')],
 }
 # Those of QEMU itself and of the C library: seen below, by space/... and by
 # the iotest vhdx-4k

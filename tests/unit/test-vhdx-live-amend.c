@@ -1,7 +1,7 @@
 /*
  * VHDX unit tests: an image that is amended while requests go on
  *
- * Who amends lets others go on between steps, and while blocks get their places.
+ * Who amends lets others go on between steps, and while blocks get places.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

@@ -24,9 +24,9 @@ int coroutine_fn GRAPH_RDLOCK
 vhdx_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 
 /*
- * Let @block, if it has no place, have one with zeros, as if a guest had written
- * them.  The image has no parent.  No lock is held.  Returns 0 or -errno: -EIO
- * also if the disk has become too short for it.
+ * Let @block, if it has no place, have one with zeros, as if a guest had
+ * written them.  The image has no parent.  No lock is held.  Returns 0 or
+ * -errno: -EIO also if the disk has become too short for it.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_block_place(BlockDriverState *bs, uint64_t block);

@@ -17,8 +17,8 @@ bool vhdx_subformat_allowed(BDRVVHDXState *s, bool fixed, Error **errp);
  * vhdx_subformat_allowed().  @status_cb is called with @cb_opaque as it goes
  * on.  The disk's content does not change.  With @user requests go on, and wait
  * at the end; without they wait meanwhile.  No lock is held.  Returns 0, or
- * -errno with @errp set: then the image is what it was, but for blocks that have
- * got a place while requests went on.
+ * -errno with @errp set: then the image is what it was, but for blocks that
+ * have got a place while requests went on.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_subformat_fix(BlockDriverState *bs, PreallocMode prealloc,
