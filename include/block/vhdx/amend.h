@@ -39,8 +39,9 @@ int vhdx_amend_take(VHDXAmend *a, const char *subformat, const char *disk_id,
 
 /*
  * Change the image so.  All that can be told before is looked at before
- * anything is changed.  No lock is held.  Returns 0, or -errno with @errp set:
- * then the image is whole, and it may be tried again.
+ * anything is changed.  No lock is held.  Returns 0, or -errno with @errp set,
+ * which need not be with -ECANCELED: then the image is whole, and it may be
+ * tried again; what was done before that stays.
  */
 int coroutine_fn GRAPH_RDLOCK
 vhdx_amend_change(BlockDriverState *bs, const VHDXAmend *a, Error **errp);
