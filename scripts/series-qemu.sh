@@ -48,7 +48,8 @@ io            extent mixed read alloc-int alloc-place alloc-child alloc early io
 dirty-bitmaps region dirty-load dirty-collect dirty-store dirty-bitmaps
 resize        log-move bat-clear placed resize resize-int resize-child
 compact       move move-int move-live compact compact-int compact-drop
-              compact-child compact-gain compact-slide compact-live subformat
+              compact-child compact-gain compact-parts compact-slide
+              compact-live subformat
 check-tables  check-report check-tables
 check         check check-int check-entry check-bat check-dirty
 chain         flatten child chain

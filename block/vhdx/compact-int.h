@@ -69,6 +69,9 @@ VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
  */
 uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed);
 
+/* The sum of the places of regions and the log, by which a move down shows. */
+uint64_t vhdx_compact_height(BDRVVHDXState *s);
+
 /*
  * How many bytes a file has with all objects, but so many payload @blocks and
  * sector bitmap blocks, @bitmaps, and no gap.

@@ -255,26 +255,6 @@ move_down(BlockDriverState *bs, VHDXCompact *c)
 
 /* -- All of it -- */
 
-uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed)
-{
-    uint64_t limit, last = packed;
-
-    do {
-        limit = last;
-        last = packed;
-        if (s->header.log_offset + s->header.log_length > limit) {
-            last -= s->header.log_length;
-        }
-        for (uint32_t i = 0; i < s->region_count; i++) {
-            if (s->regions[i].held &&
-                s->regions[i].offset + s->regions[i].held > limit) {
-                last -= s->regions[i].held;
-            }
-        }
-    } while (last != limit);
-    return limit;
-}
-
 /*
  * Move blocks until a file of @packed bytes, or less than a block more, could
  * have them all.
@@ -312,17 +292,6 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
     return ret;
 }
 
-/* The sum of the places of regions and the log, by which a move shows */
-static uint64_t parts_height(BDRVVHDXState *s)
-{
-    uint64_t sum = s->header.log_offset;
-
-    for (uint32_t i = 0; i < s->region_count; i++) {
-        sum += s->regions[i].offset;
-    }
-    return sum;
-}
-
 /*
  * Move regions and the log down, as often as one of them leaves a gap that
  * another one has use for.
@@ -335,11 +304,11 @@ parts_lower(BlockDriverState *bs, uint64_t packed)
     int ret;
 
     do {
-        before = parts_height(s);
+        before = vhdx_compact_height(s);
         limit = vhdx_compact_limit(s, packed);
         ret = vhdx_region_lower_all(bs, limit, far) ?:
               vhdx_log_lower(bs, limit, far);
-    } while (ret == 0 && parts_height(s) < before);
+    } while (ret == 0 && vhdx_compact_height(s) < before);
     return ret;
 }
 
