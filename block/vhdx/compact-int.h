@@ -69,6 +69,14 @@ VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
  */
 uint64_t vhdx_compact_limit(BDRVVHDXState *s, uint64_t packed);
 
+/*
+ * How far the log or a region may end in a file of @packed bytes and stay where
+ * it is, though it could go down by less than its length: as far as less than a
+ * block would be gained.  What another one touches that ends further has to
+ * make room, so it is behind that as well.
+ */
+uint64_t vhdx_compact_far(BDRVVHDXState *s, uint64_t packed);
+
 /* The sum of the places of regions and the log, by which a move down shows. */
 uint64_t vhdx_compact_height(BDRVVHDXState *s);
 

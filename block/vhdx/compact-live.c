@@ -231,13 +231,14 @@ static bool log_may_move(BDRVVHDXState *s, uint64_t limit)
     return s->header.log_offset + s->header.log_length > limit;
 }
 
+/* Move regions and the log once; what one leaves another may have use for. */
 static int coroutine_fn GRAPH_RDLOCK
-regions_move(BlockDriverState *bs)
+parts_move(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     uint64_t used = live_used(s);
     uint64_t limit = vhdx_compact_limit(s, used);
-    uint64_t far = used + s->geo.block_size - VHDX_MIB;
+    uint64_t far = vhdx_compact_far(s, used);
     bool regions = regions_may_move(s, limit);
     int ret;
 
@@ -327,8 +328,14 @@ static int coroutine_fn GRAPH_RDLOCK live_pack(BlockDriverState *bs, Live *l)
 static int coroutine_fn GRAPH_RDLOCK live_finish(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
-    int ret = regions_move(bs) ?: vhdx_commit(bs);
+    uint64_t before;
     bool longer;
+    int ret;
+
+    do {
+        before = vhdx_compact_height(s);
+        ret = parts_move(bs) ?: vhdx_commit(bs);
+    } while (ret == 0 && vhdx_compact_height(s) < before);
 
     WITH_VHDX_LOCK_GUARD(s) {
         longer = vhdx_space_end(s) < vhdx_file_size(s);

@@ -300,12 +300,14 @@ static int coroutine_fn GRAPH_RDLOCK
 parts_lower(BlockDriverState *bs, uint64_t packed)
 {
     BDRVVHDXState *s = bs->opaque;
-    uint64_t far = packed + s->geo.block_size - VHDX_MIB, limit, before;
+    uint64_t before;
     int ret;
 
     do {
+        uint64_t limit = vhdx_compact_limit(s, packed);
+        uint64_t far = vhdx_compact_far(s, packed);
+
         before = vhdx_compact_height(s);
-        limit = vhdx_compact_limit(s, packed);
         ret = vhdx_region_lower_all(bs, limit, far) ?:
               vhdx_log_lower(bs, limit, far);
     } while (ret == 0 && vhdx_compact_height(s) < before);

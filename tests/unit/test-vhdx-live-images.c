@@ -350,6 +350,7 @@ typedef struct Changer {
     VHDXAmend amend;
     VHDXChainParent parent;
     VHDXGuid id;                    /* a disk ID */
+    uint32_t length;                /* of its metadata region, or 0: as it is */
     int ret;
     bool done;
 } Changer;
@@ -405,7 +406,8 @@ static void coroutine_fn region_entry(void *opaque)
 
     GRAPH_RDLOCK_GUARD();
     vhdx_request_freeze(s);
-    c->ret = vhdx_region_move_metadata(blk_bs(c->blk), s->metadata.length,
+    c->ret = vhdx_region_move_metadata(blk_bs(c->blk),
+                                       c->length ?: s->metadata.length,
                                        s->metadata.length, NULL, NULL);
     vhdx_request_thaw(s);
     c->done = true;
@@ -758,6 +760,61 @@ static void test_log_of_named(void)
     chain_end(&c, 2);
 }
 
+/* -- The log and a region one behind the other -- */
+
+/*
+ * An image without a gap but one of 1 MiB, before the log of 2 MiB, which the
+ * metadata region of 2 MiB follows, to the end of the file.
+ */
+static void image_with_row(BlockBackend **blk)
+{
+    Changer c = { .amend.log_size = 2 * MiB, .length = 2 * MiB };
+    BDRVVHDXState *s;
+
+    create_image();
+    c.blk = *blk = open_image();
+    s = state(*blk);
+    /* The last of them is to be the gap: the log comes after it. */
+    for (int i = 2; i < 6; i++) {
+        g_assert_cmpint(write_fill(*blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    changer_start(&c, amend_entry);
+    g_assert_cmpint(changer_end(&c), ==, 0);
+    c.done = false;
+    changer_start(&c, region_entry);
+    g_assert_cmpint(changer_end(&c), ==, 0);
+    /* What the two had before is for blocks. */
+    g_assert_cmpint(blk_flush(*blk), ==, 0);
+    for (int i = 6; i < 8; i++) {
+        g_assert_cmpint(write_fill(*blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    g_assert_cmpint(discard_wait(*blk, 5 * BLOCK, BLOCK), >=, 0);
+    g_assert_cmpint(blk_flush(*blk), ==, 0);
+    g_assert_cmpuint(s->header.log_offset, ==, 8 * MiB);
+    g_assert_cmpuint(s->metadata.offset, ==, 10 * MiB);
+}
+
+/* The log would gain nothing by itself, but is in the region's way. */
+static void check_row(int (*compact)(BlockBackend *))
+{
+    BlockBackend *blk;
+
+    image_with_row(&blk);
+    g_assert_cmpint(compact(blk), ==, 0);
+    g_assert_cmpuint(file_size(), ==, 11 * MiB);
+    for (int i = 6; i < 8; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i + 1);
+    }
+    check_fill(blk, 5 * BLOCK, BLOCK, 0);
+    check_rest(blk);
+}
+
+static void test_parts_in_row(void)
+{
+    check_row(compact_space);
+    check_row(compact_frozen);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -781,6 +838,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/log-of-told", test_log_of_told);
     g_test_add_func("/vhdx/live-images/region-of-told", test_region_of_told);
     g_test_add_func("/vhdx/live-images/log-of-named", test_log_of_named);
+    g_test_add_func("/vhdx/live-images/parts-in-row", test_parts_in_row);
     ret = g_test_run();
 
     test_fail_finish();
