@@ -27,6 +27,7 @@ typedef struct VHDXCompact {
     uint64_t next;                  /* the BAT entry to go on with */
     bool small;                     /* only bitmaps are moved now */
     bool stuck;                     /* there is no place for its block */
+    bool single;                    /* one block at a time, for want of space */
     bool live;                      /* requests go on */
     VHDXMoveSet set;
     Error **errp;
@@ -62,6 +63,14 @@ VHDXCompactFunc vhdx_compact_add_present;
 VHDXCompactFunc vhdx_compact_add_behind;
 VHDXCompactFunc vhdx_compact_count_behind;
 VHDXCompactFunc coroutine_fn GRAPH_RDLOCK vhdx_compact_count;
+
+/*
+ * Whether blocks are to be tried again, one at a time, as moving several has
+ * ended with @ret: where the host has little space, what a block has left is
+ * the next one's.  No lock is held.
+ */
+bool coroutine_fn GRAPH_RDLOCK
+vhdx_compact_try_single(BlockDriverState *bs, VHDXCompact *c, int ret);
 
 /*
  * Where blocks shall end in a file of @packed bytes: before whatever else is

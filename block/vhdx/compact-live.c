@@ -139,7 +139,7 @@ live_pass(BlockDriverState *bs, Live *l, Batch *batch)
         c->stuck = false;
         ret = batch(bs, l);
         vhdx_request_unreserve(s);
-        if (ret == -EAGAIN) {
+        if (ret == -EAGAIN || vhdx_compact_try_single(bs, c, ret)) {
             c->next = first;
             ret = 0;
             continue;

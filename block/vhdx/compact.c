@@ -45,6 +45,7 @@
 #include "block/vhdx/bat.h"
 #include "block/vhdx/bat-entry.h"
 #include "block/vhdx/begin.h"
+#include "block/vhdx/change.h"
 #include "block/vhdx/commit.h"
 #include "block/vhdx/compact.h"
 #include "block/vhdx/dirty-store.h"
@@ -98,12 +99,26 @@ vhdx_compact_fill(BlockDriverState *bs, VHDXCompact *c, VHDXCompactFunc *func)
     return ret;
 }
 
+bool coroutine_fn
+vhdx_compact_try_single(BlockDriverState *bs, VHDXCompact *c, int ret)
+{
+    if (!vhdx_file_no_space(ret) || c->single ||
+        vhdx_change_is_broken(bs->opaque)) {
+        return false;
+    }
+    c->single = true;
+    /* The host gets back what copies have taken, and blocks that have moved. */
+    vhdx_space_reclaim(bs);
+    return vhdx_commit(bs) == 0;
+}
+
 /* Add the present block of BAT entry @index, and return 1 if that is enough. */
 static int set_add(BDRVVHDXState *s, VHDXCompact *c, uint64_t index,
                    uint64_t entry, uint64_t to)
 {
     c->next = index + 1;
     return vhdx_move_add(s, &c->set, index, vhdx_bat_offset(entry), to) ||
+           c->single ||
            (c->live && c->set.count * c->set.moves[0].held >= VHDX_LIVE_BYTES);
 }
 
@@ -217,12 +232,18 @@ move_down_some(BlockDriverState *bs, VHDXCompact *c)
     int ret;
 
     for (c->next = 0; c->next < s->geo.bat_entries;) {
+        uint64_t first = c->next;
+
         c->stuck = false;
         ret = vhdx_compact_fill(bs, c, vhdx_compact_add_behind);
         if (ret < 0) {
             return ret;
         }
         ret = vhdx_move_blocks(bs, &c->set);
+        if (vhdx_compact_try_single(bs, c, ret)) {
+            c->next = first;
+            continue;
+        }
         if (ret < 0) {
             return ret;
         }
@@ -294,7 +315,7 @@ move_blocks(BlockDriverState *bs, VHDXCompact *c, uint64_t packed)
 
 /*
  * Move regions and the log down, as often as one of them leaves a gap that
- * another one has use for.
+ * another one has use for.  Without space they stay.
  */
 static int coroutine_fn GRAPH_RDLOCK
 parts_lower(BlockDriverState *bs, uint64_t packed)
@@ -311,7 +332,7 @@ parts_lower(BlockDriverState *bs, uint64_t packed)
         ret = vhdx_region_lower_all(bs, limit, far) ?:
               vhdx_log_lower(bs, limit, far);
     } while (ret == 0 && vhdx_compact_height(s) < before);
-    return ret;
+    return vhdx_file_no_space(ret) ? 0 : ret;
 }
 
 /* Bring what is in the file together, and cut it. */

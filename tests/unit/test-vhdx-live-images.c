@@ -760,6 +760,47 @@ static void test_log_of_named(void)
     chain_end(&c, 2);
 }
 
+/* -- A host that is full -- */
+
+/*
+ * It has room for one block, and not for as many as move at once.
+ */
+static void check_full(int (*compact)(BlockBackend *))
+{
+    struct stat st;
+    BlockBackend *blk;
+
+    create_image();
+    blk = open_image();
+    for (int i = 0; i < 16; i++) {
+        g_assert_cmpint(write_fill(blk, i * BLOCK, BLOCK, i + 1), >=, 0);
+    }
+    g_assert_cmpint(blk_flush(blk), ==, 0);
+    space_limit = INT64_MAX;
+    g_assert_cmpint(discard_wait(blk, 0, 2 * BLOCK), >=, 0);
+    g_assert_cmpint(discard_wait(blk, 5 * BLOCK, 6 * BLOCK), >=, 0);
+    /* The second gives back what the first has made stable. */
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(blk_flush(blk), ==, 0);
+    }
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    space_limit = st.st_blocks * 512 + BLOCK + BLOCK / 2;
+    g_assert_cmpint(compact(blk), ==, 0);
+    space_limit = 0;
+    g_assert_cmpuint(file_size(), ==, 4 * MiB + 8 * BLOCK);
+    check_fill(blk, 5 * BLOCK, 6 * BLOCK, 0);
+    for (int i = 11; i < 16; i++) {
+        check_fill(blk, i * BLOCK, BLOCK, i + 1);
+    }
+    check_rest(blk);
+}
+
+static void test_full(void)
+{
+    check_full(compact_space);
+    check_full(compact_frozen);
+}
+
 /* -- The log and a region one behind the other -- */
 
 /*
@@ -794,14 +835,22 @@ static void image_with_row(BlockBackend **blk)
     g_assert_cmpuint(s->metadata.offset, ==, 10 * MiB);
 }
 
-/* The log would gain nothing by itself, but is in the region's way. */
-static void check_row(int (*compact)(BlockBackend *))
+/*
+ * Compacting such an image leaves a file of @size bytes, where it can have
+ * @most, or as many as it likes if that is 0.
+ */
+static void check_row(int (*compact)(BlockBackend *), uint64_t most,
+                      uint64_t size)
 {
     BlockBackend *blk;
 
     image_with_row(&blk);
+    blk_unref(blk);
+    blk = open_image();
+    length_limit = most;
     g_assert_cmpint(compact(blk), ==, 0);
-    g_assert_cmpuint(file_size(), ==, 11 * MiB);
+    length_limit = 0;
+    g_assert_cmpuint(file_size(), ==, size);
     for (int i = 6; i < 8; i++) {
         check_fill(blk, i * BLOCK, BLOCK, i + 1);
     }
@@ -809,10 +858,14 @@ static void check_row(int (*compact)(BlockBackend *))
     check_rest(blk);
 }
 
+/* The log would gain nothing by itself, but is in the region's way. */
 static void test_parts_in_row(void)
 {
-    check_row(compact_space);
-    check_row(compact_frozen);
+    check_row(compact_space, 0, 11 * MiB);
+    check_row(compact_frozen, 0, 11 * MiB);
+    /* It can't go up first, which is no error. */
+    check_row(compact_space, 12 * MiB, 12 * MiB);
+    check_row(compact_frozen, 12 * MiB, 12 * MiB);
 }
 
 int main(int argc, char **argv)
@@ -838,6 +891,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/live-images/log-of-told", test_log_of_told);
     g_test_add_func("/vhdx/live-images/region-of-told", test_region_of_told);
     g_test_add_func("/vhdx/live-images/log-of-named", test_log_of_named);
+    g_test_add_func("/vhdx/live-images/full", test_full);
     g_test_add_func("/vhdx/live-images/parts-in-row", test_parts_in_row);
     ret = g_test_run();
 

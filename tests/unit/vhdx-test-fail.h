@@ -47,6 +47,9 @@ static unsigned zeroing_errors;
 /* How long the file can get, or 0. */
 static int64_t length_limit;
 
+/* How many bytes of it the host has room for, or 0; short writes always fit. */
+static int64_t space_limit;
+
 /* How often it was given the length that it had. */
 static unsigned same_lengths;
 
@@ -82,6 +85,18 @@ static Coroutine *held_status;
 static int64_t last_write;
 static unsigned zeroings;
 
+/* Whether the host has no room for @bytes more, as blocks are written. */
+static inline bool host_is_full(int64_t bytes)
+{
+    struct stat st;
+
+    if (!space_limit || bytes < 64 * KiB) {
+        return false;
+    }
+    g_assert_cmpint(stat(image_path, &st), ==, 0);
+    return st.st_blocks * 512 + bytes > space_limit;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
              QEMUIOVector *qiov, BdrvRequestFlags flags)
@@ -94,6 +109,9 @@ fail_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         held_write = qemu_coroutine_self();
         qemu_coroutine_yield();
         held_write = NULL;
+    }
+    if (host_is_full(bytes)) {
+        return -ENOSPC;
     }
     ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
     last_write = offset;
@@ -158,6 +176,13 @@ fail_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
 
+/* The host gets something back only where a test looks at what it has. */
+static int coroutine_fn GRAPH_RDLOCK
+fail_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    return space_limit ? bdrv_co_pdiscard(bs->file, offset, bytes) : -ENOTSUP;
+}
+
 static int coroutine_fn GRAPH_RDLOCK fail_flush(BlockDriverState *bs)
 {
     if (good_flushes) {
@@ -196,6 +221,7 @@ static BlockDriver bdrv_fail = {
     .bdrv_co_preadv         = fail_preadv,
     .bdrv_co_pwritev        = fail_pwritev,
     .bdrv_co_pwrite_zeroes  = fail_pwrite_zeroes,
+    .bdrv_co_pdiscard       = fail_pdiscard,
     .bdrv_co_truncate       = fail_truncate,
     .bdrv_co_flush          = fail_flush,
 };
@@ -207,6 +233,7 @@ static inline BlockBackend *open_image_with(QDict *options)
     qdict_put_str(options, "file.driver", "blkdebug");
     qdict_put_str(options, "file.image.driver", "vhdx-test-fail");
     qdict_put_str(options, "file.image.file.driver", "file");
+    qdict_put_str(options, "file.image.file.discard", "unmap");
     qdict_put_str(options, "file.image.file.filename", image_path);
     return blk_new_open(NULL, NULL, options,
                         BDRV_O_RDWR | BDRV_O_UNMAP | BDRV_O_NO_FLUSH,
