@@ -340,11 +340,15 @@ char *model_check_read(CrashModel *model, uint64_t sector, uint64_t count,
     return NULL;
 }
 
-/* Whether a request after @index has changed @sector. */
-static bool is_overtaken(CrashModel *model, guint index, uint64_t sector)
+/* Whether @sector may hold @id by request @index or one of those after it. */
+static bool is_there(CrashModel *model, guint index, uint64_t sector,
+                     uint32_t id)
 {
-    for (guint i = index + 1; i < model->ops->len; i++) {
-        if (op_covers(model_op(model, i), sector)) {
+    for (guint i = index; i < model->ops->len; i++) {
+        GuestOp *op = model_op(model, i);
+
+        if (op_covers(op, sector) &&
+            id == (op->kind == GUEST_WRITE ? model->first_id + i : 0)) {
             return true;
         }
     }
@@ -374,8 +378,7 @@ void model_restart(CrashModel *model, uint64_t size, const uint8_t *buf)
             uint64_t place;
             uint32_t id = sector_decode(buf + at * CRASH_SECTOR, &place);
 
-            if (id != (op->kind == GUEST_WRITE ? model->first_id + i : 0) &&
-                !is_overtaken(model, i, at)) {
+            if (!is_there(model, i, at, id)) {
                 op->ret = -ECANCELED;
             }
         }
