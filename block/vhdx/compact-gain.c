@@ -58,7 +58,7 @@ uint64_t vhdx_compact_gain(BDRVVHDXState *s, uint64_t end, bool cut,
     return gain_from(s, size, end, packed);
 }
 
-uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
+int64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 {
     BDRVVHDXState *s = bs->opaque;
     g_autofree VHDXCompact *c = g_new0(VHDXCompact, 1);
@@ -66,7 +66,7 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
 
     if (s->params.leave_allocated ||
         vhdx_bat_walk(bs, 0, s->geo.bat_entries, vhdx_compact_count, c) < 0) {
-        return 0;
+        return -1;
     }
     for (uint32_t i = 0; i < s->region_count; i++) {
         end = MAX(end, s->regions[i].offset + s->regions[i].held);
@@ -74,14 +74,14 @@ uint64_t coroutine_fn vhdx_compact_gains_look(BlockDriverState *bs)
     return vhdx_compact_gain(s, MAX(end, c->end), true, c->present, c->needed);
 }
 
-uint64_t vhdx_compact_gains_known(BDRVVHDXState *s)
+int64_t vhdx_compact_gains_known(BDRVVHDXState *s)
 {
     uint64_t size, end;
 
     VHDX_LOCK_GUARD(s);
     if (s->params.leave_allocated || !vhdx_space_is_known(s) ||
         vhdx_space_overlaps(s)) {
-        return 0;
+        return -1;
     }
     end = vhdx_space_end(s);
     size = length_from(s, end, true);

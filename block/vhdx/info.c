@@ -64,14 +64,14 @@ ImageInfoSpecific *vhdx_info(BDRVVHDXState *s, const VHDXFigures *figures)
         .file_write_uuid = guid_string(&header.file_write_guid),
         .creator = g_strdup(s->creator),
         .file_too_short_by = figures->missing,
-        .compact_gains = figures->gains,
+        .compact_gains = MAX(figures->gains, 0),
         .bitmaps = figures->bitmaps,
         .parent = parent,
         .parent_error = s->params.has_parent && !parent ?
                         g_strdup(s->locator_error) : NULL,
     };
     vhdx->has_file_too_short_by = figures->missing;
-    vhdx->has_compact_gains = figures->gains;
+    vhdx->has_compact_gains = figures->gains >= 0;
     vhdx->has_bitmaps = figures->bitmaps;
     vhdx_qapi_has(vhdx, parent);
     vhdx_qapi_has(vhdx, parent_error);

@@ -162,7 +162,7 @@ figures_entry(BlockDriverState *bs, void *opaque, Error **errp)
 
     figures->missing = MAX(missing, 0);
     /* Compacting refuses an image of which some is missing. */
-    figures->gains = missing ? 0 : vhdx_compact_gains_look(bs);
+    figures->gains = missing ? -1 : vhdx_compact_gains_look(bs);
     return 0;
 }
 
@@ -176,7 +176,7 @@ figures_entry(BlockDriverState *bs, void *opaque, Error **errp)
 static ImageInfoSpecific *vhdx_get_specific_info(BlockDriverState *bs,
                                                  Error **errp)
 {
-    VHDXFigures figures = { 0 };
+    VHDXFigures figures = { .gains = -1 };
 
     if (bs->open_flags & BDRV_O_NO_IO) {
         vhdx_call(bs, figures_entry, &figures, NULL);

@@ -21,10 +21,10 @@ uint64_t vhdx_compact_gain(BDRVVHDXState *s, uint64_t end, bool cut,
 /*
  * How many bytes shorter that would make the file, without "zeroes": by going
  * through the BAT, for which no lock is held, or by what is known anyway.
- * Returns 0 where that is nothing, or not known.
+ * Returns -1 where that is not known, as with an image that can't be compacted.
  */
-uint64_t coroutine_fn GRAPH_RDLOCK
+int64_t coroutine_fn GRAPH_RDLOCK
 vhdx_compact_gains_look(BlockDriverState *bs);
-uint64_t vhdx_compact_gains_known(BDRVVHDXState *s);
+int64_t vhdx_compact_gains_known(BDRVVHDXState *s);
 
 #endif

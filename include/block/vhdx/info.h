@@ -9,10 +9,10 @@
 
 #include "block/vhdx/state.h"
 
-/* What others find out, the first in bytes; nothing is told of 0. */
+/* What others find out, the first two in bytes */
 typedef struct VHDXFigures {
     uint64_t missing;               /* the file is so much too short */
-    uint64_t gains;                 /* compacted, it would be so much shorter */
+    int64_t gains;                  /* by compacting it; -1: not known */
     Qcow2BitmapInfoList *bitmaps;   /* is given away, or NULL */
 } VHDXFigures;
 
