@@ -14,7 +14,7 @@
  *     done, a size that the disk has, a commit without a parent, a compaction
  *     or a commit twice
  *   - a flush after a kill, which QEMU's block layer does not pass on before
- *     something is written
+ *     something is written to the file
  *   - of an image with dirty bitmaps, what others show: which block it is, and
  *     of parts more than one write; chains, as the bitmaps of parents are not
  *     judged; and a kill, which is a cut that loses nothing: what is used on
@@ -102,7 +102,8 @@ typedef struct Short {
     CrashDisk *disks[CRASH_LEVELS];
     BlockBackend *blk;
     uint64_t size;              /* of the disk, bytes */
-    bool idle;                  /* no request since a kill */
+    bool killed;
+    unsigned changes;           /* of the files, before it was killed */
     CrashRng rng;
 } Short;
 
@@ -155,6 +156,25 @@ static bool images_open(Short *s)
     return true;
 }
 
+static unsigned changes(const Short *s)
+{
+    unsigned sum = 0;
+
+    for (int i = 0; i < s->run->count; i++) {
+        sum += s->disks[i]->changes;
+    }
+    return sum;
+}
+
+/*
+ * Whether no file has been changed since a kill: QEMU's block layer then does
+ * not pass a flush on.
+ */
+static bool is_idle(const Short *s)
+{
+    return s->killed && changes(s) == s->changes;
+}
+
 /* To close is to flush, if there is something to flush. */
 static void images_close(Short *s)
 {
@@ -163,7 +183,7 @@ static void images_close(Short *s)
 
     blk_unref(s->blk);
     s->blk = NULL;
-    model_end(s->run->model, index, stamp(s), s->idle ? -ECANCELED : 0);
+    model_end(s->run->model, index, stamp(s), is_idle(s) ? -ECANCELED : 0);
     tracks_note_all(s->run->model->tracks, EVENT_STORE, start,
                     s->disks[0]->now, 0);
     note_point(s);
@@ -309,7 +329,8 @@ static void do_kill(Short *s)
     for (int i = 0; i < s->run->count; i++) {
         s->disks[i]->dead = false;
     }
-    s->idle = true;
+    s->killed = true;
+    s->changes = changes(s);
     if (!images_open(s)) {
         return;
     }
@@ -389,7 +410,6 @@ static void do_action(Short *s, Action a)
     unsigned index;
     int ret;
 
-    s->idle &= a.kind == FLUSH || a.kind == REOPEN;
     switch (a.kind) {
     case WRITE_PART:
         do_request(s, a.kind, at + 4 * KiB, at + 16 * KiB);
@@ -411,7 +431,8 @@ static void do_action(Short *s, Action a)
     case FLUSH:
         index = model_begin(s->run->model, GUEST_FLUSH, 0, 0, stamp(s));
         ret = blk_flush(s->blk);
-        model_end(s->run->model, index, stamp(s), ret);
+        model_end(s->run->model, index, stamp(s),
+                  ret == 0 && is_idle(s) ? -ECANCELED : ret);
         note_point(s);
         if (ret < 0) {
             fails(s, "a flush", ret, NULL);
@@ -567,6 +588,11 @@ static void further_act(Short *s, unsigned choice)
 
     if (fit) {
         do_action(s, a);
+    }
+    /* A shorter disk may still have blocks behind its end, which are kept. */
+    if (s->run->wrong && a.kind == GROW && s->run->resized &&
+        strstr(s->run->wrong, "which would be lost")) {
+        g_clear_pointer(&s->run->wrong, g_free);
     }
 }
 
